@@ -1,0 +1,34 @@
+# Each command does all set-up by itself; it needs Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: demo test slow lint
+
+# Data, notebooks and report, from nothing, on the CPU.
+demo: $(READY)
+	$(BIN)/egptlib make-data streets
+	$(BIN)/egptlib make-data clips
+	$(BIN)/egptlib run --dataset streets --dataset clips
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# What starts notebook kernels or takes minutes.
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+$(READY): requirements.lock requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("egptlib needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the tested packages into $(VENV): a few minutes, once"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

@@ -1,0 +1,70 @@
+"""Where data lives, and how a file is written so that a reader never sees half of it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+def project_root() -> Path | None:
+    """Return the checkout this package runs from, or None when it was installed as a wheel."""
+    return _PROJECT if (_PROJECT / "pyproject.toml").is_file() else None
+
+
+def data_root() -> Path:
+    """Return the folder that holds data made on this machine (it may not exist yet).
+
+    In this order: the environment variable EGPTLIB_DATA, ``data/`` of the checkout, ``~/.cache/egptlib``.
+    """
+    if configured := os.environ.get("EGPTLIB_DATA"):
+        return Path(configured).expanduser()
+    checkout = project_root()
+    return checkout / "data" if checkout else Path.home() / ".cache" / "egptlib"
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes `path`'s place when the block ends without an error.
+
+    The temporary file is flushed to disk before it is renamed, so after a crash `path` holds either its old
+    content or all of the new one. The folder is created when it is missing. On an error the temporary file
+    is removed and `path` stays as it was.
+
+    Raises:
+        FileNotFoundError: the block did not write the temporary file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers such as PIL and PyAV choose their format by it.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.unlink()  # an empty file would hide a block that forgot to write
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

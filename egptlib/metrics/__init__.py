@@ -1,0 +1,22 @@
+"""What is accepted, and how much of it: pure functions on tensors. This room imports no other."""
+
+from egptlib.metrics._acceptance import (
+    AcceptanceAccumulator,
+    acceptance_metrics,
+    consecutive_accepts,
+    masked_cosine,
+    per_position_table,
+)
+from egptlib.metrics._legacy import legacy_speedup_estimates
+from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
+
+__all__ = [
+    "AcceptanceAccumulator",
+    "acceptance_metrics",
+    "consecutive_accepts",
+    "exact_against_proxy",
+    "legacy_speedup_estimates",
+    "masked_cosine",
+    "per_position_table",
+    "token_acceptance",
+]

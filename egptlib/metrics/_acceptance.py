@@ -1,0 +1,277 @@
+"""Feature acceptance: cosine between the drafter's and the target's hidden states, and what a threshold keeps.
+
+This is the lossy proxy of the earlier work. The exact figure, equal tokens, is in `_tokens.py`.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Num, Real
+from torch import Tensor
+
+THRESHOLDS = (0.80, 0.85, 0.90, 0.95)
+SD_THRESHOLD = 0.90  # the `sd_*` and `position_*` figures of the earlier script are taken at this one
+DECODE_GAMMA = 5
+_POSITIONS_LISTED = 20
+_BLOCK_ELEMENTS = 2**22  # hidden values converted to float32 at a time: 16 MB, whatever the batch
+
+
+def acceptance_metrics(
+    drafter_hidden: Float[Tensor, "sample position hidden"],
+    target_hidden: Float[Tensor, "sample position hidden"],
+    mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[str, Any]:
+    """Return every figure of the feature-acceptance table as plain numbers.
+
+    A position is accepted when cos(drafter, target) > threshold. What is outside the mask is never read.
+    A row without a valid position is a sample of length 0 that accepts 0 tokens: it counts in `batch_size`,
+    `num_hidden_tokens_*`, `consecutive_*` and `sd_consecutive_gamma5`, and adds nothing to the figures over
+    positions. A position the mask leaves out inside a row ends that row's run like a rejection.
+
+    `std` is the sample standard deviation (0.0 of a single value), `median` of an even count the lower of
+    the two middle values. A threshold is named by its percentage: `accept_90`, or `accept_92.5` for 0.925.
+
+    Args:
+        drafter_hidden: last hidden states after the final norm, any float dtype; cosines are float32.
+        target_hidden: the same positions of the target, of the same width.
+        mask: true (or 1) where a position holds a token.
+        thresholds: each in [-1, 1].
+
+    Returns:
+        `batch_size`, `max_seq_len`, `hidden_dim`, `total_valid_positions`;
+        `cos_sim_{mean,std,min,max,median}`; `num_hidden_tokens_{mean,std,min,max}`;
+        per threshold `accept_NN` (share of positions) and `consecutive_{mean,std,max,min,median}_NN` (leading
+        accepted positions per sample); and at the threshold 0.90
+        `sd_accept_rate_prefill_gamma` (leading accepted positions over `sd_gamma_prefill`, the mean length),
+        `sd_consecutive_gamma5` (among the first five), `sd_accept_rate_decode_gamma5` (that over 5),
+        `position_accept_90` and `position_mean_sim` (lists: the first 20 positions).
+
+    Raises:
+        ValueError: shapes that differ, a mask with other values than 0 and 1, NaN or infinity at a valid
+            position (the sample is named), or no valid position at all.
+    """
+    accumulator = AcceptanceAccumulator(thresholds)
+    accumulator.update(drafter_hidden, target_hidden, mask)
+    return accumulator.compute()
+
+
+def per_position_table(
+    drafter_hidden: Float[Tensor, "sample position hidden"],
+    target_hidden: Float[Tensor, "sample position hidden"],
+    mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> list[dict[str, Any]]:
+    """Return `position, mean, std, num_samples, accept_NN ...` per position, over the samples that reach it.
+
+    Positions that no sample reaches are left out. Errors as in `acceptance_metrics`.
+    """
+    accumulator = AcceptanceAccumulator(thresholds)
+    accumulator.update(drafter_hidden, target_hidden, mask)
+    return accumulator.per_position()
+
+
+class AcceptanceAccumulator:
+    """The same figures over any number of batches, exactly as if all had been given at once.
+
+    Keeps one float32 cosine per position (10 MB for 52,000 answers of 50 tokens), not the states.
+
+        accumulator = AcceptanceAccumulator()
+        for batch in hidden_states.chunks():
+            accumulator.update(batch.drafter_hidden, batch.target_hidden, batch.mask)
+        accumulator.compute()
+    """
+
+    def __init__(self, thresholds: Sequence[float] = THRESHOLDS) -> None:
+        for threshold in thresholds:
+            if not -1.0 <= threshold <= 1.0:
+                raise ValueError(f"thresholds: expected cosines in [-1, 1], got {threshold}")
+        self.thresholds = tuple(thresholds)
+        self.num_samples = 0
+        self._hidden_dim: int | None = None
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def update(
+        self,
+        drafter_hidden: Float[Tensor, "sample position hidden"],
+        target_hidden: Float[Tensor, "sample position hidden"],
+        mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
+    ) -> None:
+        """Add a batch. Samples are numbered on through all batches; an error names that number."""
+        part = masked_cosine(drafter_hidden, target_hidden, mask, first_sample=self.num_samples)
+        width = drafter_hidden.shape[2]
+        if self._hidden_dim not in (None, width):
+            raise ValueError(
+                f"hidden states from sample {self.num_samples} on have width {width}, "
+                f"those before it {self._hidden_dim}"
+            )
+        self._hidden_dim = width
+        self._parts.append((part[0].cpu(), part[1].cpu()))
+        self.num_samples += mask.shape[0]
+
+    def cosines(self) -> tuple[Float[Tensor, "sample position"], Bool[Tensor, "sample position"]]:
+        """Return the cosines of all samples so far (float32, 0 where the mask is false) and their mask."""
+        length = max((mask.shape[1] for _, mask in self._parts), default=0)
+        cosine = torch.zeros(self.num_samples, length)
+        mask = torch.zeros(self.num_samples, length, dtype=torch.bool)
+        row = 0
+        for part_cosine, part_mask in self._parts:
+            rows, columns = part_mask.shape
+            cosine[row : row + rows, :columns] = part_cosine
+            mask[row : row + rows, :columns] = part_mask
+            row += rows
+        return cosine, mask
+
+    def compute(self) -> dict[str, Any]:
+        """Return the figures described in `acceptance_metrics`.
+
+        Raises:
+            ValueError: no valid position so far.
+        """
+        cosine, mask = self._valid_cosines()
+        valid, lengths = cosine[mask], mask.sum(dim=1)
+        figures: dict[str, Any] = {
+            "batch_size": self.num_samples,
+            "max_seq_len": mask.shape[1],
+            "hidden_dim": self._hidden_dim,
+            "total_valid_positions": valid.numel(),
+        }
+        for name, value in _summary(valid).items():
+            figures[f"cos_sim_{name}"] = value
+        for threshold in self.thresholds:
+            figures[f"accept_{_percent(threshold)}"] = _share(valid > threshold)
+        for threshold in self.thresholds:
+            accepts = consecutive_accepts((cosine > threshold) & mask)
+            for name, value in _summary(accepts).items():
+                figures[f"consecutive_{name}_{_percent(threshold)}"] = value
+        for name, value in _summary(lengths).items():
+            if name != "median":
+                figures[f"num_hidden_tokens_{name}"] = value
+        figures.update(_speculative_rates((cosine > SD_THRESHOLD) & mask, lengths))
+
+        rows = _position_rows(cosine, mask, [SD_THRESHOLD])
+        first = [row for i, row in takewhile(lambda item: item[0] == item[1]["position"], enumerate(rows))]
+        figures["position_accept_90"] = [row["accept_90"] for row in first[:_POSITIONS_LISTED]]
+        figures["position_mean_sim"] = [row["mean"] for row in first[:_POSITIONS_LISTED]]
+        return figures
+
+    def per_position(self) -> list[dict[str, Any]]:
+        """Return the table described in `per_position_table`."""
+        cosine, mask = self._valid_cosines()
+        return _position_rows(cosine, mask, self.thresholds)
+
+    def _valid_cosines(self) -> tuple[Tensor, Tensor]:
+        cosine, mask = self.cosines()
+        if not mask.any():
+            raise ValueError(f"no valid position in {self.num_samples} samples: there is nothing to measure")
+        return cosine, mask
+
+
+def consecutive_accepts(accepted: Bool[Tensor, "sample position"]) -> Int[Tensor, "sample"]:
+    """Count the leading accepted positions of each row.
+
+    The running product turns zero at the first rejection and stays there, so its sum is the number
+    of draft tokens a verifier keeps (greedy case of Leviathan et al. 2023, algorithm 1).
+    """
+    return accepted.int().cumprod(dim=1).sum(dim=1)
+
+
+def masked_cosine(
+    drafter_hidden: Real[Tensor, "sample position hidden"],
+    target_hidden: Real[Tensor, "sample position hidden"],
+    mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
+    first_sample: int = 0,
+) -> tuple[Float[Tensor, "sample position"], Bool[Tensor, "sample position"]]:
+    """Return the cosine at each valid position (float32, 0 elsewhere) and the mask as bool.
+
+    A vector of zeros has cosine 0 with everything. `first_sample` is added to the sample number in errors.
+
+    Raises:
+        ValueError: as `acceptance_metrics`.
+    """
+    valid = _checked_mask(drafter_hidden, target_hidden, mask)
+    cosine = torch.zeros(valid.shape, dtype=torch.float32, device=drafter_hidden.device)
+    per_sample = max(1, drafter_hidden.shape[1] * drafter_hidden.shape[2])
+    step = max(1, _BLOCK_ELEMENTS // per_sample)
+    for start in range(0, valid.shape[0], step):
+        rows = slice(start, start + step)
+        keep = valid[rows]
+        drafter = drafter_hidden[rows][keep].float()  # [valid positions, hidden]
+        target = target_hidden[rows][keep].float()
+        for name, states in (("drafter_hidden", drafter), ("target_hidden", target)):
+            if not torch.isfinite(states).all():
+                bad = int(torch.isfinite(states).all(dim=1).logical_not().nonzero()[0])
+                sample, position = keep.nonzero()[bad].tolist()
+                raise ValueError(
+                    f"{name} is not finite at sample {first_sample + start + sample}, position {position}: "
+                    "expected numbers at every valid position"
+                )
+        cosine[rows][keep] = F.cosine_similarity(drafter, target, dim=-1)
+    return cosine, valid
+
+
+def _checked_mask(drafter_hidden: Tensor, target_hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mask as bool after checking the three shapes against one another."""
+    shapes = (tuple(drafter_hidden.shape), tuple(target_hidden.shape), tuple(mask.shape))
+    if drafter_hidden.ndim != 3 or target_hidden.shape != drafter_hidden.shape:
+        raise ValueError(
+            f"drafter_hidden {list(shapes[0])} and target_hidden {list(shapes[1])}: "
+            "expected equal shapes [sample, position, hidden]"
+        )
+    if shapes[2] != shapes[0][:2]:
+        raise ValueError(f"mask {list(shapes[2])}: expected [sample, position] = {list(shapes[0][:2])}")
+    valid = mask.bool()
+    if not torch.equal(valid.to(mask.dtype), mask):
+        raise ValueError("mask: expected only 0 and 1 (or booleans)")
+    return valid
+
+
+def _summary(values: Tensor) -> dict[str, float]:
+    """Return mean, std, min, max and median of a flat tensor, summed in float64."""
+    values = values.double()
+    return {
+        "mean": values.mean().item(),
+        "std": values.std().item() if values.numel() > 1 else 0.0,
+        "min": values.min().item(),
+        "max": values.max().item(),
+        "median": values.median().item(),  # torch takes the lower of two middle values
+    }
+
+
+def _speculative_rates(accepted: Tensor, lengths: Tensor) -> dict[str, float]:
+    """Return the `sd_*` figures: gamma as long as the answer (prefill hiding), and gamma 5 (decoding)."""
+    gamma_prefill = lengths.double().mean().item()
+    of_five = consecutive_accepts(accepted[:, :DECODE_GAMMA]).double().mean().item()
+    return {
+        "sd_accept_rate_prefill_gamma": consecutive_accepts(accepted).double().mean().item() / gamma_prefill,
+        "sd_gamma_prefill": gamma_prefill,
+        "sd_accept_rate_decode_gamma5": of_five / DECODE_GAMMA,
+        "sd_consecutive_gamma5": of_five,
+        "sd_gamma_decode": DECODE_GAMMA,
+    }
+
+
+def _position_rows(cosine: Tensor, mask: Tensor, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    rows = []
+    for position in range(mask.shape[1]):
+        column = cosine[mask[:, position], position]
+        if not column.numel():
+            continue
+        summary = _summary(column)
+        row: dict[str, Any] = {"position": position, "mean": summary["mean"], "std": summary["std"]}
+        row["num_samples"] = column.numel()
+        for threshold in thresholds:
+            row[f"accept_{_percent(threshold)}"] = _share(column > threshold)
+        rows.append(row)
+    return rows
+
+
+def _share(accepted: Tensor) -> float:
+    return accepted.double().mean().item()
+
+
+def _percent(threshold: float) -> str:
+    return f"{threshold * 100:g}"

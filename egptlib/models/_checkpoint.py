@@ -1,0 +1,117 @@
+"""Reading checkpoint folders with errors that name the file and the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, LlamaTokenizer
+from transformers.utils import logging
+
+from egptlib.models._quantization import settle_cpu_layers
+
+SIZE_WORTH_A_BAR = 2**30  # bytes; smaller checkpoints load in a second or two
+
+
+def checkpoint_folder(name: str | Path, patterns: list[str] | None = None) -> Path:
+    """A checkpoint's folder: `name` itself, or, where no such folder exists, the hub's snapshot of that id.
+
+    Args:
+        name: a folder, or an id such as "LanguageBind/Video-LLaVA-7B-hf".
+        patterns: the files wanted; None takes all but other formats' weights.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = patterns or ["*.json", "*.safetensors", "*.model", "*.txt", "pytorch_model*.bin"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=patterns))
+    except (OSError, HFValidationError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name}: no such folder, and no such model on the hub ({reason})") from None
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The `config.json` of a folder. Raises ValueError where there is none or it is no JSON object."""
+    path = Path(folder, "config.json")
+    try:
+        fields = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: expected a model's config.json ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: expected a JSON object, found a {type(fields).__name__}")
+    return fields
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer saved in a checkpoint's folder: tokenizer.json, or a Llama's SentencePiece tokenizer.model.
+
+    A Llama tokenizer puts BOS first unless its `tokenizer_config.json` says otherwise, as when the models were trained
+    (transformers 5 leaves it out where the file is silent).
+    """
+    folder = Path(folder)
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not (folder / "tokenizer.model").is_file():
+            raise OSError("found neither")
+        settings = folder / "tokenizer_config.json"
+        add_bos = json.loads(settings.read_text()).get("add_bos_token", True) if settings.is_file() else True
+        return LlamaTokenizer.from_pretrained(folder, local_files_only=True, add_bos_token=add_bos)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder}: expected tokenizer.json or tokenizer.model ({reason})") from None
+
+
+def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | Path, **kwargs: Any) -> Any:
+    """Call transformers' `from_pretrained` and refuse a checkpoint that does not fill the model exactly.
+
+    transformers itself only warns and leaves random weights in the gaps.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape (the message names them), or unreadable.
+    """
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # its report of the same keys would come on top of the error below
+    if sum(file.stat().st_size for file in Path(folder).glob("*.*")) < SIZE_WORTH_A_BAR:
+        logging.disable_progress_bar()
+    try:
+        model, info = from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True, **kwargs
+        )
+    except OSError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    except (SafetensorError, UnpicklingError) as error:  # .bin files are unpickled with weights_only=True
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{folder}: damaged weights, or a pickle that holds more than weights ({reason})") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+    problems = [
+        _named("missing", info["missing_keys"]),
+        _named("unexpected", info["unexpected_keys"]),
+        _named("of another shape", (f"{k} {list(a)} instead of {list(b)}" for k, a, b in info["mismatched_keys"])),
+        _named("unreadable", info.get("error_msgs") or ()),
+    ]
+    problems = [problem for problem in problems if problem]
+    if problems:
+        raise ValueError(f"{folder}: the weights do not fit the config: {'; '.join(problems)}")
+    settle_cpu_layers(model)
+    return model.eval()
+
+
+def _named(what: str, keys: Iterable[str], limit: int = 6) -> str:
+    keys = sorted(keys)
+    if not keys:
+        return ""
+    rest = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return f"{len(keys)} {what}: {', '.join(keys[:limit])}{rest}"

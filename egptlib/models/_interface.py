@@ -1,0 +1,218 @@
+"""One interface for both models: encode, embed, prefill, step, roll back, answer.
+
+A model is used along one sequence at a time (batch 1), as speculative decoding does. What differs between models is how
+a scene and a question become embeddings; everything after that is written here once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from egptlib.models._preprocess import Preprocessor
+from egptlib.models._stopwatch import Stopwatch
+
+
+@dataclass
+class Inputs:
+    """One question about one scene, ready for the model.
+
+    Attributes:
+        input_ids: int64 [1, t], with placeholders for the visual tokens.
+        pixel_values: the tower's input, in the layout of the model.
+        visual: the visual tokens [..., hidden], filled by the first `embed`, so that further questions about the
+            scene (see `Model.encode(..., like=)`) do not run the tower again.
+    """
+
+    input_ids: Tensor
+    pixel_values: Tensor
+    visual: Tensor | None = None
+
+
+@dataclass
+class State:
+    """Where a sequence stands.
+
+    Attributes:
+        logits: [1, V], what the last position says about the next token.
+        hidden: [1, T, H], last hidden states (after the final norm) of the prompt.
+        cache: keys and values of all positions read.
+        length: how many that are.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    cache: DynamicCache
+    length: int
+
+
+class Step(NamedTuple):
+    """What n tokens read in one pass give: logits [1, n, V] and last hidden states [1, n, H]."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer.
+
+    Attributes:
+        token_ids: int64 [n] on the CPU, the end token included where it was reached.
+        text: the same as words.
+        hidden: [n, H]; row t is the last hidden state that predicts token t.
+        times: seconds per stage (load, preprocess, vision, prefill, decode).
+    """
+
+    token_ids: Tensor
+    text: str
+    hidden: Tensor
+    times: dict[str, float]
+
+
+class Model(ABC):
+    """A language model that sees, with its tokenizer and its preprocessing.
+
+    Attributes:
+        name: how reports call it.
+        module: the transformers model.
+        tokenizer: its tokenizer.
+        preprocessor: images to pixel values.
+        language_model: the part between embeddings and logits; it ends with the final norm.
+        lm_head: hidden states to logits.
+    """
+
+    def __init__(self, name: str, module: Any, tokenizer: Any, preprocessor: Preprocessor, language_model: nn.Module):
+        self.name, self.module, self.tokenizer, self.preprocessor = name, module, tokenizer, preprocessor
+        self.language_model = language_model
+        self.lm_head: nn.Linear = module.get_output_embeddings()
+        self.token_embedding: nn.Embedding = module.get_input_embeddings()
+        self.final_norm: nn.Module = language_model.norm  # type: ignore[assignment]
+        self.eos_token_ids = _eos_token_ids(module, tokenizer)
+
+    @abstractmethod
+    def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
+        """Preprocess a scene's pictures and tokenize a question about it.
+
+        `like` holds the inputs of another question about the same scene: its pictures are taken as they are.
+        """
+
+    @abstractmethod
+    def embed(self, inputs: Inputs) -> Tensor:
+        """Prompt embeddings [1, T, H], visual tokens in place: the vision stage."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of activations (quantized weights are stored otherwise)."""
+        return self.token_embedding.weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return self.lm_head.in_features
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits; may exceed the tokenizer's vocabulary."""
+        return self.lm_head.out_features
+
+    @torch.no_grad()
+    def prefill(self, inputs: Inputs | Tensor) -> State:
+        """Read a prompt, given as `Inputs` or as embeddings [1, T, H]."""
+        embeds = self.embed(inputs) if isinstance(inputs, Inputs) else inputs
+        cache = DynamicCache(config=self.language_model.config)
+        out = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        hidden = out.last_hidden_state
+        return State(self.lm_head(hidden[:, -1]), hidden, cache, hidden.shape[1])
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: State) -> Step:
+        """Read n more tokens in one pass; the state moves on by n.
+
+        Args:
+            tokens: int64 [1, n]. n = 1 decodes, n > 1 verifies a draft.
+        """
+        out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
+        hidden = out.last_hidden_state
+        logits = self.lm_head(hidden)
+        state.logits = logits[:, -1]
+        state.length += tokens.shape[1]
+        return Step(logits, hidden)
+
+    def rollback(self, state: State, length: int) -> None:
+        """Forget the positions from `length` on. `state.logits` is stale until the next step."""
+        if not 0 <= length <= state.length:
+            raise ValueError(f"rollback: expected a length between 0 and {state.length}, found {length}")
+        state.cache.crop(length - state.length)  # transformers takes the number to remove, negative
+        state.length = length
+
+    def start(self, scene: Any, question: str, watch: Stopwatch | None = None) -> State:
+        """Preprocess, see and prefill, each stage timed."""
+        watch = watch or Stopwatch(self.device)
+        with watch("preprocess"):
+            inputs = self.encode(scene, question)
+        with watch("vision"), torch.no_grad():
+            embeds = self.embed(inputs)
+        with watch("prefill"):
+            return self.prefill(embeds)
+
+    def greedy(self, scene: Any, question: str, max_new_tokens: int = 50) -> Answer:
+        """Answer a question about a scene by always taking the likeliest token."""
+        watch = Stopwatch(self.device, scene.metadata.get("load_seconds", 0.0))
+        state = self.start(scene, question, watch)
+        with watch("decode"):
+            token_ids, hidden = self.decode_greedy(state, max_new_tokens)
+        return Answer(token_ids.cpu(), self.decode_text(token_ids), hidden, watch.times)
+
+    @torch.no_grad()
+    def decode_greedy(self, state: State, max_new_tokens: int) -> tuple[Tensor, Tensor]:
+        """Go on from a state; returns token ids [n] and the hidden states [n, H] that predict them."""
+        tokens: list[Tensor] = []
+        hidden = [state.hidden[:, -1]]
+        for _ in range(max_new_tokens):
+            token = state.logits.argmax(dim=-1)  # [1]
+            tokens.append(token)
+            if len(tokens) == max_new_tokens or int(token) in self.eos_token_ids:
+                break
+            hidden.append(self.step(token[None], state).hidden[:, -1])
+        if not tokens:
+            return torch.empty(0, dtype=torch.long), hidden[0][:0]
+        return torch.cat(tokens), torch.cat(hidden)
+
+    @torch.no_grad()
+    def forward_answer(self, inputs: Inputs | Tensor, token_ids: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Read a given answer after a prompt in one pass (teacher forcing).
+
+        Args:
+            inputs: the prompt, as `Inputs` or embeddings [1, T, H].
+            token_ids: the n tokens of the answer.
+
+        Returns:
+            hidden [n, H] and logits [n, V]; row t stands before token t and predicts it.
+        """
+        ids = torch.as_tensor(token_ids, dtype=torch.long, device=self.device).reshape(1, -1)
+        if ids.shape[1] == 0:
+            raise ValueError("forward_answer: expected at least one token, found none")
+        prompt = self.embed(inputs) if isinstance(inputs, Inputs) else inputs
+        embeds = torch.cat([prompt, self.token_embedding(ids[:, :-1]).to(prompt.dtype)], dim=1)
+        hidden = self.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0, -ids.shape[1] :]
+        return hidden, self.lm_head(hidden)
+
+    def decode_text(self, token_ids: Sequence[int] | Tensor) -> str:
+        ids = token_ids.tolist() if isinstance(token_ids, Tensor) else list(token_ids)
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def _eos_token_ids(module: Any, tokenizer: Any) -> frozenset[int]:
+    ids = module.generation_config.eos_token_id if module.generation_config is not None else None
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)

@@ -1,0 +1,233 @@
+"""`egptlib train-mini`: the mini pair from nothing: streets, tokenizer, vision towers, language models, model card.
+
+Every stage sets its own seeds and leaves its weights in a work folder under a name that holds a hash of its settings
+and data: a stopped run goes on where it was, and a changed stage is trained again with those after it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import VideoLlavaForConditionalGeneration
+
+from egptlib._paths import atomic_write, data_root, write_json
+from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT
+from egptlib.models._mini import (
+    MINI_FOLDER,
+    drafter_config,
+    target_config,
+    train_tokenizer,
+    wrap_tokenizer,
+)
+from egptlib.models._mini_card import measure_mini, write_card
+from egptlib.models._mini_data import MiniData, load_mini_data, open_mini_scenes, preprocessor
+from egptlib.models._mini_language import LanguageSettings, Prompts, split_prompts, train_language
+from egptlib.models._mini_towers import TowerSettings, event_tokens, frame_tokens, see_all, train_tower
+from egptlib.models._prompts import (
+    VIDEO_TOKEN,
+    eventgpt_prompt,
+    tokenize_eventgpt,
+    tokenize_video_llava,
+    video_prompt,
+)
+
+BLACK, WHITE = 0, 255  # a blank frame, and an event image without events
+
+
+@dataclass(frozen=True)
+class MiniSettings:
+    """Everything that decides which weights come out."""
+
+    seed: int = 1  # of the weights that training starts from
+    train_sequences: int = 540
+    test_sequences: int = 100
+    event_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 1, 2, 3, 4), epochs=20))
+    video_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 2, 5, 7), epochs=16))
+    drafter: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=12))
+    target: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=7))
+
+
+def train_mini(
+    out: str | Path = MINI_FOLDER, work: str | Path | None = None, settings: MiniSettings | None = None
+) -> dict[str, Any]:
+    """Train the mini pair and write it with its model card.
+
+    Args:
+        out: gets `drafter/`, `target/`, `card.json` and `README.md`.
+        work: intermediate stages; None takes `mini_training/` under `data_root()`.
+        settings: None takes those of the shipped weights.
+
+    Returns:
+        The card: settings, histories, times, slot accuracies of both models, seeing and blind.
+    """
+    settings, out = settings or MiniSettings(), Path(out)
+    work = data_root() / "mini_training" if work is None else Path(work)
+    work.mkdir(parents=True, exist_ok=True)
+    start = perf_counter()
+    train = load_mini_data("train", settings.train_sequences, work)
+    test = load_mini_data("test", settings.test_sequences, work)
+    if shared := set(train.sequences) & set(test.sequences):
+        raise ValueError(f"streets: sequences in both splits: {sorted(shared)[:3]}")
+    stages = _Stages(work, train)
+    tokenizer = train_tokenizer(_texts(train))
+
+    torch.manual_seed(settings.seed)
+    drafter, target = EventGPT(drafter_config()), VideoLlavaForConditionalGeneration(target_config())
+
+    def train_event_tower() -> tuple[nn.Module, list]:
+        test_set = (test.events, test.labels)
+        return train_tower(train.events, train.labels, event_tokens, settings.event_tower, test_set, "event tower")
+
+    def train_video_tower() -> tuple[nn.Module, list]:
+        test_set = (test.frames, test.labels)
+        return train_tower(train.frames, train.labels, frame_tokens, settings.video_tower, test_set, "video tower")
+
+    seen_events = stages.run("event tower", settings.event_tower, drafter.visual_tower, train_event_tower)
+    seen_frames = stages.run("video tower", settings.video_tower, target.model.video_tower, train_video_tower)
+    target.model.image_tower.load_state_dict(target.model.video_tower.state_dict())
+    stages.run(
+        "drafter", settings.drafter, drafter, lambda: _train_drafter(drafter, train, tokenizer, settings), seen_events
+    )
+    stages.run(
+        "target", settings.target, target, lambda: _train_target(target, train, tokenizer, settings), seen_frames
+    )
+
+    _save(drafter, wrap_tokenizer(tokenizer, for_target=False), out / "drafter")
+    _save(target, wrap_tokenizer(tokenizer, for_target=True), out / "target")
+    card = {
+        "settings": asdict(settings),
+        "train_scenes": len(train),
+        "test_scenes": len(test),
+        "stages": stages.log,
+        "seconds": round(perf_counter() - start),
+        "torch": torch.__version__,
+        "slots": measure_mini(out, open_mini_scenes("test", settings.test_sequences), train.labels),
+    }
+    write_card(card, out)
+    return card
+
+
+class _Stages:
+    """Runs each stage once: what it trained is found again by its settings, its data and the stage before it."""
+
+    def __init__(self, work: Path, data: MiniData) -> None:
+        self.work = work
+        self.log: dict[str, Any] = {}
+        self._data = hashlib.sha256(json.dumps([data.questions_answers, data.labels.tolist()]).encode()).hexdigest()
+
+    def run(
+        self,
+        name: str,
+        settings: Any,
+        module: nn.Module,
+        train: Callable[[], tuple[nn.Module, list]],
+        before: str = "",
+    ) -> str:
+        """Load the stage's weights into `module`, or train and keep them first.
+
+        Args:
+            settings: a dataclass.
+            train: returns the trained module and its history.
+            before: key of the stage that this one builds on.
+
+        Returns:
+            The stage's key.
+        """
+        made_of = [self._data, before, name, asdict(settings), sorted(module.state_dict())]
+        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+        file = self.work / f"{name.replace(' ', '_')}_{key}.safetensors"
+        if not file.exists():
+            start = perf_counter()
+            trained, history = train()
+            record = {"history": history, "seconds": round(perf_counter() - start)}
+            with atomic_write(file) as partial:
+                save_file(trained.state_dict(), partial, metadata={"record": json.dumps(record)})
+        module.load_state_dict(load_file(file))
+        with safe_open(file, framework="pt") as stored:
+            self.log[name] = json.loads(stored.metadata()["record"])
+        return key
+
+
+def _train_drafter(
+    model: EventGPT, data: MiniData, tokenizer: Tokenizer, settings: MiniSettings
+) -> tuple[nn.Module, list]:
+    words = wrap_tokenizer(tokenizer, for_target=False)
+
+    def encode(question: str) -> list[int]:
+        return tokenize_eventgpt(words, eventgpt_prompt(question))[0].tolist()
+
+    history = train_language(
+        model,
+        model.model,
+        lambda features: event_tokens(model.feature_adaptor(model.visual_projector(features))),
+        see_all(model.visual_tower, data.events),
+        see_all(model.visual_tower, torch.full_like(data.events[:1], WHITE))[0],
+        _prompts(data, encode, words, EVENT_PLACEHOLDER),
+        settings.drafter,
+        "drafter",
+    )
+    return model, history
+
+
+def _train_target(
+    model: VideoLlavaForConditionalGeneration, data: MiniData, tokenizer: Tokenizer, settings: MiniSettings
+) -> tuple[nn.Module, list]:
+    words = wrap_tokenizer(tokenizer, for_target=True)
+    visual, length = model.config.video_token_index, model.config.video_seq_length
+
+    def encode(question: str) -> list[int]:
+        return tokenize_video_llava(words, video_prompt(question), VIDEO_TOKEN, visual, length)[0].tolist()
+
+    history = train_language(
+        model,
+        model.model.language_model,
+        lambda features: model.model.multi_modal_projector(frame_tokens(features)),
+        see_all(model.model.video_tower, data.frames),
+        see_all(model.model.video_tower, torch.full_like(data.frames[:1], BLACK))[0],
+        _prompts(data, encode, words, visual),
+        settings.target,
+        "target",
+    )
+    return model, history
+
+
+def _texts(data: MiniData) -> list[str]:
+    pairs = [pair for scene in data.questions_answers for pair in scene]
+    prompts = [template(question) for question, _ in pairs for template in (eventgpt_prompt, video_prompt)]
+    return prompts + [f" {answer}" for _, answer in pairs]
+
+
+def _prompts(data: MiniData, encode: Callable[[str], list[int]], tokenizer: Any, visual: int) -> Prompts:
+    scenes = data.questions_answers
+    questions = {question: encode(question) for scene in scenes for question, _ in scene}
+    answers = {
+        answer: [*tokenizer(f" {answer}", add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        for scene in scenes
+        for _, answer in scene
+    }
+    return split_prompts(
+        [[questions[question] for question, _ in scene] for scene in scenes],
+        [[answers[answer] for _, answer in scene] for scene in scenes],
+        visual,
+    )
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a checkpoint in bfloat16 beside its final place, then put it there whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    write_json(partial / "preprocessor_config.json", asdict(preprocessor()))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

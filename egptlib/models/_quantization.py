@@ -1,0 +1,87 @@
+"""4-bit and 8-bit loading by bitsandbytes, and which modules stay out of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+Quantization = Literal["nf4", "int8"] | None
+
+# The projectors are 0.5 % of the weights and every visual token goes through them; lm_head decides ties between tokens.
+UNQUANTIZED = ("lm_head", "visual_projector", "feature_adaptor", "model.multi_modal_projector")
+
+NF4_BLOCK, NF4_SCALE_BLOCK = 64, 256  # weights per scale, and scales per second-level scale (bitsandbytes' own sizes)
+
+
+def loading_options(
+    quantization: Quantization, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for one precision on one device.
+
+    Everything that is not quantized (tower's convolution and norms, projector, embeddings, lm_head) is loaded in
+    `dtype`, and quantized layers compute in it, so the parts agree. None: bfloat16, or float16 with "int8".
+
+    Raises:
+        ValueError: an unknown quantization, or "int8" with another dtype than float16.
+    """
+    if quantization not in ("nf4", "int8", None):
+        raise ValueError(f"quantization: expected 'nf4', 'int8' or None, found {quantization!r}")
+    if quantization == "int8":
+        if dtype not in (None, torch.float16):
+            raise ValueError(
+                f"dtype: expected float16 with 'int8' (its kernels compute in nothing else), found {dtype}"
+            )
+        dtype = torch.float16
+    dtype = dtype or torch.bfloat16
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": torch.device(device)}}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(UNQUANTIZED),
+        )
+    elif quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(UNQUANTIZED))
+    return options
+
+
+def settle_cpu_layers(module: nn.Module) -> None:
+    """Keep bitsandbytes' AVX-512 path away from 4-bit layers whose shape it cannot pack.
+
+    Its packing wants multiples of 32 outputs and of 64 inputs; other shapes (small test models) take the generic path.
+    """
+    for layer in module.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False) and (
+            layer.out_features % 32 or layer.in_features % NF4_BLOCK  # type: ignore[operator]
+        ):
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def is_quantized(name: str, module: nn.Module) -> bool:
+    """Whether `loading_options` quantizes this module of a model."""
+    return isinstance(module, nn.Linear) and should_convert_module(name, list(UNQUANTIZED))
+
+
+def quantized_bytes(out_features: int, in_features: int, precision: str, double_quant: bool = True) -> int:
+    """Bytes of one Linear's weight as bitsandbytes stores it (the bias stays as it is).
+
+    nf4: half a byte a weight, and per block of 64 weights a float32 scale; double quantization makes that scale one
+    byte and adds a float32 per 256 scales and one offset. Each layer also holds its code tables: 16 values, and 256
+    of the second level. int8: one byte a weight and a float32 per output row.
+    """
+    n = out_features * in_features
+    if precision == "int8":
+        return n + 4 * out_features
+    if precision != "nf4":
+        raise ValueError(f"precision: expected 'nf4' or 'int8', found {precision!r}")
+    scales = -(-n // NF4_BLOCK)
+    packed, tables = -(-n // 2), 4 * 16
+    if not double_quant:
+        return packed + 4 * scales + tables
+    return packed + scales + 4 * -(-scales // NF4_SCALE_BLOCK) + 4 + tables + 4 * 256

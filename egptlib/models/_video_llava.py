@@ -1,0 +1,106 @@
+"""Video-LLaVA: transformers' class behind the common interface, in both of its input forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+from transformers import VideoLlavaForConditionalGeneration
+
+from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
+from egptlib.models._interface import Inputs, Model
+from egptlib.models._preprocess import Preprocessor
+from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN, images_prompt, tokenize_video_llava, video_prompt
+
+Form = Literal["video", "images"]
+
+
+def load_video_llava(folder: str | Path, **kwargs: Any) -> VideoLlavaForConditionalGeneration:
+    """Open a Video-LLaVA checkpoint, folder or hub id; kwargs are those of transformers' `from_pretrained`.
+
+    Raises:
+        ValueError: the checkpoint is of another class (a plain LLaVA, whose weights would open and babble, is named
+            as such), or its weights do not fill the model.
+    """
+    folder = checkpoint_folder(folder)
+    config = read_config(folder)
+    found, classes = config.get("model_type"), config.get("architectures") or []
+    if found != "video_llava" or any(name != "VideoLlavaForConditionalGeneration" for name in classes):
+        plain = "a plain LLaVA" if "llava" in str(found) and found != "video_llava" else "another model"
+        raise ValueError(
+            f"{folder}/config.json: model_type: expected 'video_llava' with VideoLlavaForConditionalGeneration "
+            f"(LanguageBind/Video-LLaVA-7B-hf), found {plain}: {found!r} with {', '.join(classes) or 'no class'}"
+        )
+    return checked_from_pretrained(VideoLlavaForConditionalGeneration.from_pretrained, folder, **kwargs)
+
+
+class VideoModel(Model):
+    """Video-LLaVA with its tokenizer and preprocessing.
+
+    Attributes:
+        form: "video": one `<video>` token stands for the clip and the video tower reads it, CLS tokens kept (8 x 257
+            visual tokens for the real model); "images": one `<image>` token per frame and the image tower (8 x 256).
+    """
+
+    module: VideoLlavaForConditionalGeneration
+
+    def __init__(
+        self, module: Any, tokenizer: Any, preprocessor: Preprocessor, form: Form = "video", name: str = "Video-LLaVA"
+    ):
+        if form not in get_args(Form):
+            raise ValueError(f"form: expected one of {get_args(Form)}, found {form!r}")
+        super().__init__(name, module, tokenizer, preprocessor, module.model.language_model)
+        self.form: Form = form
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, form: Form = "video", name: str = "Video-LLaVA", **kwargs: Any
+    ) -> VideoModel:
+        """Open a checkpoint; see `load_video_llava`."""
+        folder = checkpoint_folder(folder)
+        module = load_video_llava(folder, **kwargs)
+        preprocessor = Preprocessor.find([folder], module.config.vision_config.image_size)
+        return cls(module, load_tokenizer(folder), preprocessor, form, name)
+
+    def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
+        if like is not None:
+            num_frames = like.pixel_values.shape[-4]
+            return Inputs(self._ids(question, num_frames), like.pixel_values, like.visual)
+        pixel_values = self.preprocessor(scene.frames)  # [n, 3, S, S]
+        ids = self._ids(question, len(pixel_values))
+        return Inputs(ids, pixel_values[None] if self.form == "video" else pixel_values)
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        ids = inputs.input_ids.to(self.device)
+        embeds = self.token_embedding(ids)
+        if inputs.visual is None:
+            inputs.visual = self.encode_frames(inputs.pixel_values)
+        is_visual = (ids == self._visual_id)[..., None]
+        if int(is_visual.sum()) != len(inputs.visual):
+            raise ValueError(f"input_ids: expected {len(inputs.visual)} visual tokens, found {int(is_visual.sum())}")
+        return embeds.masked_scatter(is_visual, inputs.visual.to(embeds.dtype))
+
+    def encode_frames(self, pixel_values: Tensor) -> Tensor:
+        """Visual tokens [m, hidden] of [1, n, 3, S, S] (form "video") or [n, 3, S, S] (form "images")."""
+        pixel_values = pixel_values.to(self.device, self.dtype)
+        if self.form == "video":
+            out = self.module.model.get_video_features(pixel_values, return_dict=True)
+        else:
+            out = self.module.model.get_image_features(pixel_values, return_dict=True)
+        return out.pooler_output.flatten(0, 1)
+
+    @property
+    def _visual_id(self) -> int:
+        config = self.module.config
+        return config.video_token_index if self.form == "video" else config.image_token_index
+
+    def _ids(self, question: str, num_frames: int) -> Tensor:
+        config = self.module.config
+        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        if self.form == "video":
+            prompt, token, per_token = video_prompt(question), VIDEO_TOKEN, num_frames * (patches + 1)
+        else:
+            prompt, token = images_prompt(question, num_frames), IMAGE_TOKEN
+            per_token = patches + (config.vision_feature_select_strategy == "full")
+        return tokenize_video_llava(self.tokenizer, prompt, token, self._visual_id, per_token)

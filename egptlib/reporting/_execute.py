@@ -1,0 +1,58 @@
+"""Child process of `egptlib run`: executes one notebook and writes its status.
+
+``python -m egptlib.reporting._execute NOTEBOOK RUN_FOLDER TIMEOUT``, with ``params.json`` in the run folder.
+"""
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from egptlib._paths import write_json
+from egptlib.reporting._runs import read_json
+
+
+def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
+    """Execute `notebook` with the parameters in `folder`, keep ``out.ipynb`` there, and return its status.
+
+    An error in the notebook, a cell slower than `timeout` seconds and a dead kernel all end up in the status.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    status: dict[str, Any] = {
+        "state": "failed",
+        "notebook": notebook.stem,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    started = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            notebook,
+            folder / "out.ipynb",
+            parameters={**read_json(folder / "params.json"), "out": str(folder)},
+            kernel_name="python3",
+            cwd=notebook.parent,
+            progress_bar=False,
+            execution_timeout=timeout,
+            start_timeout=120,
+        )
+        status["state"] = "done"
+    except PapermillExecutionError as error:
+        # From 0, in a notebook with one cell more (the injected parameters): the same as from 1 in the source.
+        status["error"] = {"cell": error.cell_index, "name": error.ename, "value": error.evalue}
+    except (CellTimeoutError, DeadKernelError) as error:
+        status["error"] = {"cell": None, "name": type(error).__name__, "value": str(error)}
+    status["seconds"] = round(time.perf_counter() - started, 2)
+    return status
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run_folder = Path(sys.argv[2])
+    result = execute(Path(sys.argv[1]), run_folder, int(sys.argv[3]))
+    write_json(run_folder / "status.json", result)
+    sys.exit(0 if result["state"] == "done" else 1)

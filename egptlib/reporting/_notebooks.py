@@ -1,0 +1,301 @@
+"""Run notebooks: parameters checked before a kernel starts, one process and one run folder per notebook."""
+
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import egptlib
+from egptlib._paths import project_root, write_json
+from egptlib.reporting._runs import read_status
+
+BUILT_IN_DATASETS = ("streets", "mini", "clips")
+_CHECKPOINTS = {"eventgpt", "video_llava", "visual_tower"}  # parameters that may name a folder; kernels run elsewhere
+
+# What a kernel without anyone watching needs. Figures go through matplotlib's inline backend whatever the shell says.
+_HEADLESS = {
+    "EGPT_HEADLESS": "1",
+    "TQDM_DISABLE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one in the user's home
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with all of its parameters (without ``out``, which is the run's own folder)."""
+
+    notebook: Path
+    parameters: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder: notebook, dataset, and a hash over everything the result depends on."""
+        content = json.dumps(
+            [dict(self.parameters), _cell_sources(self.notebook), _library_digest()], sort_keys=True, default=str
+        )
+        dataset = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(str(self.parameters.get("dataset", ""))).name)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+        return "-".join(part for part in (self.notebook.stem, dataset, digest) if part)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: state is "done", "skipped" (done earlier) or "failed"; error is one line."""
+
+    job: Job
+    folder: Path
+    state: str
+    seconds: float
+    error: str | None = None
+
+
+def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
+    """Return notebooks by path, name or number (``04``); all numbered ones when no name is given.
+
+    Raises:
+        FileNotFoundError: there is no such notebook; the message lists those there are.
+    """
+    root = folder or (project_root() or Path.cwd()) / "notebooks"
+    numbered = sorted(root.glob("[0-9][0-9]_*.ipynb"))
+    if not names:
+        if not numbered:
+            raise FileNotFoundError(f"{root}: no notebooks found; name them by path, or run from a checkout")
+        return numbered
+    return [_find(name, numbered, root) for name in names]
+
+
+def notebook_parameters(notebook: Path) -> dict[str, Any]:
+    """Return the parameters a notebook declares with their defaults, from its cell tagged ``parameters``.
+
+    Raises:
+        ValueError: the file is no notebook, has no such cell, or a default is not a constant.
+    """
+    cells = [c for c in _cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(cells)}")
+    parameters = {}
+    for statement in ast.parse("".join(cells[0]["source"])).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                parameters[name] = _constant(value, name, notebook)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                parameters[name] = _constant(value, name, notebook)
+            case _:
+                line = ast.unparse(statement).splitlines()[0]
+                raise ValueError(f"{notebook}: parameters cell: expected NAME = CONSTANT, found {line!r}")
+    return parameters
+
+
+def plan(
+    notebooks: Sequence[Path],
+    given: Mapping[str, Any] | None = None,
+    optional: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """Resolve the parameters of each notebook.
+
+    Args:
+        notebooks: what to run.
+        given: parameters at least one notebook must know; those that do receive them. Text is
+            converted to the type of the notebook's default.
+        optional: parameters that a notebook may lack.
+
+    Raises:
+        ValueError: a parameter no notebook knows, or a value of the wrong type.
+        FileNotFoundError: ``dataset`` is neither a built-in name nor a folder.
+    """
+    given, optional = dict(given or {}), dict(optional or {})
+    declared = {notebook: notebook_parameters(notebook) for notebook in notebooks}
+    known = sorted({name for parameters in declared.values() for name in parameters} - {"out"})
+    for name in given:
+        if name not in known:
+            where = ", ".join(notebook.stem for notebook in notebooks)
+            raise ValueError(f"unknown parameter {name!r}: {where} know{'s'[: len(notebooks) == 1]} {', '.join(known)}")
+    jobs = []
+    for notebook, defaults in declared.items():
+        chosen = {k: v for k, v in (optional | given).items() if k in defaults}
+        parameters = {k: convert(k, chosen[k], v) if k in chosen else v for k, v in defaults.items() if k != "out"}
+        if "dataset" in parameters:
+            parameters["dataset"] = _dataset(parameters["dataset"])
+        for name in _CHECKPOINTS & parameters.keys():
+            if parameters[name] and Path(parameters[name]).exists():  # otherwise it may be a hub's name
+                parameters[name] = str(Path(parameters[name]).resolve())
+        jobs.append(Job(notebook, parameters))
+    return jobs
+
+
+def convert(name: str, value: Any, default: Any) -> Any:
+    """Return `value` with the type of `default`; text such as ``"true"`` or ``"1e-3"`` is read as that type.
+
+    Raises:
+        ValueError: `value` cannot be one; the message names the parameter and the type.
+    """
+    kind = type(default)
+    if default is None or (isinstance(value, kind) and not (isinstance(value, bool) and kind is int)):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        word = value.strip()
+        try:
+            if kind is bool and word.lower() in ("true", "1", "yes", "false", "0", "no"):
+                return word.lower() in ("true", "1", "yes")
+            if kind in (int, float):
+                return kind(word)
+            if kind in (list, tuple, dict) and isinstance(parsed := ast.literal_eval(word), kind):
+                return parsed
+        except (ValueError, SyntaxError):
+            pass  # reported below, as any other wrong value
+    raise ValueError(f"parameter {name!r}: expected {kind.__name__} (default {default!r}), got {value!r}")
+
+
+def run_notebooks(
+    jobs: Sequence[Job],
+    root: Path,
+    *,
+    timeout: int = 1800,
+    force: bool = False,
+    report: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Run each job in a process of its own; a failing one does not stop those after it.
+
+    Args:
+        jobs: what `plan` returned.
+        root: folder for the run folders.
+        timeout: seconds one cell may take.
+        force: run again what is done already.
+        report: called with each outcome as soon as it is known.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    for job in jobs:
+        outcomes.append(_run(job, root.resolve(), timeout, force))
+        if report is not None:
+            report(outcomes[-1])
+    return outcomes
+
+
+def _run(job: Job, root: Path, timeout: int, force: bool) -> Outcome:
+    final = root / job.name
+    status = read_status(final)
+    if status and status.get("state") == "done" and not force:
+        return Outcome(job, final, "skipped", float(status.get("seconds", 0.0)))
+    _remove_abandoned(root, job.name)
+    partial = root / f".{job.name}.{os.getpid()}.partial"
+    partial.mkdir()
+    write_json(partial / "params.json", dict(job.parameters))
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "egptlib.reporting._execute"]
+    with open(partial / "log.txt", "wb") as log:
+        process = subprocess.run(
+            [*command, str(job.notebook.resolve()), str(partial), str(timeout)],
+            env=os.environ | _HEADLESS,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    seconds = time.perf_counter() - started
+    status = read_status(partial)
+    if status is None:  # killed, or out of memory: it could not say so itself
+        tail = (partial / "log.txt").read_text(errors="replace").strip().splitlines()[-1:]
+        status = {
+            "state": "failed",
+            "notebook": job.notebook.stem,
+            "seconds": round(seconds, 2),
+            "error": {"cell": None, "name": f"process ended with code {process.returncode}", "value": "".join(tail)},
+        }
+        write_json(partial / "status.json", status)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    if status["state"] == "done":
+        return Outcome(job, final, "done", seconds)
+    return Outcome(job, final, "failed", seconds, describe_error(status))
+
+
+def describe_error(status: Mapping[str, Any]) -> str:
+    """Return one line that names notebook, cell and error of a failed run, from its ``status.json``."""
+    error = status.get("error") or {}
+    cell = f", cell {error['cell']}" if error.get("cell") is not None else ""
+    value = str(error.get("value", "")).strip().splitlines()
+    return f"{status.get('notebook')}{cell}: {error.get('name')}: {value[0] if value else ''}"
+
+
+def _remove_abandoned(root: Path, name: str) -> None:
+    """Remove what a run of the same name left when its process was killed."""
+    for folder in root.glob(f".{name}.*.partial"):
+        owner = int(folder.name.split(".")[-2])
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder)
+        else:
+            if owner == os.getpid():
+                shutil.rmtree(folder)
+
+
+def _find(name: str, numbered: Sequence[Path], root: Path) -> Path:
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    for notebook in numbered:
+        if name in (notebook.name, notebook.stem, notebook.stem[:2]):
+            return notebook
+    there = ", ".join(notebook.stem for notebook in numbered) or "none"
+    raise FileNotFoundError(f"notebook {name!r}: no such file, nor one of those in {root}: {there}")
+
+
+def _dataset(value: str) -> str:
+    """Return a built-in name as it is, a folder as an absolute path: kernels run elsewhere."""
+    if value in BUILT_IN_DATASETS:
+        return value
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"dataset {value!r}: expected {', '.join(BUILT_IN_DATASETS)} or an existing folder")
+    return str(folder.resolve())
+
+
+def _constant(value: ast.expr, name: str, notebook: Path) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError as error:
+        text = ast.unparse(value)
+        raise ValueError(f"{notebook}: parameter {name!r}: expected a constant, found {text!r}") from error
+
+
+def _cells(notebook: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        return [dict(cell) for cell in content["cells"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notebook}: not a notebook (expected JSON with 'cells'): {error}") from error
+
+
+def _cell_sources(notebook: Path) -> list[str]:
+    """What a notebook says, without outputs and editor metadata: these do not change a result."""
+    return ["".join(cell["source"]) for cell in _cells(notebook)]
+
+
+@cache
+def _library_digest() -> str:
+    """Hash of the version and of every file of the package, weights included: a version alone hides edits."""
+    package = Path(egptlib.__file__).parent
+    digest = hashlib.sha256(egptlib.__version__.encode())
+    for file in sorted(package.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(package)).encode())
+            with open(file, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

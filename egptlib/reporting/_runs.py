@@ -1,0 +1,285 @@
+"""Run folders: what one notebook run leaves behind, written by the notebook, found again by the report.
+
+A notebook opens its run once, in the cell after its parameters, and hands it everything worth keeping::
+
+    from egptlib.reporting import open_run
+    run = open_run(out, "04_feature_acceptance")       # out: the notebook's parameter, "" when opened by hand
+
+    run.save_figure("similarity", figure, data=frame)  # figures/similarity.{png,pdf,csv}; shows it in the notebook
+    run.save_table("per_position", frame)              # per_position.csv; shows it in the notebook
+    run.save_results(cos_sim_mean=0.71, num_pairs=660) # merged into metrics.json
+    run.save_headline({"mean cosine": 0.71})           # the few figures of its card on the report's index page
+    folder = run.shared_folder("hidden_states/streets_test_mini")  # outlives this run, shared with other notebooks
+
+`egptlib run` sets `out` to a temporary folder and renames it when the notebook has finished, so a notebook prints
+names relative to the run (`run.folder` may move). Parameters every notebook has, each on its own line of the cell
+tagged ``parameters`` (constants only)::
+
+    dataset = "streets"   # streets, clips, or a dataset folder
+    split = "test"        # train or test
+    pair = "mini"         # mini, or eventgpt-videollava
+    eventgpt = ""         # folder of the EventGPT checkpoint, of the real pair
+    video_llava = ""      # folder of the Video-LLaVA checkpoint, of the real pair
+    quantization = ""     # nf4, int8, or empty for none
+    device = "cpu"        # where both models sit: cpu, cuda, cuda:1, ...
+    event_views = 5       # event images the drafter sees per scene: 5 or 1, as it was trained (the mini pair: 5)
+    num_scenes = 40       # scenes to use
+    num_questions = 5     # questions per scene
+    max_new_tokens = 50   # tokens per answer
+    out = ""              # run folder; empty: runs/interactive/<notebook>
+    smoke = False         # a few scenes and tokens, to see that everything runs
+
+With ``smoke`` a notebook lowers its own counts, one cell below the parameters.
+
+Folder of a run::
+
+    params.json   resolved parameters             status.json       done or failed, error, start, seconds
+    metrics.json  the figures it computed         environment.json  git revision, versions, device
+    figures/      png, pdf and the plotted data   out.ipynb         the executed notebook
+    *.csv         its tables                      log.txt           what was printed outside the notebook
+"""
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import egptlib
+from egptlib._paths import atomic_write, project_root, write_json
+from egptlib.reporting._style import apply_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def is_headless() -> bool:
+    """True when nobody is looking (EGPT_HEADLESS=1): cells with widgets skip themselves."""
+    return os.environ.get("EGPT_HEADLESS", "") not in ("", "0")
+
+
+def default_root() -> Path:
+    """Where runs go unless told otherwise: ``runs/`` of the checkout, or of the working folder."""
+    return (project_root() or Path.cwd()) / "runs"
+
+
+class Run:
+    """One run's folder, open for writing. Made by `open_run`.
+
+    Attributes:
+        folder: where files go; absolute. It may be renamed after the notebook has finished.
+        notebook: name of the notebook without ``.ipynb``.
+        metrics: what `save_results` has been given so far.
+    """
+
+    def __init__(self, folder: Path, notebook: str, shared: Path) -> None:
+        self.folder = folder
+        self.notebook = notebook
+        self.metrics: dict[str, Any] = {}
+        self._shared = shared
+
+    def save_results(self, **results: Any) -> None:
+        """Add figures to ``metrics.json``; a name given twice takes the later value.
+
+        Values are numbers, strings, booleans, None, and lists or dicts of them; numpy and torch scalars
+        and arrays are converted.
+
+        Raises:
+            ValueError: a value is NaN or infinite, or cannot be written as JSON; the message names it.
+        """
+        self.metrics |= {name: _plain(value, name) for name, value in results.items()}
+        write_json(self.folder / "metrics.json", self.metrics)
+
+    def save_headline(self, figures: dict[str, float | str]) -> None:
+        """Name the figures, at most six, that stand on the card of this run on the report's index page.
+
+        Numbers are shown with four digits; give text where that is not right. Errors as in `save_results`.
+        """
+        write_json(self.folder / "headline.json", {name: _plain(value, name) for name, value in figures.items()})
+
+    def save_figure(self, name: str, figure: "Figure", data: "DataFrame | None" = None) -> None:
+        """Save `figure` as ``figures/<name>.png`` and ``.pdf``, the plotted `data` as ``.csv``, and show it."""
+        folder = self.folder / "figures"
+        for suffix in ("png", "pdf"):
+            with atomic_write(folder / f"{_checked(name)}.{suffix}") as temporary:
+                figure.savefig(temporary)
+        if data is not None:
+            with atomic_write(folder / f"{name}.csv") as temporary:
+                data.to_csv(temporary, index=False)
+        if "matplotlib.pyplot" in sys.modules:  # the notebook would otherwise show it a second time
+            sys.modules["matplotlib.pyplot"].close(figure)
+        _show_image(folder / f"{name}.png", width_inches=figure.get_figwidth())
+
+    def save_table(self, name: str, frame: "DataFrame", show: bool = True) -> None:
+        """Save `frame` as ``<name>.csv`` with full precision, and show it."""
+        with atomic_write(self.folder / f"{_checked(name)}.csv") as temporary:
+            frame.to_csv(temporary, index=False)
+        if show:
+            show_table(frame)
+
+    def shared_folder(self, name: str) -> Path:
+        """Return a folder that outlives this run and that other notebooks of the same root find by `name`.
+
+        For what is costly and can be resumed, such as extracted hidden states. Made when missing. `name`
+        has to tell configurations apart, as in ``hidden_states/mini_streets_test``.
+        """
+        folder = self._shared.joinpath(*(_checked(part) for part in name.split("/")))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def __repr__(self) -> str:
+        return f"Run({self.notebook!r}, folder={str(self.folder)!r})"
+
+
+def show_table(frame: "DataFrame") -> None:
+    """Show a table in the notebook, without its index and with all of its text."""
+    import pandas as pd
+    from IPython.display import HTML, display
+
+    with pd.option_context("display.max_colwidth", None):
+        display(HTML(frame.to_html(index=False, border=0, na_rep="–")))
+
+
+def open_run(out: str, notebook: str) -> Run:
+    """Open the run folder of a notebook and apply the figure style of this repository.
+
+    Args:
+        out: folder to write to; empty for ``runs/interactive/<notebook>``, which each run by hand overwrites.
+        notebook: name of the notebook without ``.ipynb``.
+    """
+    folder = Path(out).expanduser().resolve() if out else default_root() / "interactive" / _checked(notebook)
+    folder.mkdir(parents=True, exist_ok=True)
+    apply_style()
+    write_json(folder / "environment.json", describe_environment())  # here, where torch is imported anyway
+    return Run(folder, notebook, folder.parent / "shared")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return what a figure depends on besides its parameters: revision, versions, machine."""
+    packages = ("torch", "transformers", "bitsandbytes", "numpy")
+    return {
+        "egptlib": egptlib.__version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": _device(),
+    }
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """Return a run's ``status.json``, or None when it has none or it cannot be read as one."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) else None
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[Path]:
+    """Return the run folders below `root`, finished or failed, sorted by name.
+
+    Raises:
+        FileNotFoundError: `root` is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such run folder; `egptlib run` makes one")
+    return [f for f in sorted(root.iterdir()) if not f.name.startswith(".") and read_status(f) is not None]
+
+
+def collect(root: str | os.PathLike[str]) -> "DataFrame":
+    """Return one row per run below `root`: run, notebook, state, seconds, then parameters and metrics.
+
+    A metric whose name is also a parameter's keeps its name with ``metric_`` in front.
+    """
+    import pandas as pd
+
+    rows = []
+    for folder in list_runs(root):
+        status = read_status(folder) or {}
+        row: dict[str, Any] = {"run": folder.name}
+        row |= {key: status.get(key) for key in ("notebook", "state", "seconds")}
+        row |= read_json(folder / "params.json")
+        metrics = read_json(folder / "metrics.json")
+        rows.append(row | {f"metric_{k}" if k in row else k: v for k, v in metrics.items()})
+    return pd.DataFrame(rows)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one where there is no file."""
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"name {name!r}: expected letters, digits, '_', '-' and '.', starting with a letter or digit")
+    return name
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Turn numpy and torch values into JSON's own types."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"result {name!r} is {value}: JSON has no such number; leave it out or give None")
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch
+        return _plain(value.tolist(), name)
+    raise ValueError(f"result {name!r}: cannot write a {type(value).__name__} as JSON")
+
+
+def _show_image(path: Path, width_inches: float) -> None:
+    """Show a saved image at its size on paper; it is stored with more pixels, so it stays sharp."""
+    from IPython.display import Image, display
+
+    display(Image(filename=str(path), width=round(width_inches * 110), alt=path.stem.replace("_", " ")))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+
+
+def _revision() -> str | None:
+    """Return the commit this runs from, with ``+changes`` when files differ from it; None outside a checkout."""
+    root = project_root()
+    if root is None:
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,66 @@
+"""Paired scenes: event streams, their pictures, video frames, questions; and the folders they come from.
+
+Names are imported on first use, so that `import egptlib.scenes` stays cheap and loads neither PyAV nor HDF5.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from egptlib.scenes._check import Problem as Problem
+    from egptlib.scenes._check import check_folder as check_folder
+    from egptlib.scenes._clips import make_clips as make_clips
+    from egptlib.scenes._dsec import CutReport as CutReport
+    from egptlib.scenes._dsec import cut_dsec as cut_dsec
+    from egptlib.scenes._dsec import cut_sequence as cut_sequence
+    from egptlib.scenes._dsec import find_sequences as find_sequences
+    from egptlib.scenes._dsec import parse_window as parse_window
+    from egptlib.scenes._dsec import write_dsec_sequence as write_dsec_sequence
+    from egptlib.scenes._dsec import write_index as write_index
+    from egptlib.scenes._events import EventFile as EventFile
+    from egptlib.scenes._events import Events as Events
+    from egptlib.scenes._events import load_events as load_events
+    from egptlib.scenes._events import save_events as save_events
+    from egptlib.scenes._folder import Scene as Scene
+    from egptlib.scenes._folder import SceneFolder as SceneFolder
+    from egptlib.scenes._folder import open_scenes as open_scenes
+    from egptlib.scenes._questions import QUESTIONS as QUESTIONS
+    from egptlib.scenes._questions import load_questions as load_questions
+    from egptlib.scenes._rendering import event_images as event_images
+    from egptlib.scenes._simulate import EventSimulator as EventSimulator
+    from egptlib.scenes._simulate import simulate_events as simulate_events
+    from egptlib.scenes._streets import make_streets as make_streets
+    from egptlib.scenes._video import frame_indices as frame_indices
+    from egptlib.scenes._video import read_frames as read_frames
+    from egptlib.scenes._video import write_video as write_video
+
+_NAMES = {
+    "_check": ("Problem", "check_folder"),
+    "_clips": ("make_clips",),
+    "_dsec": (
+        *("CutReport", "cut_dsec", "cut_sequence", "find_sequences", "parse_window"),
+        *("write_dsec_sequence", "write_index"),
+    ),
+    "_events": ("EventFile", "Events", "load_events", "save_events"),
+    "_folder": ("Scene", "SceneFolder", "open_scenes"),
+    "_questions": ("QUESTIONS", "load_questions"),
+    "_rendering": ("event_images",),
+    "_simulate": ("EventSimulator", "simulate_events"),
+    "_streets": ("make_streets",),
+    "_video": ("frame_indices", "read_frames", "write_video"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,108 @@
+"""Finding every broken sample of a dataset folder, without stopping at the first."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from egptlib.scenes._events import load_events
+from egptlib.scenes._images import read_image
+from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
+from egptlib.scenes._video import video_frame_count
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault: the sample's id ("" for the index as a whole) and what is wrong, file included."""
+
+    sample: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.sample}: {self.message}" if self.sample else self.message
+
+
+def check_folder(folder: str | PathLike[str], jobs: int = 2, progress: bool = True) -> list[Problem]:
+    """Read every file of a dataset folder and return what is wrong, in the order of the index.
+
+    A sample needs a source of event pictures (`event_image/`, `event_image_1f/` or `event_npy/`) and one of frames
+    (`mp4/` or `video/`). Every file that exists is read to its end. Where the folder has `event_image/`,
+    `event_image_1f/` or `mp4/` at all, every sample must be in it; `event_npy/` and `video/` may hold some
+    sequences only.
+
+    Args:
+        jobs: threads (decoding runs outside Python's lock).
+    """
+    from tqdm import tqdm
+
+    root = Path(folder)
+    try:
+        entries = read_entries(root)
+    except (OSError, ValueError) as error:
+        return [Problem("", str(error))]
+    if not entries:
+        return [Problem("", f"{root / INDEX_NAME}: lists no samples")]
+
+    def check(numbered: tuple[int, Any]) -> list[Problem]:
+        number, entry = numbered
+        try:
+            record = parse_entry(root, number, entry)
+        except ValueError as error:
+            return [Problem(_name(number, entry), str(error))]
+        return [Problem(record.id, message) for message in _check_sample(root, record)]
+
+    problems = _repeated_ids(root, entries)
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(check, enumerate(entries))
+        hidden = None if progress else True  # None: shown on a terminal only
+        for faults in tqdm(found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=hidden):
+            problems += faults
+    return problems
+
+
+def _repeated_ids(root: Path, entries: list[Any]) -> list[Problem]:
+    ids = Counter(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry)
+    return [Problem(id, f"{root / INDEX_NAME}: {n} entries have this id") for id, n in ids.items() if n > 1]
+
+
+def _name(number: int, entry: Any) -> str:
+    named = entry.get("id") or entry.get("event_data") if isinstance(entry, dict) else None
+    return str(named or f"entry {number}")
+
+
+def _check_sample(root: Path, record: Record) -> Iterator[str]:
+    frames = sorted(record.frames_path.glob("*.png"))
+    sources = [*record.image_paths, record.image_1f_path, record.event_path]
+    if not any(path.is_file() for path in sources):
+        yield f"no event pictures and no events; looked for {', '.join(map(str, sources))}"
+    if not (record.mp4_path.is_file() or frames):
+        yield f"no video; looked for {record.mp4_path} and {record.frames_path}/*.png"
+
+    whole_parts = {part: (root / part).is_dir() for part in ("event_image", "event_image_1f", "mp4")}
+    for path in record.image_paths:
+        yield from _fault(read_image, path, required=whole_parts["event_image"])
+    yield from _fault(read_image, record.image_1f_path, required=whole_parts["event_image_1f"])
+    yield from _fault(_check_events, record.event_path, required=record.event_path.parent.is_dir())
+    yield from _fault(video_frame_count, record.mp4_path, required=whole_parts["mp4"])
+    if not frames and record.frames_path.parent.is_dir():
+        yield f"{record.frames_path}: holds no PNG frame"
+    for path in frames:
+        yield from _fault(read_image, path, required=True)
+
+
+def _check_events(path: Path) -> None:
+    if len(load_events(path)["t"]) == 0:
+        raise ValueError(f"{path}: holds no events")
+
+
+def _fault(read: Callable[[Path], Any], path: Path, required: bool) -> Iterator[str]:
+    """Yield the error that reading `path` gives, if it gives one; a file that is not required may be missing."""
+    if not (required or path.is_file()):
+        return
+    try:
+        read(path)
+    except (OSError, ValueError) as error:
+        yield str(error) if str(path) in str(error) else f"{path}: {error}"

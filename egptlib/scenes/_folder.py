@@ -1,0 +1,288 @@
+"""`open_scenes`: a dataset folder as a lazy sequence of scenes; indexing one scene reads one scene."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from egptlib._paths import data_root
+from egptlib.scenes._events import Events, load_events
+from egptlib.scenes._images import read_image
+from egptlib.scenes._index import INDEX_NAME, Record, read_index
+from egptlib.scenes._questions import QUESTIONS, load_questions
+from egptlib.scenes._rendering import RenderingOrder, event_images
+from egptlib.scenes._video import FrameSampling, read_frames
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One paired sample: what the drafter sees, what the target sees, and what both are asked.
+
+    Attributes:
+        id: of the sample; unique in its folder.
+        sequence: the recording it was cut from; splits are made by sequence.
+        event_images: uint8 [H, W, 3] RGB, one or several, each of an equal count of events.
+        frames: uint8 [num_frames, H, W, 3] RGB.
+        questions: at least one.
+        answers: one a question; None when any is unknown.
+        rendering: "last" or "polarity", or "stored" for pictures of a folder that does not say.
+        frame_sampling: "even" or "first".
+        frame_indices: which frames of the clip they are.
+        metadata: "events" ("recorded", "simulated" or "unknown"), "images_from", "frames_from", "load_seconds", and
+            the entry's further keys in the JSON (such as "slots").
+        event_path: the raw events, or None where the folder has none.
+    """
+
+    id: str
+    sequence: str
+    event_images: list[np.ndarray]
+    frames: np.ndarray
+    questions: tuple[str, ...]
+    answers: tuple[str, ...] | None
+    rendering: str
+    frame_sampling: str
+    frame_indices: tuple[int, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    event_path: Path | None = None
+
+    def events(self) -> Events | None:
+        """Read the raw events (see `load_events`), or None where the folder has none."""
+        return load_events(self.event_path) if self.event_path else None
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How scenes are read; the arguments of `open_scenes` that are not about where they come from."""
+
+    event_views: int = 1
+    num_frames: int = 8
+    sampling: FrameSampling = "even"
+    order: RenderingOrder = "last"
+    from_events: bool = False
+    questions: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.event_views < 1 or self.num_frames < 1:
+            raise ValueError(f"event_views={self.event_views}, num_frames={self.num_frames}: both must be at least 1")
+        if self.sampling not in ("even", "first"):
+            raise ValueError(f"unknown frame sampling {self.sampling!r}; expected 'even' or 'first'")
+        if self.order not in ("last", "polarity"):
+            raise ValueError(f"unknown rendering order {self.order!r}; expected 'last' or 'polarity'")
+
+
+class SceneFolder(Sequence[Scene]):
+    """The scenes of a dataset folder, in the order of its JSON; each is read when it is indexed."""
+
+    def __init__(self, folder: str | PathLike[str], options: SceneOptions | None = None) -> None:
+        self.folder = Path(folder)
+        self.options = options or SceneOptions()
+        self._records = read_index(self.folder)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all scenes, without reading one."""
+        return [record.id for record in self._records]
+
+    @property
+    def sequences(self) -> list[str]:
+        """Names of the recordings, each once, in order."""
+        return list(dict.fromkeys(record.sequence for record in self._records))
+
+    def select(self, sequences: Iterable[str] | None = None, ids: Iterable[str] | None = None) -> "SceneFolder":
+        """Return the scenes of these sequences (and with these ids), in their order here.
+
+        Raises:
+            ValueError: a sequence or id that is not here.
+        """
+        chosen = self._records
+        for wanted, key in ((sequences, "sequence"), (ids, "id")):
+            if wanted is None:
+                continue
+            names = {wanted} if isinstance(wanted, str) else set(wanted)
+            if unknown := names - {getattr(record, key) for record in self._records}:
+                raise ValueError(f"{self.folder}: has no {key} {', '.join(sorted(unknown))}")
+            chosen = [record for record in chosen if getattr(record, key) in names]
+        return self._with(chosen)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Scene: ...
+    @overload
+    def __getitem__(self, index: slice) -> "SceneFolder": ...
+    def __getitem__(self, index: int | slice) -> "Scene | SceneFolder":
+        if isinstance(index, slice):
+            return self._with(self._records[index])
+        return read_scene(self._records[index], self.options)
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (read_scene(record, self.options) for record in self._records)
+
+    def __repr__(self) -> str:
+        return f"SceneFolder({str(self.folder)!r}, {len(self)} scenes of {len(self.sequences)} sequences)"
+
+    def _with(self, records: list[Record]) -> "SceneFolder":
+        other = object.__new__(SceneFolder)
+        other.folder, other.options, other._records = self.folder, self.options, records
+        return other
+
+
+def open_scenes(
+    source: str | PathLike[str],
+    split: str | None = None,
+    *,
+    event_views: int = 1,
+    num_frames: int = 8,
+    sampling: FrameSampling = "even",
+    order: RenderingOrder = "last",
+    from_events: bool = False,
+    questions: Sequence[str] | str | PathLike[str] | None = None,
+    num_sequences: int | None = None,
+) -> SceneFolder:
+    """Open a dataset folder, or a built-in source that is made on first use.
+
+    Args:
+        source: a folder with `EventGPT_Instruction_Subset.json`; or "streets" (alias "mini": procedural scenes) or
+            "clips" (two real clips with simulated events), kept under `data_root()`. "./streets" is a folder.
+        split: "train" or "test" (default) of "streets". A folder and "clips" are one split: it makes no difference.
+        event_views: event pictures a scene. 1 reads `event_image_1f/`, n reads `event_image/` where it has n
+            pictures; otherwise they are drawn from `event_npy/`.
+        num_frames, sampling: see `read_frames`.
+        order: which event wins a pixel, where pictures are drawn here (see `event_images`).
+        from_events: draw from `event_npy/` even where there are pictures.
+        questions: asked of every scene instead of its own: the questions, or a file (see `load_questions`). Scenes
+            without any get the ten of `QUESTIONS`.
+        num_sequences: open only the first of the sequences; of "streets", further ones are made when needed.
+
+    Raises:
+        FileNotFoundError: no such folder, or it has no index.
+        ValueError: the index is damaged, or an option is unknown.
+        ConnectionError: the source of "clips" could not be downloaded.
+    """
+    options = SceneOptions(event_views, num_frames, sampling, order, from_events, _question_tuple(questions))
+    if source in ("streets", "mini"):
+        scenes = SceneFolder(_streets(split or "test", num_sequences), options)
+    elif source == "clips":
+        scenes = SceneFolder(_clips(), options)
+    elif not Path(source).exists():
+        raise FileNotFoundError(f"{source}: no such dataset folder, and not one of streets, mini, clips")
+    else:
+        scenes = SceneFolder(source, options)
+    return scenes if num_sequences is None else scenes.select(scenes.sequences[:num_sequences])
+
+
+def _question_tuple(questions: Sequence[str] | str | PathLike[str] | None) -> tuple[str, ...] | None:
+    if questions is None:
+        return None
+    asked = load_questions(questions) if isinstance(questions, str | PathLike) else tuple(questions)
+    if not asked or not all(isinstance(question, str) and question.strip() for question in asked):
+        raise ValueError(f"questions {asked!r}: expected texts")
+    return asked
+
+
+def _streets(split: str, num_sequences: int | None) -> Path:
+    """Return the folder of a split, made or extended when it has fewer sequences than asked for."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r} of streets: expected 'train' or 'test'")
+    folder = data_root() / "streets" / f"streets_{split}_1s"
+    present = len(SceneFolder(folder).sequences) if (folder / INDEX_NAME).is_file() else 0
+    if present == 0 or present < (num_sequences or 0):
+        from egptlib.scenes._streets import make_streets
+
+        print(f"making {folder} (once)", flush=True)
+        make_streets(folder, split, **({} if num_sequences is None else {"num_sequences": num_sequences}))
+    return folder
+
+
+def _clips() -> Path:
+    folder = data_root() / "clips" / "clips_1s"
+    if not (folder / INDEX_NAME).is_file():  # it is written last
+        from egptlib.scenes._clips import make_clips
+
+        print(f"making {folder} (once)", flush=True)
+        make_clips(folder)
+    return folder
+
+
+def read_scene(record: Record, options: SceneOptions) -> Scene:
+    """Read the files of one record.
+
+    Raises:
+        FileNotFoundError: none of the files that could give its event images (or its frames) exists.
+        ValueError: a file is damaged.
+    """
+    start = time.perf_counter()
+    images, rendering, images_from = _read_event_images(record, options)
+    frames_from = _frame_source(record)
+    frames, indices = read_frames(frames_from, options.num_frames, options.sampling)
+    questions, answers = _ask(record, options.questions)
+    metadata = {"events": "unknown", **record.extra}
+    metadata |= {"images_from": str(images_from), "frames_from": str(frames_from)}
+    return Scene(
+        id=record.id,
+        sequence=record.sequence,
+        event_images=images,
+        frames=frames,
+        questions=questions,
+        answers=answers,
+        rendering=rendering,
+        frame_sampling=options.sampling,
+        frame_indices=tuple(indices),
+        metadata=metadata | {"load_seconds": time.perf_counter() - start},
+        event_path=record.event_path if record.event_path.is_file() else None,
+    )
+
+
+def stored_images(record: Record, event_views: int) -> tuple[Path, ...]:
+    """Return the PNGs that can serve as `event_views` pictures, whether they exist or not.
+
+    A picture of `event_image/` is one part of the events, so it never serves as the single picture.
+    """
+    if event_views == 1:
+        return (record.image_1f_path,)
+    return record.image_paths if len(record.image_paths) == event_views else ()
+
+
+def _read_event_images(record: Record, options: SceneOptions) -> tuple[list[np.ndarray], str, Path]:
+    paths = stored_images(record, options.event_views)
+    if paths and not options.from_events and any(path.is_file() for path in paths):
+        # of a set with gaps, read_image names the missing one
+        return [read_image(path) for path in paths], str(record.extra.get("event_order", "stored")), paths[0].parent
+    if record.event_path.is_file():
+        events = load_events(record.event_path)
+        try:
+            images = event_images(events, options.event_views, options.order)
+        except ValueError as error:
+            raise ValueError(f"{record.event_path}: {error}") from error
+        return images, options.order, record.event_path
+    tried = [str(path) for path in paths if not options.from_events] + [str(record.event_path)]
+    raise FileNotFoundError(
+        f"scene {record.id}: no source for {options.event_views} event image(s); looked for {', '.join(tried)}"
+    )
+
+
+def _frame_source(record: Record) -> Path:
+    if record.mp4_path.is_file():
+        return record.mp4_path
+    if record.frames_path.is_dir():
+        return record.frames_path
+    raise FileNotFoundError(f"scene {record.id}: no video; looked for {record.mp4_path} and {record.frames_path}/*.png")
+
+
+def _ask(record: Record, asked: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Choose the questions (the caller's, else the record's, else the default ten) and find their answers."""
+    known = dict(zip(record.questions, record.answers))
+    questions = asked or record.questions or QUESTIONS
+    answers = [known.get(question) for question in questions]
+    complete = tuple(answer for answer in answers if answer)
+    return questions, complete if len(complete) == len(questions) else None

@@ -1,0 +1,129 @@
+"""The JSON of a dataset folder: one record a sample, missing keys derived, paths kept inside the folder."""
+
+import json
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+INDEX_NAME = "EventGPT_Instruction_Subset.json"
+_KNOWN = {"id", "event_data", "video_data", "mp4_data", "event_image", "event_image_1f", "conversations", "qa"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample as the JSON describes it; the files need not exist.
+
+    `answers[i]` belongs to `questions[i]` and is None where the JSON has a question but no answer.
+    """
+
+    id: str
+    sequence: str
+    event_path: Path
+    image_paths: tuple[Path, ...]  # in equal event counts, see `event_images`
+    image_1f_path: Path
+    mp4_path: Path
+    frames_path: Path  # folder of PNG frames
+    questions: tuple[str, ...] = ()
+    answers: tuple[str | None, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)  # keys of the entry not used above
+
+
+def read_index(root: str | PathLike[str]) -> list[Record]:
+    """Read the records of a dataset folder, in the order of its JSON.
+
+    Raises:
+        FileNotFoundError: no such folder, or no `EventGPT_Instruction_Subset.json` in it.
+        ValueError: the JSON is damaged, or an entry is not as described in data/README.md.
+    """
+    entries = read_entries(root)
+    return [parse_entry(Path(root), number, entry) for number, entry in enumerate(entries)]
+
+
+def read_entries(root: str | PathLike[str]) -> list[Any]:
+    """Read the JSON list of a dataset folder without looking at its entries (errors as in `read_index`)."""
+    path = Path(root) / INDEX_NAME
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such dataset folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{root}: not a dataset folder: {INDEX_NAME} is missing")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSON and UTF-8 errors are both ValueErrors
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of samples, found {type(entries).__name__}")
+    return entries
+
+
+def parse_entry(root: Path, number: int, entry: Any) -> Record:
+    """Turn entry `number` of the JSON into a record; everything but "event_data" may be missing."""
+    where = f"{root / INDEX_NAME}: entry {number}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected an object, found {type(entry).__name__}")
+    if "event_data" not in entry:
+        raise ValueError(f"{where}: 'event_data' is missing (the other paths are derived from it)")
+    event_data = _relative(where, "event_data", entry["event_data"])
+    stem = event_data.with_suffix("")
+    views = _name_list(where, entry, "event_image", [f"{stem}_{view}.png" for view in range(5)])
+    single = _name_list(where, entry, "event_image_1f", [f"{stem}_0.png"])
+    if len(single) != 1:
+        raise ValueError(f"{where}: 'event_image_1f' has {len(single)} names; expected one")
+    mp4 = _relative(where, "mp4_data", entry.get("mp4_data", f"{stem}.mp4"))
+    video = _relative(where, "video_data", entry.get("video_data", str(stem)))
+    questions, answers = _questions(where, entry)
+    parent = event_data.parent.as_posix()
+    return Record(
+        id=str(entry.get("id", stem)),
+        # an entry without a sequence folder (the published EventGPT data) stands for itself
+        sequence=str(entry.get("sequence", stem.as_posix() if parent == "." else parent)),
+        event_path=root / "event_npy" / event_data,
+        image_paths=tuple(root / "event_image" / name for name in views),
+        image_1f_path=root / "event_image_1f" / single[0],
+        mp4_path=root / "mp4" / mp4,
+        frames_path=root / "video" / video,
+        questions=tuple(questions),
+        answers=tuple(answers),
+        extra={key: value for key, value in entry.items() if key not in _KNOWN},
+    )
+
+
+def _relative(where: str, key: str, value: Any) -> PurePosixPath:
+    """Check that a path of the JSON stays inside the folder it is relative to."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: {key!r} is {value!r}; expected a relative path")
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in path.parts[0] or "\0" in value:
+        raise ValueError(f"{where}: {key!r} is {value!r}; only paths inside the dataset folder are opened")
+    return path
+
+
+def _name_list(where: str, entry: dict[str, Any], key: str, derived: list[str]) -> list[PurePosixPath]:
+    names = entry.get(key, derived)
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{where}: {key!r} is {names!r}; expected a list of relative paths")
+    return [_relative(where, key, name) for name in names]
+
+
+def _questions(where: str, entry: dict[str, Any]) -> tuple[list[str], list[str | None]]:
+    """Collect questions and answers from "qa", else from "conversations"; empty turns do not count."""
+    questions: list[str] = []
+    answers: list[str | None] = []
+    try:
+        if entry.get("qa"):
+            for pair in entry["qa"]:
+                questions.append(pair["question"].strip())
+                answers.append(pair["answer"].strip() if pair.get("answer") else None)
+            return questions, answers
+        for turn in entry.get("conversations") or []:
+            text = turn["value"].replace("<event>", "").strip()
+            if turn["from"] == "human" and text:
+                questions.append(text)
+                answers.append(None)
+            elif turn["from"] == "gpt" and text and questions:
+                answers[-1] = text
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: 'qa' must list {{question, answer}} and 'conversations' {{from, value}} (text): {error!r}"
+        ) from error
+    return questions, answers

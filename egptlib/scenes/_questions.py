@@ -1,0 +1,69 @@
+"""The ten questions asked of a scene that brings none, and reading a question list."""
+
+import json
+from os import PathLike
+from pathlib import Path
+
+# In the style of the questions asked most often about DSEC in the EventGPT instruction data.
+QUESTIONS: tuple[str, ...] = (
+    "What are the key elements in this scene?",
+    "Can you elaborate on the elements of the scene provided?",
+    "What is this scene about?",
+    "What is the layout of the road in the scene?",
+    "What type of vehicles are present in the scene and how are they positioned?",
+    "What is the main activity happening in this scene?",
+    "Are there any pedestrians visible in the scene?",
+    "Are there any vehicles visible in the scene?",
+    "How many vehicles are visible in the scene and what are their positions?",
+    "What structures are visible in the background and how are they arranged?",
+)
+
+
+def load_questions(path: str | PathLike[str], limit: int = 10) -> tuple[str, ...]:
+    """Read the first `limit` questions of a list that has the most frequent first.
+
+    Args:
+        path: JSON `[{"question": ..., "count": ...}]`, or text lines `count<TAB>question`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no questions, or an entry is not in one of these forms.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 text file") from error
+    if text.lstrip().startswith(("[", "{")):
+        questions = _from_json(path, text)
+    else:
+        questions = _from_lines(path, text)
+    if not questions:
+        raise ValueError(f"{path}: holds no questions")
+    return tuple(questions[:limit])
+
+
+def _from_json(path: Path, text: str) -> list[str]:
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    questions = []
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        question = entry.get("question") if isinstance(entry, dict) else None
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f'{path}: entry {number} is not {{"question": text, "count": number}}')
+        questions.append(question.strip())
+    return questions
+
+
+def _from_lines(path: Path, text: str) -> list[str]:
+    questions = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        count, tab, question = line.partition("\t")
+        if not tab or not count.strip().isdigit() or not question.strip():
+            raise ValueError(f"{path}: line {number} is not count<TAB>question")
+        questions.append(question.strip())
+    return questions

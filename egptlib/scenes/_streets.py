@@ -1,0 +1,140 @@
+"""`streets`: procedural driving sequences with exact ground truth, written as DSEC is and cut as DSEC is."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from egptlib.scenes._dsec import cut_sequence, is_cut, write_dsec_sequence, write_index
+from egptlib.scenes._simulate import EventSimulator, log_intensity
+from egptlib.scenes._streets_answers import Facts, Vehicle, answers, slots
+from egptlib.scenes._streets_render import HEIGHT, WIDTH, StreetRenderer
+from egptlib.scenes._streets_world import World, sample_world
+
+RENDER_FPS = 60  # the event rate is within 3 % of that of rendering at 400 frames a second
+VIDEO_FPS = 20
+INSTANTS_PER_SECOND = 4  # how often it is recorded who is visible
+MIN_PIXELS = 300  # fewer visible pixels than this, of 307,200, do not count as visible
+_FIRST_SEED = {"train": 0, "test": 1_000_000}
+
+
+def make_streets(
+    out: str | Path,
+    split: str = "test",
+    num_sequences: int = 8,
+    *,
+    seconds: float = 2.0,
+    window_us: int = 1_000_000,
+    workers: int = 2,
+) -> Path:
+    """Render sequences, simulate their events, and cut them to a dataset folder.
+
+    Sequence i of a split is the same for every `num_sequences`: a larger set begins with the smaller one. No
+    seed is in both splits. A run that was stopped goes on where it was.
+
+    Args:
+        out: the dataset folder to make, in the users' format (see data/README.md).
+        split: "train" or "test".
+        num_sequences: how many; a sequence of 2 s gives three half-overlapping windows of 1 s.
+        seconds: length of a sequence.
+        window_us: length of a window in microseconds.
+        workers: processes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: a split that is neither train nor test, or fewer than one sequence.
+    """
+    if split not in _FIRST_SEED:
+        raise ValueError(f"streets: split must be 'train' or 'test', got {split!r}")
+    if num_sequences < 1:
+        raise ValueError(f"streets: num_sequences must be at least 1, got {num_sequences}")
+    out = Path(out)
+    indices = [i for i in range(num_sequences) if not is_cut(_name(split, i), out, window_us=window_us)]
+    make = joblib.delayed(partial(_make_sequence, out=out, split=split, seconds=seconds, window_us=window_us))
+    made = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(make(index) for index in indices)
+    for _ in tqdm(made, total=len(indices), desc=f"streets {split}", unit="sequence", disable=None):
+        pass
+    write_index(out)
+    return out
+
+
+def _name(split: str, index: int) -> str:
+    return f"streets_{split}_{index:04d}"
+
+
+def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_us: int) -> None:
+    """Write one sequence in DSEC's layout, cut it into `out`, and remove it: uncut it takes 40 MB."""
+    cv2.setNumThreads(1)
+    seed = _FIRST_SEED[split] + index
+    renderer = StreetRenderer(sample_world(seed, seconds))
+    simulator = EventSimulator(HEIGHT, WIDTH, seed=seed)
+    # the clock of a DSEC recording does not start at zero either
+    start_us = 49_000_000_000 + index * 10_000_000
+    frames, events = [], []
+    for k in range(round(seconds * RENDER_FPS) + 1):
+        picture = renderer.frame(k / RENDER_FPS)
+        events.append(simulator.step(log_intensity(picture), start_us + k * 1e6 / RENDER_FPS))
+        if k % (RENDER_FPS // VIDEO_FPS) == 0 and k < seconds * RENDER_FPS:
+            frames.append(picture)
+    times = start_us + np.arange(len(frames), dtype=np.int64) * (1_000_000 // VIDEO_FPS)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".sequence-") as folder:
+        sequence = write_dsec_sequence(
+            Path(folder) / _name(split, index),
+            {key: np.concatenate([part[key] for part in events]) for key in ("x", "y", "t", "p")},
+            frames,
+            times,
+            metadata={"events": "simulated"},
+            png_level=0,
+        )
+        seen = _who_is_seen(renderer, start_us, seconds)
+
+        def annotate(_: str, window_start: int, window_stop: int) -> dict:
+            facts = window_facts(renderer.world, seen, window_start, window_stop)
+            return {"qa": answers(facts), "slots": slots(facts)}
+
+        cut_sequence(sequence, out, window_us=window_us, annotate=annotate)
+
+
+def _who_is_seen(renderer: StreetRenderer, start_us: int, seconds: float) -> dict[int, dict[int, float]]:
+    """Time in microseconds -> the things of which at least `MIN_PIXELS` are visible then -> metres away."""
+    times = [k / INSTANTS_PER_SECOND for k in range(round(seconds * INSTANTS_PER_SECOND))]
+    return {
+        round(start_us + 1e6 * time): {
+            thing: metres for thing, (pixels, metres) in renderer.visible(time).items() if pixels >= MIN_PIXELS
+        }
+        for time in times
+    }
+
+
+def window_facts(world: World, seen: dict[int, dict[int, float]], start_us: int, stop_us: int) -> Facts:
+    """What is visible in [start_us, stop_us).
+
+    A vehicle or pedestrian counts when it is visible (occlusion counted) at no fewer than half of the window's
+    instants. Vehicles are ordered by their mean distance.
+
+    Args:
+        world: the street.
+        seen: time in microseconds -> index of a visible thing -> its distance.
+        start_us, stop_us: the window, on the clock of `seen`.
+    """
+    instants = [who for time, who in seen.items() if start_us <= time < stop_us]
+    distances = {
+        thing: [who[thing] for who in instants if thing in who] for thing in set().union(*instants)
+    }
+    visible = [thing for thing, metres in distances.items() if 2 * len(metres) >= len(instants)]
+    things = [world.things[i] for i in sorted(visible, key=lambda i: float(np.mean(distances[i])))]
+    return Facts(
+        surroundings=world.surroundings,
+        time_of_day=world.time_of_day,
+        ego_motion=world.ego_motion,
+        lanes=world.lanes,
+        vehicles=tuple(Vehicle(t.kind, t.color_name, t.motion) for t in things if t.kind != "pedestrian"),
+        pedestrians=sum(thing.kind == "pedestrian" for thing in things),
+    )

@@ -1,0 +1,194 @@
+"""Reading a few frames of a clip, and writing one, with PyAV; never a whole clip in memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import count
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from egptlib._paths import atomic_write
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+FrameSampling = Literal["even", "first"]
+
+
+def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even") -> list[int]:
+    """Return which `n` of `total` frames are taken.
+
+    "even" spaces them from the first to the last frame, rounded down (0 2 5 8 10 13 16 19 of 20), "first" takes the
+    leading ones. Sampling is by index, also in clips of variable frame rate. A clip with fewer than `n` frames repeats
+    some: evenly spaced indices repeat by themselves, "first" repeats the last frame.
+    """
+    if total < 1 or n < 1:
+        raise ValueError(f"cannot take {n} of {total} frames")
+    if sampling == "even":
+        return [int(index) for index in np.linspace(0, total - 1, n).astype(int)]
+    if sampling == "first":
+        return [min(index, total - 1) for index in range(n)]
+    raise ValueError(f"unknown frame sampling {sampling!r}; expected 'even' or 'first'")
+
+
+def read_frames(
+    path: str | PathLike[str], n: int = 8, sampling: FrameSampling = "even"
+) -> tuple[np.ndarray, list[int]]:
+    """Read `n` frames of a video file, or of a folder of PNG frames.
+
+    A video is decoded as a stream that keeps only the frames asked for. The frame count comes from the header; when
+    decoding finds another one (many headers say 0), a second pass is made with the true count.
+
+    Returns:
+        frames uint8 [n, H, W, 3] RGB, and their indices in the clip (see `frame_indices` for short clips).
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: it is damaged, or holds no frame.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_frame_folder(path, n, sampling)
+    if sampling == "first":  # needs no count, and stops early
+        kept, total = _keep_frames(path, range(n), stop_early=True)
+    else:
+        guess = max(_header_frame_count(path), 1)
+        kept, total = _keep_frames(path, frame_indices(guess, n, sampling))
+        if total != guess:
+            kept, total = _keep_frames(path, frame_indices(total, n, sampling))
+    indices = frame_indices(total, n, sampling)
+    return np.stack([kept[index] for index in indices]), indices
+
+
+def video_frame_count(path: str | PathLike[str]) -> int:
+    """Decode the whole clip, so that every frame is checked, and return how many it has (ValueError: damaged)."""
+    return _keep_frames(Path(path), ())[1]
+
+
+def iterate_video(path: str | PathLike[str]) -> Iterator["VideoFrame"]:
+    """Yield the decoded frames of a clip one by one (PyAV frames; `.to_ndarray(format="rgb24")` gives pixels).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be opened or decoded, or ends before the number of frames its header promises.
+    """
+    import av
+
+    path = Path(path)
+    with _open_video(path) as (container, stream):
+        promised, packets = stream.frames, 0
+        try:
+            for packet in container.demux(stream):
+                packets += bool(packet.size)
+                yield from packet.decode()
+        except av.FFmpegError as error:
+            raise ValueError(f"{path}: damaged video: {error.strerror} at frame {packets - 1}") from error
+    if packets < promised:  # a file cut short otherwise ends like a complete one
+        raise ValueError(f"{path}: damaged video: holds {packets} of {promised} frames")
+    if packets == 0:
+        raise ValueError(f"{path}: damaged video: holds no frame")
+
+
+def write_video(
+    path: str | PathLike[str],
+    frames: Iterable[np.ndarray],
+    fps: float | Fraction = 20,
+    timestamps_us: Sequence[int] | np.ndarray | None = None,
+    crf: int = 23,
+    preset: str = "ultrafast",
+) -> None:
+    """Encode uint8 [H, W, 3] RGB frames as H.264 (yuv420p), atomically, taking them one by one.
+
+    Args:
+        fps: frame rate of the file, used for the frame times unless `timestamps_us` is given.
+        timestamps_us: one time per frame in microseconds, increasing, for clips of variable frame rate.
+        crf, preset: x264's quality (lower is better) and speed; the default preset is the cheapest in CPU time.
+
+    Raises:
+        ValueError: no frames, an odd height or width (H.264 4:2:0 has none), or frames of different sizes.
+    """
+    import av
+    import cv2
+
+    path, size = Path(path), None
+    rate = Fraction(fps).limit_denominator(1001)
+    time_base = 1 / rate if timestamps_us is None else Fraction(1, 1_000_000)
+    times = count() if timestamps_us is None else iter(np.asarray(timestamps_us, dtype=np.int64).tolist())
+    start: int | None = None
+    with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        for frame in frames:
+            if size is None:
+                size = frame.shape
+                if frame.ndim != 3 or size[2] != 3 or size[0] % 2 or size[1] % 2:
+                    raise ValueError(f"{path}: frames are {size}; expected [H, W, 3] with even H and W")
+                stream.height, stream.width = size[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.options = {"crf": str(crf), "preset": preset}
+                stream.codec_context.thread_count = 1  # clips are cut in parallel processes
+                stream.codec_context.time_base = time_base
+            if frame.shape != size:
+                raise ValueError(f"{path}: a frame is {frame.shape}, the first one was {size}")
+            # OpenCV converts several times faster than libswscale, with the same BT.601 limited range
+            yuv = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420), dtype=np.uint8)
+            picture = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+            time = next(times)
+            start = time if start is None else start
+            picture.pts, picture.time_base = time - start, time_base
+            container.mux(stream.encode(picture))
+        if size is None:
+            raise ValueError(f"{path}: no frames to write")
+        container.mux(stream.encode())
+
+
+def _keep_frames(path: Path, wanted: Iterable[int], stop_early: bool = False) -> tuple[dict[int, np.ndarray], int]:
+    """Decode a clip; return the wanted frames by index, and how many frames were decoded."""
+    remaining, kept, total = set(wanted), {}, 0
+    for frame in iterate_video(path):
+        if total in remaining:
+            kept[total] = frame.to_ndarray(format="rgb24")
+            remaining.discard(total)
+        total += 1
+        if stop_early and not remaining:
+            break
+    return kept, total
+
+
+def _header_frame_count(path: Path) -> int:
+    with _open_video(path) as (_, stream):
+        return stream.frames
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    import av
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video")
+    try:
+        container = av.open(str(path))
+    except av.FFmpegError as error:
+        raise ValueError(f"{path}: damaged video: {error.strerror}") from error
+    with container:
+        if not container.streams.video:
+            raise ValueError(f"{path}: holds no video stream")
+        stream = container.streams.video[0]
+        # without it FFmpeg paints over damaged parts and says nothing
+        stream.codec_context.options = {"err_detect": "explode"}
+        yield container, stream
+
+
+def _read_frame_folder(folder: Path, n: int, sampling: FrameSampling) -> tuple[np.ndarray, list[int]]:
+    from egptlib.scenes._images import read_image
+
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise ValueError(f"{folder}: holds no PNG frame")
+    indices = frame_indices(len(files), n, sampling)
+    kept = {index: read_image(files[index]) for index in set(indices)}
+    return np.stack([kept[index] for index in indices]), indices

@@ -1,0 +1,273 @@
+"""Extraction against transformers' own forward and generate, its resume, and what it does with broken samples."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete
+from egptlib.hidden_states._extract import Extraction, overlap
+from egptlib.models import Model, Pair
+from egptlib.scenes import Scene
+from tests.hidden_states.conftest import make_scene
+
+LENGTH = 8
+
+
+class Scenes(Sequence[Scene]):
+    """A lazy folder that counts how often each scene is read; scene numbers in `broken` cannot be."""
+
+    name = "noise"
+
+    def __init__(self, number: int) -> None:
+        self.scenes = [make_scene(i) for i in range(number)]
+        self.ids = [scene.id for scene in self.scenes]
+        self.read = [0] * number
+        self.broken: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, i: Any) -> Any:
+        self.read[i] += 1
+        if i in self.broken:
+            raise ValueError(f"clip {i} is damaged")
+        return self.scenes[i]
+
+    def __iter__(self) -> Iterator[Scene]:
+        return iter(self.scenes)
+
+
+def published_forward(model: Model, scene: Scene, question: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states and logits that predict `ids`, from one call of the transformers class with everything in it."""
+    inputs = model.encode(scene, question)
+    tokens = torch.cat([inputs.input_ids, ids[None].long()], dim=1)
+    pixels = {"pixel_values_videos" if inputs.pixel_values.ndim == 5 else "pixel_values": inputs.pixel_values}
+    with torch.no_grad():
+        out = model.module(input_ids=tokens, **pixels, output_hidden_states=True)
+    before = slice(-len(ids) - 1, -1)
+    return out.hidden_states[-1][0, before], out.logits[0, before]
+
+
+def published_answer(model: Model, scene: Scene, question: str) -> list[int]:
+    """Greedy tokens from transformers' generate."""
+    inputs = model.encode(scene, question)
+    pixels = {"pixel_values_videos" if inputs.pixel_values.ndim == 5 else "pixel_values": inputs.pixel_values}
+    out = model.module.generate(
+        input_ids=inputs.input_ids, **pixels, do_sample=False, max_new_tokens=LENGTH, pad_token_id=0
+    )
+    return out[0, -LENGTH:].tolist()
+
+
+def overlap_loop(drafter_logits: Tensor, target_logits: Tensor, shared: int) -> list[float]:
+    rows = []
+    for q, p in zip(drafter_logits.double().numpy(), target_logits.double().numpy()):
+        q, p = np.exp(q - q.max()), np.exp(p - p.max())
+        q, p = q / q.sum(), p / p.sum()
+        rows.append(sum(min(a, b) for a, b in zip(q[:shared], p[:shared])))
+    return rows
+
+
+def question_of(sample: HiddenSample) -> tuple[Scene, str]:
+    return make_scene(int(sample.metadata["scene"][-6:])), sample.metadata["question"]
+
+
+def test_along_the_targets_path(pair: Pair, tmp_path: Path) -> None:
+    result = extract(pair, Scenes(2), tmp_path, path="target", max_new_tokens=LENGTH)
+    assert (result.num_extracted, result.num_present, result.num_failed) == (4, 0, 0)
+    hs = HiddenStates.open(tmp_path)
+    assert len({tuple(sample.token_ids.tolist()) for sample in hs if sample.token_ids is not None}) > 1
+    for sample in hs:
+        scene, question = question_of(sample)
+        ids = sample.token_ids
+        assert ids is not None and sample.drafter_top1 is not None and sample.overlap is not None
+        assert ids.tolist() == published_answer(pair.target, scene, question)
+        target_hidden, target_logits = published_forward(pair.target, scene, question, ids)
+        drafter_hidden, drafter_logits = published_forward(pair.drafter, scene, question, ids)
+        torch.testing.assert_close(sample.target_hidden, target_hidden, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(sample.drafter_hidden, drafter_hidden, rtol=1e-3, atol=1e-4)
+        assert target_logits.argmax(-1).tolist() == ids.tolist()
+        assert drafter_logits.argmax(-1).tolist() == sample.drafter_top1.tolist()
+        expected = overlap_loop(drafter_logits, target_logits, pair.num_shared_tokens)
+        assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
+        assert sample.metadata["target_text"] == pair.target.decode_text(ids)
+        assert sample.metadata["reference"] == f"answer {sample.metadata['question_index']}"
+        assert sample.metadata["sequence"] == scene.sequence
+
+
+def test_each_on_its_own_path_is_cut_to_the_shorter(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(0)
+    whole = published_answer(pair.drafter, scene, scene.questions[0])
+    assert len(set(whole[:4])) == 4
+    monkeypatch.setattr(pair.drafter, "eos_token_ids", frozenset([whole[3]]))  # it says all in four tokens
+    extract(pair, [scene], tmp_path, path="free", max_new_tokens=LENGTH, num_questions=1)
+    (sample,) = HiddenStates.open(tmp_path)
+    target_ids = published_answer(pair.target, scene, scene.questions[0])
+    assert sample.metadata["drafter_ids"] == whole[:4]
+    assert sample.metadata["target_ids"] == target_ids
+    assert sample.metadata["drafter_text"] == pair.drafter.decode_text(whole[:4])
+    assert sample.drafter_top1 is not None and sample.token_ids is not None and sample.overlap is not None
+    assert sample.drafter_top1.tolist() == whole[:4]
+    assert sample.token_ids.tolist() == target_ids[:4]
+    drafter_hidden, drafter_logits = published_forward(pair.drafter, scene, scene.questions[0], torch.tensor(whole[:4]))
+    target_hidden, target_logits = published_forward(
+        pair.target, scene, scene.questions[0], torch.tensor(target_ids[:4])
+    )
+    torch.testing.assert_close(sample.drafter_hidden, drafter_hidden, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(sample.target_hidden, target_hidden, rtol=1e-3, atol=1e-4)
+    expected = overlap_loop(drafter_logits, target_logits, pair.num_shared_tokens)
+    assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_overlap_at_its_ends() -> None:
+    logits = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)) * 4
+    assert torch.allclose(overlap(logits, logits, 30), torch.ones(5))
+    apart = torch.full((1, 30), -100.0).repeat(2, 1)
+    apart[0, 3] = apart[1, 4] = 100.0
+    assert overlap(apart[:1], apart[1:], 30).item() == 0.0
+    # what is said outside the shared vocabulary can never agree
+    assert overlap(apart[:1], apart[:1], 3).item() == 0.0
+    assert overlap(logits.bfloat16(), logits.bfloat16(), 30).dtype == torch.float32
+
+
+def test_a_stopped_run_is_taken_up_and_ends_the_same(pair: Pair, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    extract(pair, Scenes(3), whole, max_new_tokens=4)
+    scenes = Scenes(3)
+    first = extract(pair, scenes, parts, max_new_tokens=4, questions=[scenes[0].questions[1]], chunk_size=2)
+    scenes.read = [0, 0, 0]
+    second = extract(pair, scenes, parts, max_new_tokens=4, num_questions=2)
+    assert (first.num_extracted, second.num_extracted, second.num_present) == (3, 3, 3)
+    stored = {(s.metadata["scene"], s.metadata["question"]): s for s in HiddenStates.open(parts)}
+    assert len(stored) == 6
+    for sample in HiddenStates.open(whole):
+        other = stored[sample.metadata["scene"], sample.metadata["question"]]
+        assert sample.metadata == other.metadata
+        torch.testing.assert_close(sample.drafter_hidden, other.drafter_hidden, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(sample.target_hidden, other.target_hidden, rtol=1e-5, atol=1e-5)
+
+    assert is_complete(parts, scenes, num_questions=2)
+    assert not is_complete(parts, scenes, num_questions=3)
+    assert not is_complete(parts, Scenes(4), num_questions=2)
+    assert not is_complete(tmp_path / "none", scenes, num_questions=2)
+
+    scenes.read = [0, 0, 0]
+    third = extract(pair, scenes, parts, max_new_tokens=4, num_questions=2)
+    assert (third.num_extracted, third.num_present) == (0, 6)
+    assert scenes.read == [0, 0, 0]  # what is complete is not even opened
+
+
+def test_other_questions_do_not_make_a_scene_complete(pair: Pair, tmp_path: Path) -> None:
+    scenes = Scenes(1)
+    extract(pair, scenes, tmp_path, max_new_tokens=3, questions=["How many?", "Where?"])
+    assert not is_complete(tmp_path, scenes, num_questions=2)
+    result = extract(pair, scenes, tmp_path, max_new_tokens=3, num_questions=2)
+    assert (result.num_extracted, result.num_present) == (2, 0)
+    result = extract(pair, scenes, tmp_path, max_new_tokens=3, questions=["Where?", "When?"])
+    assert (result.num_extracted, result.num_present) == (1, 1)
+    asked = [sample.metadata["question"] for sample in HiddenStates.open(tmp_path)]
+    assert asked == ["How many?", "Where?", *scenes.scenes[0].questions, "When?"]
+
+
+def test_other_settings_and_other_weights_are_refused(pair: Pair, tmp_path: Path) -> None:
+    extract(pair, Scenes(1), tmp_path, max_new_tokens=3, num_questions=1)
+    with pytest.raises(ValueError, match="field 'path' is 'target' in this folder and 'free' now"):
+        extract(pair, Scenes(1), tmp_path, path="free", max_new_tokens=3)
+    with pytest.raises(ValueError, match="field 'max_new_tokens' is 3 in this folder and 4 now"):
+        extract(pair, Scenes(1), tmp_path, max_new_tokens=4)
+    weight = pair.target.final_norm.weight
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        weight[0] += 1
+    try:
+        with pytest.raises(ValueError, match="field 'target_weights' is"):
+            extract(pair, Scenes(1), tmp_path, max_new_tokens=3)
+    finally:
+        with torch.no_grad():
+            weight[0] -= 1
+    with pytest.raises(ValueError, match="path 'both': expected one of target, free"):
+        extract(pair, Scenes(1), tmp_path, path="both")  # type: ignore[arg-type]
+
+
+def test_broken_samples_are_set_aside_and_tried_again(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = Scenes(3)
+    scenes.broken = {1}
+    original = type(pair.target).encode
+
+    def encode(self: Model, scene: Scene, question: str, like: Any = None) -> Any:
+        if scene.id == scenes.ids[2] and question.startswith("Who"):
+            raise RuntimeError("out of memory")
+        return original(self, scene, question, like)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pair.target), "encode", encode)
+        result = extract(pair, scenes, tmp_path, max_new_tokens=3)
+    assert (result.num_extracted, result.num_failed) == (3, 2)
+    assert re.fullmatch(
+        rf"extracted 3 pairs in [\d.]+ s \([\d.]+ a second\), 2 set aside \(see failures.jsonl\) -> {tmp_path}\n",
+        capsys.readouterr().out,
+    )
+    failures = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert failures == [
+        {"scene": scenes.ids[1], "question": "", "reason": "ValueError: clip 1 is damaged"},
+        {"scene": scenes.ids[2], "question": "Who is moving?", "reason": "RuntimeError: out of memory"},
+    ]
+    scenes.broken = set()
+    result = extract(pair, scenes, tmp_path, max_new_tokens=3)
+    assert (result.num_extracted, result.num_present, result.num_failed) == (3, 3, 0)
+    assert (tmp_path / "failures.jsonl").read_text() == ""
+    assert len(HiddenStates.open(tmp_path)) == 6
+
+
+def test_states_that_are_no_numbers_are_set_aside(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = pair.drafter.forward_answer
+
+    def forward_answer(*arguments: Any) -> tuple[Tensor, Tensor]:
+        hidden, logits = original(*arguments)
+        return hidden * torch.nan, logits
+
+    monkeypatch.setattr(pair.drafter, "forward_answer", forward_answer)
+    result = extract(pair, [make_scene(0)], tmp_path, max_new_tokens=3, num_questions=1)
+    assert result.num_failed == 1
+    assert "drafter_hidden is not finite" in (tmp_path / "failures.jsonl").read_text()
+
+
+def test_a_full_disk_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_file(*arguments: Any, **options: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("egptlib.hidden_states._writer.save_file", save_file)
+    with pytest.raises(OSError, match="no space left"):
+        extract(pair, Scenes(2), tmp_path, max_new_tokens=2, chunk_size=1)
+
+
+def test_a_target_token_that_the_drafter_lacks_is_named(pair: Pair, tmp_path: Path) -> None:
+    narrow = replace(pair, num_shared_tokens=3)
+    result = extract(narrow, Scenes(1), tmp_path, max_new_tokens=3, num_questions=1)
+    assert result.num_failed == 1
+    assert "which the drafter does not have" in (tmp_path / "failures.jsonl").read_text()
+
+
+def test_the_line_says_long_times_in_minutes_and_hours() -> None:
+    text = str(Extraction(Path("out"), 660, 40, 0, 192.4))
+    assert text == "extracted 660 pairs in 3 min 12 s (3.4 a second), 40 were there already -> out"
+    assert "in 2 h 0 min" in str(Extraction(Path("out"), 1, 0, 0, 7229.0))
+
+
+def test_reading_does_not_import_the_models() -> None:
+    code = "import sys, egptlib.hidden_states; print('transformers' in sys.modules, 'av' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False", "False"]

@@ -1,0 +1,112 @@
+"""Token acceptance against the recorded outputs of the 7B models and against a plain loop."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egptlib.metrics import exact_against_proxy, token_acceptance
+
+
+def recorded(shared: Path, name: str) -> tuple[list[dict], dict]:
+    folder = shared / "recorded"
+    aggregates = json.loads((folder / "expected_aggregates.json").read_text())
+    return json.loads((folder / name).read_text())["results"], aggregates
+
+
+def test_recorded_tokens_of_the_7b_pair(shared: Path) -> None:
+    results, aggregates = recorded(shared, "test_tokens_1q.json")
+    expected = aggregates["test_tokens_1q"]
+    figures = token_acceptance(
+        [r["egpt_tokens"] for r in results], [r["vl_tokens"] for r in results], bos_token_id=1, eos_token_id=2
+    )
+    assert figures["positional_matches"] == expected["positional_matches"] == 546
+    assert figures["positions_compared"] == expected["positions_compared"] == 37_533
+    assert figures["positional_match_rate"] == pytest.approx(expected["positional_match_rate"], rel=1e-12)
+    histogram = {str(k): v for k, v in figures["accepted_prefix_histogram"].items()}
+    assert histogram == expected["accepted_prefix_histogram"] == {"0": 792, "1": 8}
+
+
+def test_recorded_five_stage_acceptance_without_its_bos(shared: Path) -> None:
+    """The recorded rate counts BOS as a match and divides by the target's length; take both back."""
+    results, _ = recorded(shared, "five_stage_seq2s_20260127_204018.json")
+    for r in results:
+        drafter, target = r["eventgpt"]["output_tokens"], r["videollava"]["output_tokens"]
+        figures = token_acceptance([[1, *drafter]], [[1, *target]], bos_token_id=1)
+        assert figures["positional_matches"] == token_acceptance([drafter], [target])["positional_matches"]
+        with_bos = token_acceptance([[1, *drafter]], [[1, *target]])
+        assert with_bos["positional_matches"] == figures["positional_matches"] + 1
+        # The earlier script re-encoded the texts, whose EOS is gone.
+        texts = [[t for t in ids if t != 2] for ids in (drafter, target)]
+        matched = token_acceptance([[1, *texts[0]]], [[1, *texts[1]]])["positional_matches"]
+        assert matched == r["acceptance"]["matched_tokens"]
+
+
+ids = st.lists(st.lists(st.integers(1, 5), max_size=8), min_size=1, max_size=6)
+
+
+@given(ids, st.integers(0, 1000))
+def test_equals_the_plain_loop(target: list[list[int]], seed: int) -> None:
+    """BOS is 1 and EOS is 2: drop every leading 1, stop after the first 2."""
+    generator = torch.Generator().manual_seed(seed)
+    drafter = [
+        [int(torch.randint(1, 6, (), generator=generator)) if i % 3 == 2 else t for i, t in enumerate(row)]
+        for row in target
+    ]
+    matches = compared = 0
+    prefixes = []
+    for pair in zip(drafter, target):
+        cut = []
+        for row in pair:
+            while row and row[0] == 1:
+                row = row[1:]
+            cut.append(row[: row.index(2) + 1] if 2 in row else row)
+        prefix, running = 0, True
+        for d, t in zip(*cut):
+            compared += 1
+            matches += d == t
+            running = running and d == t
+            prefix += running
+        prefixes.append(prefix)
+    figures = token_acceptance(drafter, target, bos_token_id=1, eos_token_id=[2])
+    assert figures["positional_matches"] == matches
+    assert figures["positions_compared"] == compared
+    assert figures["accepted_prefix_mean"] == pytest.approx(sum(prefixes) / len(prefixes))
+    assert figures["accepted_prefix_histogram"] == {k: prefixes.count(k) for k in sorted(set(prefixes))}
+    assert figures["positional_match_rate"] == (matches / compared if compared else 0.0)
+
+
+def test_tensors_and_lists_give_the_same() -> None:
+    drafter = torch.tensor([[5, 6, 7, 2, 0], [5, 9, 2, 0, 0]])
+    target = torch.tensor([[5, 6, 8, 2, 0], [9, 9, 9, 9, 2]])
+    figures = token_acceptance(drafter, target, eos_token_id=2)
+    assert figures == token_acceptance(drafter.tolist(), target.tolist(), eos_token_id=2)
+    assert figures["positions_compared"] == 4 + 3  # the padding after EOS is not compared
+    assert figures["positional_matches"] == 3 + 1
+    assert figures["accepted_prefix_histogram"] == {0: 1, 2: 1}
+
+
+def test_misuse_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match="drafter_ids has 1 samples, target_ids 2"):
+        token_acceptance([[1]], [[1], [2]])
+    with pytest.raises(ValueError, match="no sample"):
+        token_acceptance([], [])
+
+
+def test_exact_against_proxy() -> None:
+    cosine = torch.tensor([[0.99, 0.85, 0.2, 0.97], [0.91, 0.1, 0.99, 0.99]])
+    match = torch.tensor([[True, False, False, False], [True, True, True, True]])
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    low, high = exact_against_proxy(cosine, match, mask, thresholds=[0.9, 0.995])
+    assert low["num_accepted"] == 3
+    assert low["accept_rate"] == pytest.approx(3 / 6)
+    assert low["match_rate"] == high["match_rate"] == pytest.approx(3 / 6)
+    assert low["match_given_accept"] == pytest.approx(2 / 3)
+    assert low["match_given_reject"] == pytest.approx(1 / 3)
+    assert high["num_accepted"] == 0
+    assert high["match_given_accept"] is None
+    with pytest.raises(ValueError, match="no valid position"):
+        exact_against_proxy(cosine, match, torch.zeros_like(mask))

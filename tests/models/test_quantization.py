@@ -1,0 +1,191 @@
+"""4-bit and 8-bit loading on the CPU: what is quantized, how many bytes, and what comes out."""
+
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from egptlib.models import EventGPT, Inputs, load_pair, load_video_llava
+from egptlib.models._quantization import UNQUANTIZED, is_quantized, loading_options, quantized_bytes
+
+from .conftest import event_config, loud
+
+bnb: Any = bitsandbytes  # its types are not exported
+
+KEPT = {"lm_head", "visual_projector.0", "visual_projector.2", "feature_adaptor"}
+
+
+def linears(module: nn.Module, kind: type) -> set[str]:
+    return {name for name, layer in module.named_modules() if type(layer) is kind}
+
+
+def dequantized(module: EventGPT) -> EventGPT:
+    """The same model with the 4-bit weights written out as float32."""
+    plain = EventGPT(module.config).eval()
+    weights = {key: value.float() for key, value in module.state_dict().items() if not key.count(".weight.")}
+    for name, layer in module.named_modules():
+        if isinstance(layer, bnb.nn.Linear4bit):
+            weights[f"{name}.weight"] = bnb.functional.dequantize_4bit(
+                layer.weight.data.clone(), layer.weight.quant_state
+            ).float()
+    plain.load_state_dict(weights)
+    return plain
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose widths are those the packed kernels take: multiples of 64."""
+    folder = tmp_path_factory.mktemp("wide")
+    tower = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    torch.manual_seed(4)
+    config = event_config(hidden_size=256, intermediate_size=512, vision_config=tower)
+    loud(EventGPT(config)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("checkpoint", ["event_checkpoint", "wide"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_nf4_computes_with_its_dequantized_weights(
+    request: pytest.FixtureRequest, checkpoint: str, dtype: torch.dtype
+) -> None:
+    folder = request.getfixturevalue(checkpoint)
+    module = EventGPT.from_pretrained(folder, **loading_options("nf4", dtype))
+    assert linears(module, nn.Linear) == KEPT
+    assert len(linears(module, bnb.nn.Linear4bit)) == len([n for n, x in module.named_modules() if is_nf4(x)])
+    plain = dequantized(module)
+    embeds = torch.randn(1, 6, module.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = module(inputs_embeds=embeds.to(dtype)).logits
+        expected = plain(inputs_embeds=embeds).logits
+    assert out.dtype == dtype
+    similarity = nn.functional.cosine_similarity(out.float(), expected, dim=-1)
+    assert similarity.min() > 0.99  # the packed kernels compute in bfloat16 whatever the dtype
+    assert similarity.mean() > 0.998
+    original = EventGPT.from_pretrained(folder)
+    with torch.no_grad():
+        coarse = nn.functional.cosine_similarity(original(inputs_embeds=embeds).logits, expected, dim=-1)
+    assert 0.8 < coarse.mean() < 0.9999  # it was quantized, and it is the same model
+
+
+def is_nf4(layer: nn.Module) -> bool:
+    if not isinstance(layer, bnb.nn.Linear4bit):
+        return False
+    state = layer.weight.quant_state
+    return state.quant_type == "nf4" and state.nested
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_parts_agree_on_the_dtype(event_checkpoint: Path, dtype: torch.dtype) -> None:
+    """The earlier work met bfloat16 in the tower and float16 in the language model."""
+    module = EventGPT.from_pretrained(event_checkpoint, **loading_options("nf4", dtype))
+    floating = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    assert floating == {dtype}
+    images = torch.randn(2, 3, 28, 28)
+    assert module.encode_events(images).dtype == dtype
+    ids = torch.tensor([[1, -200, 5]])
+    assert module(input_ids=ids, pixel_values=images).logits.dtype == dtype
+    new = module.generate(input_ids=ids, pixel_values=images, do_sample=False, max_new_tokens=4)
+    assert new.shape[0] == 1
+    assert 1 <= new.shape[1] <= 4
+
+
+def test_what_was_saved_in_4_bit_opens_in_4_bit(event_checkpoint: Path, tmp_path: Path) -> None:
+    module = EventGPT.from_pretrained(event_checkpoint, **loading_options("nf4"))
+    module.save_pretrained(tmp_path)
+    again = EventGPT.from_pretrained(tmp_path)
+    embeds = torch.randn(1, 4, 64, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(again(inputs_embeds=embeds).logits, module(inputs_embeds=embeds).logits)
+
+
+def test_int8(event_checkpoint: Path) -> None:
+    module = EventGPT.from_pretrained(event_checkpoint, **loading_options("int8"))
+    assert linears(module, nn.Linear) == KEPT
+    whole = EventGPT.from_pretrained(event_checkpoint)
+    embeds = torch.randn(1, 6, 64)
+    with torch.no_grad():
+        out = module(inputs_embeds=embeds.half()).logits
+        expected = whole(inputs_embeds=embeds).logits
+    assert out.dtype == torch.float16
+    assert nn.functional.cosine_similarity(out.float(), expected, dim=-1).min() > 0.98
+    with pytest.raises(ValueError, match="expected float16 with 'int8'"):
+        loading_options("int8", torch.bfloat16)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_pair_answers(
+    event_checkpoint: Path, video_checkpoint: Path, scene: Any, quantization: Any
+) -> None:
+    pair = load_pair(
+        "eventgpt-videollava",
+        eventgpt=event_checkpoint,
+        video_llava=video_checkpoint,
+        quantization=quantization,
+        target_device="cpu",
+    )
+    assert linears(pair.target.module, nn.Linear) == {
+        "lm_head",
+        "model.multi_modal_projector.linear_1",
+        "model.multi_modal_projector.linear_2",
+    }
+    for model in (pair.drafter, pair.target):
+        answer = model.greedy(scene, "What moves?", max_new_tokens=6)
+        assert 1 <= len(answer.token_ids) <= 6
+        hidden, logits = model.forward_answer(model.encode(scene, "What moves?"), answer.token_ids)
+        assert hidden.dtype == model.dtype
+        assert torch.isfinite(logits.float()).all()
+
+
+def test_golden_checkpoints_load_in_4_bit(shared: Path) -> None:
+    """Their widths (48, 112) do not fit the packed CPU kernels; the generic ones take over."""
+    golden = shared / "golden"
+    options = loading_options("nf4", torch.float32)
+    expected = load_file(golden / "eventgpt_5f" / "expected.safetensors")
+    drafter = EventGPT.from_pretrained(
+        golden / "eventgpt_5f" / "checkpoint", golden / "eventgpt_5f" / "clip", **options
+    )
+    with torch.no_grad():
+        logits = drafter(input_ids=expected["input_ids"], pixel_values=expected["pixel_values"]).logits
+    assert nn.functional.cosine_similarity(logits, expected["logits"], dim=-1).mean() > 0.8
+    expected = load_file(golden / "video_llava_checkpoint" / "expected.safetensors")
+    target = load_video_llava(golden / "video_llava_checkpoint" / "checkpoint", **options)
+    inputs = Inputs(expected["input_ids_video"], expected["pixel_values_videos"])
+    with torch.no_grad():
+        logits = target(input_ids=inputs.input_ids, pixel_values_videos=inputs.pixel_values).logits
+    assert nn.functional.cosine_similarity(logits, expected["logits_video"], dim=-1).mean() > 0.7
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 100), (512, 1376), (96, 4096)])
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_the_byte_formula_of_nf4(shape: tuple[int, int], double_quant: bool) -> None:
+    weight = bnb.nn.Params4bit(
+        torch.randn(shape), requires_grad=False, quant_type="nf4", compress_statistics=double_quant
+    ).to("cpu")
+    state = weight.quant_state
+    stored = [weight.data, state.absmax, state.code]
+    if double_quant:
+        stored += [state.state2.absmax, state.state2.code, state.offset]
+    assert sum(tensor.nbytes for tensor in stored) == quantized_bytes(*shape, "nf4", double_quant)
+
+
+def test_the_byte_formula_of_int8(event_checkpoint: Path) -> None:
+    module = EventGPT.from_pretrained(event_checkpoint, **loading_options("int8"))
+    for layer in module.modules():
+        if isinstance(layer, bnb.nn.Linear8bitLt):
+            stored = layer.weight.data.nbytes + layer.weight.SCB.nbytes
+            assert stored == quantized_bytes(layer.out_features, layer.in_features, "int8")
+
+
+def test_which_layers_are_quantized() -> None:
+    module = EventGPT(event_config())
+    kept = {name for name, x in module.named_modules() if isinstance(x, nn.Linear) and not is_quantized(name, x)}
+    assert kept == KEPT
+    assert not is_quantized("model.norm", nn.LayerNorm(3))
+    assert "lm_head" in UNQUANTIZED

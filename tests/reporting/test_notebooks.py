@@ -1,0 +1,223 @@
+"""Parameters are checked before a kernel starts; runs are skipped, replaced and reported as they should."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from egptlib._paths import write_json
+from egptlib.reporting import _notebooks
+from egptlib.reporting._notebooks import (
+    Job,
+    Outcome,
+    convert,
+    describe_error,
+    find_notebooks,
+    notebook_parameters,
+    plan,
+    run_notebooks,
+)
+
+from .conftest import NotebookMaker
+
+
+def test_parameters_are_those_of_the_tagged_cell(make_notebook: NotebookMaker) -> None:
+    path = make_notebook("01_toy", "num_scenes = 99", parameters='a = 1\nb: float = -2.5  # help\nc = ["x"]\nd = None')
+    assert notebook_parameters(path) == {"a": 1, "b": -2.5, "c": ["x"], "d": None}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("a = 1\nb = a + 1", "parameter 'b': expected a constant, found 'a \\+ 1'"),
+        ("import os", "expected NAME = CONSTANT, found 'import os'"),
+        ("a = b = 1", "expected NAME = CONSTANT"),
+    ],
+)
+def test_parameters_are_constants(make_notebook: NotebookMaker, source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        notebook_parameters(make_notebook("01_toy", parameters=source))
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.ipynb"
+    for content in ("{", "[]", '{"worksheets": []}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"x\.ipynb: not a notebook"):
+            notebook_parameters(path)
+
+
+def test_an_unknown_parameter_names_itself_and_the_known_ones(make_notebook: NotebookMaker) -> None:
+    notebooks = [make_notebook("01_toy"), make_notebook("02_other", parameters="gamma = 5\nout = ''")]
+    with pytest.raises(ValueError, match=r"unknown parameter 'num_scene': .*gamma, num_scenes, rate, smoke, split"):
+        plan(notebooks, {"num_scene": 3})
+    first, second = plan(notebooks, {"gamma": "7", "num_scenes": 2}, {"smoke": True, "pair": "mini"})
+    assert first.parameters == {"dataset": "streets", "split": "test", "num_scenes": 2, "rate": 0.5, "smoke": True}
+    assert second.parameters == {"gamma": 7}
+    with pytest.raises(ValueError, match="unknown parameter 'out'"):  # the run folder is the runner's business
+        plan(notebooks, {"out": "x"})
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "expected"),
+    [
+        ("true", False, True), ("No", True, False), ("0", True, False), ("12", 1, 12), ("1e-3", 0.5, 1e-3),
+        (3, 0.5, 3.0), ("[0.8, 0.9]", [0.5], [0.8, 0.9]), ("12", "x", "12"), ("anything", None, "anything"),
+    ],
+)  # fmt: skip
+def test_text_takes_the_type_of_the_default(value: Any, default: Any, expected: Any) -> None:
+    result = convert("p", value, default)
+    assert result == expected and type(result) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "default"), [("maybe", False), ("1.5", 1), ("x", 0.5), (True, 1), (1, "x"), ("{}", [1])]
+)
+def test_a_value_of_the_wrong_type_is_named(value: Any, default: Any) -> None:
+    with pytest.raises(ValueError, match=f"parameter 'p': expected {type(default).__name__}"):
+        convert("p", value, default)
+
+
+def test_dataset_is_built_in_or_an_existing_folder(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = make_notebook("01_toy")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert plan([notebook], {"dataset": "clips"})[0].parameters["dataset"] == "clips"
+    job = plan([notebook], {"dataset": "mine"})[0]
+    assert job.parameters["dataset"] == str(tmp_path / "mine")
+    assert job.name.startswith("01_toy-mine-")
+    with pytest.raises(FileNotFoundError, match="dataset 'missing': expected streets"):
+        plan([notebook], {"dataset": "missing"})
+
+
+def test_checkpoint_folders_become_absolute_and_other_names_stay(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = make_notebook("01_toy", parameters='eventgpt = ""\nvideo_llava = ""\nvisual_tower = ""')
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    job = plan([notebook], {"eventgpt": "weights", "video_llava": "owner/name"})[0]
+    assert job.parameters == {"eventgpt": str(tmp_path / "weights"), "video_llava": "owner/name", "visual_tower": ""}
+
+
+def test_the_name_changes_with_what_the_result_depends_on(
+    make_notebook: NotebookMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = make_notebook("01_toy", "x = 1")
+    job = plan([notebook])[0]
+    names = {job.name, plan([notebook], {"num_scenes": 5})[0].name}
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[-1].outputs = [nbformat.v4.new_output("stream", text="hello")]
+    nbformat.write(content, notebook)
+    assert Job(notebook, job.parameters).name == job.name  # outputs and ids are no part of it
+    content.cells[-1].source = "x = 2"
+    nbformat.write(content, notebook)
+    names.add(Job(notebook, job.parameters).name)
+    monkeypatch.setattr(_notebooks, "_library_digest", lambda: "another library")
+    names.add(Job(notebook, job.parameters).name)
+    assert len(names) == 4 and all(name.startswith("01_toy-streets-") for name in names)
+
+
+def test_notebooks_are_found_by_number_name_and_path(make_notebook: NotebookMaker) -> None:
+    one, two = make_notebook("01_toy"), make_notebook("02_other")
+    folder = one.parent
+    scratch = make_notebook("scratch")
+    assert find_notebooks((), folder) == [one, two]
+    assert find_notebooks(("02", "01_toy", str(scratch)), folder) == [two, one, scratch]
+    with pytest.raises(FileNotFoundError, match=r"notebook '03': .*01_toy, 02_other"):
+        find_notebooks(("03",), folder)
+
+
+DONE = {"state": "done", "notebook": "01_toy", "seconds": 1.0}
+
+
+class FakeChild:
+    """Stands in for the child process: writes the status it is given, or none, and counts its calls."""
+
+    def __init__(self, status: dict[str, Any] | None) -> None:
+        self.status, self.calls = status, 0
+
+    def __call__(self, command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Any:
+        self.calls += 1
+        assert env["EGPT_HEADLESS"] == "1"
+        folder = Path(command[-2])
+        if self.status is not None:
+            write_json(folder / "status.json", self.status)
+        else:
+            stdout.write(b"working\nKilled by the machine\n")
+        return subprocess.CompletedProcess(command, 0 if self.status else -9)
+
+
+def test_a_run_appears_whole_and_is_skipped_when_done(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = FakeChild(DONE)
+    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", child)
+    jobs, root, seen = plan([make_notebook("01_toy")]), tmp_path / "runs", list[Outcome]()
+    for force in (False, False, True):
+        seen += run_notebooks(jobs, root, force=force)
+    assert [outcome.state for outcome in seen] == ["done", "skipped", "done"] and child.calls == 2
+    assert os.listdir(root) == [jobs[0].name]
+    assert json.loads((root / jobs[0].name / "params.json").read_text()) == dict(jobs[0].parameters)
+
+
+def test_a_process_that_dies_is_a_failed_run_and_is_tried_again(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, root = plan([make_notebook("01_toy")]), tmp_path / "runs"
+    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", FakeChild(None))
+    outcome = run_notebooks(jobs, root)[0]
+    assert outcome.state == "failed"
+    assert outcome.error == "01_toy: process ended with code -9: Killed by the machine"
+    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", FakeChild(DONE))
+    assert run_notebooks(jobs, root)[0].state == "done"
+
+
+def test_what_a_killed_runner_left_is_removed(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, root = plan([make_notebook("01_toy")]), tmp_path / "runs"
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    abandoned, in_use = (root / f".{jobs[0].name}.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    abandoned.mkdir(parents=True)
+    in_use.mkdir()
+    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", FakeChild(DONE))
+    run_notebooks(jobs, root)
+    assert not abandoned.exists() and in_use.exists()
+
+
+def test_an_error_is_one_line() -> None:
+    status = {"notebook": "01_toy", "error": {"cell": 3, "name": "KeyError", "value": "'x'\nmore"}}
+    assert describe_error(status) == "01_toy, cell 3: KeyError: 'x'"
+
+
+@pytest.mark.slow
+def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: NotebookMaker, tmp_path: Path) -> None:
+    save = "from egptlib.reporting import open_run\nrun = open_run(out, '01_good')\n"
+    check = "import os\nassert os.environ['EGPT_HEADLESS'] == '1'\nrun.save_results(scenes=num_scenes, rate=rate)"
+    jobs = plan(
+        [
+            make_notebook("01_good", save, check),
+            make_notebook("02_failing", "x = 1", "{}['missing']"),
+            make_notebook("03_dead", "import os\nos._exit(3)"),
+            make_notebook("04_slow", "import time\ntime.sleep(60)"),
+        ],
+        {"num_scenes": "6"},
+    )
+    outcomes = run_notebooks(jobs, tmp_path / "runs", timeout=15)
+    assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "failed"]
+    good, failing, dead, slow = outcomes
+    assert json.loads((good.folder / "metrics.json").read_text()) == {"scenes": 6, "rate": 0.5}
+    assert (good.folder / "environment.json").is_file() and (good.folder / "out.ipynb").is_file()
+    assert failing.error == "02_failing, cell 4: KeyError: 'missing'"  # as counted in the notebook, from 1
+    assert (failing.folder / "out.ipynb").is_file()
+    assert dead.error is not None and "DeadKernelError" in dead.error
+    assert slow.error is not None and "CellTimeoutError" in slow.error
+    assert not list((tmp_path / "runs").glob(".*"))

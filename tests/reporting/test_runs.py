@@ -1,0 +1,114 @@
+"""What a notebook saves comes back, and what cannot be saved is named."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from egptlib._paths import write_json
+from egptlib.reporting import Run, collect, is_headless, open_run
+from egptlib.reporting._runs import describe_environment, list_runs
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return open_run(str(tmp_path / "runs" / "a"), "01_toy")
+
+
+def test_results_are_merged_and_become_plain_json(run: Run) -> None:
+    run.save_results(rate=np.float32(0.25), count=np.int64(3), name="x", skipped=None)
+    run.save_results(count=4, table={1: torch.tensor([1, 2])}, flags=(True, np.bool_(False)))
+    assert json.loads((run.folder / "metrics.json").read_text()) == {
+        "rate": 0.25, "count": 4, "name": "x", "skipped": None, "table": {"1": [1, 2]}, "flags": [True, False],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"rates": [1.0, float("nan")]}, r"'x\.rates\[1\]' is nan"),
+        (np.inf, "'x' is inf"),
+        (object(), "'x': cannot write a object as JSON"),
+    ],
+)
+def test_a_result_that_is_no_json_is_named(run: Run, value: object, message: str) -> None:
+    run.save_results(before=1)
+    with pytest.raises(ValueError, match=message):
+        run.save_results(x=value)
+    assert json.loads((run.folder / "metrics.json").read_text()) == {"before": 1}
+
+
+def test_a_figure_is_saved_for_screen_and_paper_with_its_data(run: Run) -> None:
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().plot([0, 1], [0, 1])
+    data = pd.DataFrame({"x": [0, 1], "y": [0.1, 1 / 3]})
+    run.save_figure("line", figure, data=data)
+    png = (run.folder / "figures" / "line.png").read_bytes()
+    width, height = struct.unpack(">II", png[16:24])  # IHDR
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and 600 < width < 1000 and 250 < height < 500
+    assert (run.folder / "figures" / "line.pdf").read_bytes().startswith(b"%PDF")
+    pd.testing.assert_frame_equal(pd.read_csv(run.folder / "figures" / "line.csv"), data)
+
+
+def test_a_table_keeps_its_precision(run: Run) -> None:
+    frame = pd.DataFrame({"x": [1 / 3, 2e-17], "name": ["a", "b"]})
+    run.save_table("t", frame, show=False)
+    pd.testing.assert_frame_equal(pd.read_csv(run.folder / "t.csv"), frame)
+
+
+@pytest.mark.parametrize("name", ["../up", "", "a/b", ".hidden", "a b"])
+def test_names_stay_inside_the_run(run: Run, name: str) -> None:
+    with pytest.raises(ValueError, match="expected letters"):
+        run.save_table(name, pd.DataFrame(), show=False)
+
+
+def test_shared_folders_are_the_same_for_all_runs_of_a_root(tmp_path: Path) -> None:
+    first, second = (open_run(str(tmp_path / "runs" / name), "n") for name in ("a", "b"))
+    assert first.shared_folder("hidden_states/x") == second.shared_folder("hidden_states/x")
+    assert first.shared_folder("hidden_states/x").is_dir()
+    assert first.folder not in first.shared_folder("hidden_states/x").parents
+    with pytest.raises(ValueError, match="expected letters"):
+        first.shared_folder("../elsewhere")
+
+
+def test_a_run_by_hand_goes_to_interactive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("egptlib.reporting._runs.default_root", lambda: tmp_path)
+    assert open_run("", "01_toy").folder == tmp_path / "interactive" / "01_toy"
+
+
+def test_the_environment_is_that_of_this_process(run: Run, repository: Path) -> None:
+    environment = describe_environment()
+    assert json.loads((run.folder / "environment.json").read_text()) == environment
+    assert environment["torch"] == torch.__version__
+    assert environment["numpy"] == np.__version__
+
+
+def test_collect_has_one_row_per_run(tmp_path: Path) -> None:
+    for name, state, scenes in (("a", "done", 4), ("b", "failed", 8)):
+        folder = tmp_path / name
+        write_json(folder / "params.json", {"num_scenes": scenes, "dataset": "streets"})
+        write_json(folder / "status.json", {"state": state, "notebook": "01_toy", "seconds": 1.5})
+        write_json(folder / "metrics.json", {"rate": scenes / 10, "num_scenes": 3})
+    (tmp_path / "interactive").mkdir()  # not a run: it has no status
+    (tmp_path / ".a.1.partial").mkdir()
+    write_json(tmp_path / ".a.1.partial" / "status.json", {"state": "done"})
+    frame = collect(tmp_path)
+    assert list(frame["run"]) == ["a", "b"] and list(frame["state"]) == ["done", "failed"]
+    assert list(frame["num_scenes"]) == [4, 8] and list(frame["metric_num_scenes"]) == [3, 3]
+    assert list(frame["rate"]) == [0.4, 0.8]
+
+
+def test_no_runs_at_all_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such run folder"):
+        list_runs(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("value", "headless"), [("1", True), ("", False), ("0", False)])
+def test_headless(monkeypatch: pytest.MonkeyPatch, value: str, headless: bool) -> None:
+    monkeypatch.setenv("EGPT_HEADLESS", value)
+    assert is_headless() is headless

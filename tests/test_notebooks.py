@@ -1,0 +1,76 @@
+"""Every notebook follows the house rules, and runs from its first cell to its last in smoke mode."""
+
+import ast
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from egptlib.reporting._html import write_report
+from egptlib.reporting._notebooks import notebook_parameters, plan, run_notebooks
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+COMMON = {"dataset", "split", "pair", "num_scenes", "num_questions", "max_new_tokens", "out", "smoke"}
+
+each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_there_are_notebooks() -> None:
+    assert {"01_load_models", "02_extract_hidden_states", "04_feature_acceptance"} <= {n.stem for n in NOTEBOOKS}
+
+
+@each
+def test_parameters_are_the_common_ones(notebook: Path) -> None:
+    parameters = notebook_parameters(notebook)
+    assert set(parameters) >= COMMON
+    expected = {"dataset": "streets", "split": "test", "pair": "mini", "out": "", "smoke": False}
+    assert {name: parameters[name] for name in expected} == expected
+
+
+@each
+def test_it_says_what_it_asks_needs_and_takes(notebook: Path) -> None:
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert all(word in cells[0].source for word in ("**Asks", "**Needs", "**Takes"))
+
+
+@each
+def test_it_only_calls_the_library(notebook: Path) -> None:
+    content = nbformat.read(notebook, as_version=4)
+    assert content.metadata.kernelspec.name == "python3"
+    for cell in content.cells:
+        if cell.cell_type != "code":
+            continue
+        assert not cell.outputs and cell.execution_count is None
+        assert "sys.path" not in cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                assert (node.end_lineno or 0) - node.lineno < 4
+
+
+@pytest.fixture(scope="module")
+def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with two test sequences of streets."""
+    from egptlib.scenes import open_scenes
+
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EGPTLIB_DATA", str(folder))
+        open_scenes("streets", num_sequences=2)
+    return folder
+
+
+@pytest.mark.slow
+def test_all_run_in_smoke_mode(small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EGPTLIB_DATA", str(small_streets))
+    outcomes = run_notebooks(plan(NOTEBOOKS, {"smoke": True}), tmp_path / "runs", timeout=600)
+    assert [outcome.error for outcome in outcomes] == [None] * len(NOTEBOOKS)
+    for outcome in outcomes:
+        assert json.loads((outcome.folder / "metrics.json").read_text())
+        assert list((outcome.folder / "figures").glob("*.png"))
+        executed = nbformat.read(outcome.folder / "out.ipynb", as_version=4)
+        streams = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
+        assert not [o.text for o in streams if o.name == "stderr"]
+    assert write_report(tmp_path / "runs").is_file()
