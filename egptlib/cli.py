@@ -125,12 +125,14 @@ def plan_memory(
 
 @app.command()
 def train_mini(
-    out: Annotated[Path, typer.Option(help="Folder for the weights of both models.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights; default: the shipped ones.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for what can be resumed; default: in the data.")] = None,
 ) -> None:
     """Train the mini pair on streets, from nothing, with fixed seeds."""
     from egptlib.models._mini_training import train_mini as train
 
-    train(out)
+    train(**_given(out=out, work=work))
+    print(f"trained the mini pair -> {out or 'the shipped weights'}")
 
 
 @app.command()

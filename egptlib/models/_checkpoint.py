@@ -58,6 +58,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     (transformers 5 leaves it out where the file is silent).
     """
     folder = Path(folder)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # AutoTokenizer looks into config.json and warns about model types it does not know
     try:
         if (folder / "tokenizer.json").is_file():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -69,6 +71,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{folder}: expected tokenizer.json or tokenizer.model ({reason})") from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | Path, **kwargs: Any) -> Any:

@@ -105,37 +105,48 @@ def render_card(card: dict[str, Any]) -> str:
         f"| {v['majority']:.2f} | {v['scenes']} |"
         for slot, v in slots.items()
     ]
-    target_gain, moving = gains(slots, "target"), gains(slots, "drafter", MOVING_SLOTS)
+    target_gain = gains(slots, "target")
     times = ", ".join(f"{name} {stage['seconds'] / 60:.0f} min" for name, stage in card["stages"].items())
     losses = ", ".join(
         f"{name} {stage['history'][-1]['loss']:.3f}"
         for name, stage in card["stages"].items()
         if name in ("drafter", "target")
     )
+    average, weakest = 100 * sum(target_gain) / len(target_gain), 100 * min(target_gain)
+    motion = 100 * min(gains(slots, "drafter", MOVING_SLOTS))
+    color = 100 * gains(slots, "drafter", ["color"])[0]
+    table = "\n".join(rows)
     return f"""# Model card: the mini pair
 
-A small EventGPT (drafter) and a small Video-LLaVA (target) of the classes that the 7B models have, for tests, demos and
-method development on a CPU. They speak about `streets`, the procedural driving scenes of this package, and nothing else.
+A small EventGPT (drafter) and a small Video-LLaVA (target) of the classes that the 7B models have, for tests, demos
+and method development on a CPU. They speak about `streets`, the procedural driving scenes of this package, and about
+nothing else.
 
-- Data: `streets`, {settings["train_sequences"]} training sequences ({card["train_scenes"]} windows of 1 s) and
-  {settings["test_sequences"]} test sequences ({card["test_scenes"]} windows); no sequence is in both. Events are simulated.
-- Made by: `egptlib train-mini` (seeds in `card.json`; torch {card["torch"]}). Time on two cores: {times}.
-- Answer loss at the end of training, nats a token: {losses}.
+- **Data:** `streets`, {settings["train_sequences"]} training sequences ({card["train_scenes"]} windows of 1 s) and \
+{settings["test_sequences"]} test sequences ({card["test_scenes"]} windows).
+  No sequence is in both. Events are simulated.
+- **Made by:** `egptlib train-mini` (settings and seeds in `card.json`, torch {card["torch"]}).
+- **Time on two cores:** {times}.
+- **Answer loss** at the end of training, nats a token: {losses}.
 - Weights are stored in bfloat16 and opened in float32.
 
 ## Do they see?
-Slot accuracy on the test split: the share of windows in which the greedy answer tells the true value. Blind: the same
-model, its input blanked (no events; black frames), a state that {settings["target"]["blank_share"]:.0%} of its training scenes had. Majority: the value
-most frequent in the training split. Kind, color and direction are those of the nearest vehicle.
+
+Slot accuracy on the test split: the share of windows in which the greedy answer tells the true value. *Blind* is the
+same model with its input blanked (no events; black frames), a state it was trained on too \
+({settings["target"]["blank_share"]:.0%} of the scenes).
+*Majority* is the most frequent value of the training split. Kind, color and direction are those of the nearest vehicle.
 
 | slot | target | target blind | drafter | drafter blind | majority | windows |
 | --- | --- | --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
+{table}
 
-The target gains {100 * sum(target_gain) / len(target_gain):.0f} points over its blind self on average and {100 * min(target_gain):.0f} on its weakest slot; the drafter gains
-{100 * min(moving):.0f} or more on what moves ({" and ".join(MOVING_SLOTS)}) and {100 * gains(slots, "drafter", ["color"])[0]:.0f} on color, which events do not carry.
+The target gains {average:.0f} points over its blind self on average, {weakest:.0f} on its weakest slot. The drafter
+gains {motion:.0f} or more on what moves ({" and ".join(MOVING_SLOTS)}), and {color:.0f} on color, which events do not
+carry.
 
 ## Limits
-Templated English about one procedural world; no other scene, question or language. Vehicles cross where there is no side
-street. Weights are the same only on the same machine and torch version: another rounds differently.
+
+Templated English about one procedural world; no other scene, question or language. Vehicles cross where there is no
+side street. The same weights come out only on the same machine and torch version: another rounds differently.
 """

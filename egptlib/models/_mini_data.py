@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write
+from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES, TOWER
+from egptlib.models._preprocess import Preprocessor
 from egptlib.scenes._folder import SceneFolder, open_scenes
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._streets_answers import SLOTS, slot_values
-from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES, TOWER
-from egptlib.models._preprocess import Preprocessor
 
 NO_VALUE = -1  # label of a slot that a scene does not have, ignored by the loss
 
@@ -45,9 +46,7 @@ class MiniData:
 
 def open_mini_scenes(split: str, num_sequences: int) -> SceneFolder:
     """The first sequences of a split of `streets`, as the mini pair sees them; made where they are missing."""
-    return open_scenes(
-        "streets", split, event_views=EVENT_VIEWS, num_frames=NUM_FRAMES, num_sequences=num_sequences
-    )
+    return open_scenes("streets", split, event_views=EVENT_VIEWS, num_frames=NUM_FRAMES, num_sequences=num_sequences)
 
 
 def preprocessor() -> Preprocessor:
@@ -75,7 +74,8 @@ def load_mini_data(split: str, num_sequences: int, cache: str | Path) -> MiniDat
         loader = DataLoader(_SmallScenes(scenes), batch_size=None, num_workers=2)
         read = list(tqdm(loader, desc=f"read {scenes.name}", unit="scene", disable=None))
         with atomic_write(file) as partial:
-            np.savez(partial, **{name: np.stack([scene[name] for scene in read]) for name in read[0]})
+            columns: dict[str, Any] = {name: np.stack([scene[name] for scene in read]) for name in read[0]}
+            np.savez(partial, **columns)
     with np.load(file) as stored:
         return MiniData(
             events=torch.from_numpy(stored["events"]),

@@ -6,6 +6,7 @@ every question with its answer hangs on it as a branch that sees the head and it
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +105,7 @@ def pack(branches: list[list[tuple[list[int], list[int]]]], head_length: int) ->
 
 
 def train_language(
-    module: nn.Module,
+    module: Any,
     language_model: nn.Module,
     embed_visual: Callable[[Tensor], Tensor],
     features: Tensor,
@@ -126,13 +127,17 @@ def train_language(
     Returns:
         One row per epoch: loss per answer token in nats.
     """
-    for name_, parameter in module.named_parameters():
-        parameter.requires_grad_("tower" not in name_)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for label, parameter in module.named_parameters():
+        parameter.requires_grad_("tower" not in label)
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
+    # bfloat16 weights do the work, float32 copies take the updates: on a CPU faster than autocast, and the weights
+    # that are trained are the ones that are stored
+    module.to(torch.bfloat16)
+    trained: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    masters = [nn.Parameter(parameter.detach().float()) for parameter in trained]
     optimiser = torch.optim.AdamW(
-        trained, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+        masters, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
     )
     steps = settings.epochs * (len(features) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_cosine(steps, steps // 15))
@@ -144,29 +149,28 @@ def train_language(
         for epoch in range(settings.epochs):
             losses = []
             for rows in batches(len(features), settings.batch_size, generator):
-                seen = features[rows].float()
-                hidden_scenes = torch.rand(len(rows), generator=generator) < settings.blank_share
-                seen[hidden_scenes] = blank.float()
-                chosen = []
-                for scene in rows.tolist():
-                    asked = torch.randperm(len(prompts.branches[scene]), generator=generator)[: settings.questions]
-                    chosen.append([prompts.branches[scene][q] for q in asked.tolist()])
-                with torch.autocast("cpu", torch.bfloat16):
-                    visual = embed_visual(seen)
-                    head_length = len(before) + visual.shape[1] + len(after)
-                    packed = pack(chosen, head_length)
-                    text = embedding(torch.cat([before, after]))[None].expand(len(rows), -1, -1)
-                    parts = [text[:, : len(before)], visual, text[:, len(before) :], embedding(packed.ids)]
-                    hidden = language_model(
-                        inputs_embeds=torch.cat([part.float() for part in parts], dim=1),
-                        attention_mask=packed.mask,
-                        position_ids=packed.positions,
-                        use_cache=False,
-                    ).last_hidden_state[:, head_length:]
-                    told = packed.labels != IGNORED
-                    logits = lm_head(hidden[told])
-                loss = F.cross_entropy(logits.float(), packed.labels[told])
-                update(loss, trained, optimiser, schedule)
+                seen = features[rows]
+                seen[torch.rand(len(rows), generator=generator) < settings.blank_share] = blank
+                visual = embed_visual(seen)
+                packed = pack(
+                    _draw(prompts, rows, settings.questions, generator), len(before) + visual.shape[1] + len(after)
+                )
+                text = embedding(torch.cat([before, after]))[None].expand(len(rows), -1, -1)
+                parts = [text[:, : len(before)], visual, text[:, len(before) :], embedding(packed.ids)]
+                hidden = language_model(
+                    inputs_embeds=torch.cat(parts, dim=1),
+                    attention_mask=packed.mask,
+                    position_ids=packed.positions,
+                    use_cache=False,
+                ).last_hidden_state[:, -packed.ids.shape[1] :]
+                told = packed.labels != IGNORED
+                loss = F.cross_entropy(lm_head(hidden[told]).float(), packed.labels[told])
+                loss.backward()
+                for master, parameter in zip(masters, trained, strict=True):
+                    master.grad, parameter.grad = parameter.grad.float(), None
+                update(masters, optimiser, schedule)
+                for master, parameter in zip(masters, trained, strict=True):
+                    parameter.data.copy_(master.data)
                 losses.append(loss.item())
                 bar.update()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -174,3 +178,14 @@ def train_language(
             bar.write(f"{name}: epoch {epoch + 1}, {history[-1]['loss']:.4f} nats a token")
     module.eval()
     return history
+
+
+def _draw(
+    prompts: Prompts, rows: Tensor, count: int, generator: torch.Generator
+) -> list[list[tuple[list[int], list[int]]]]:
+    """Some of each scene's branches, in random order."""
+    drawn = []
+    for scene in rows.tolist():
+        branches = prompts.branches[scene]
+        drawn.append([branches[i] for i in torch.randperm(len(branches), generator=generator)[:count].tolist()])
+    return drawn

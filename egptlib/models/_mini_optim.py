@@ -25,14 +25,12 @@ def warm_cosine(steps: int, warm_up: int) -> Callable[[int], float]:
 
 
 def update(
-    loss: Tensor,
     parameters: list[nn.Parameter],
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """One step, gradients clipped at norm 1."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    """One step with the gradients that are there, clipped at norm 1; they are gone afterwards."""
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimiser.step()
     schedule.step()
+    optimiser.zero_grad(set_to_none=True)

@@ -1,4 +1,8 @@
-"""Vision towers of the mini pair, pre-trained to tell the ground-truth slots through a small throw-away head."""
+"""Vision towers of the mini pair, pre-trained on ground truth through small throw-away heads.
+
+One head tells what each patch shows, which teaches a tower to see; the other tells the slots of the whole scene, which
+teaches it what matters.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from egptlib.scenes._streets_answers import SLOTS, slot_values
 from egptlib.models._eventgpt import pool_spatio_temporal
 from egptlib.models._mini import TOWER
 from egptlib.models._mini_data import NO_VALUE, normalise
 from egptlib.models._mini_optim import batches, update, warm_cosine
+from egptlib.models._mini_patches import FIELDS, GRID
+from egptlib.scenes._streets_answers import SLOTS, slot_values
+from egptlib.scenes._streets_world import MOTIONS
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,8 @@ class TowerSettings:
 
     pictures: tuple[int, ...]
     epochs: int = 16
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    batch_size: int = 16
+    learning_rate: float = 8e-4
     weight_decay: float = 0.05
     shift: int = 4
     seed: int = 11
@@ -67,6 +73,19 @@ class SlotHead(nn.Module):
         return [head(read[:, i]) for i, head in enumerate(self.values)]
 
 
+class PatchHead(nn.Module):
+    """Tells what each patch shows: features [b, n, 1 + patch, d] -> one [b, n, patch, values] per field."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fields = nn.ModuleList(nn.Linear(width, count) for count in FIELDS.values())
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        patches = self.norm(features[..., 1:, :])
+        return [field(patches) for field in self.fields]
+
+
 def see(tower: CLIPVisionModel, pictures: Tensor) -> Tensor:
     """uint8 [b, n, S, S, 3] -> tower features [b, n, s, d]."""
     values = normalise(pictures)
@@ -82,6 +101,7 @@ def see_all(tower: CLIPVisionModel, pictures: Tensor, batch_size: int = 64) -> T
 def train_tower(
     pictures: Tensor,
     labels: Tensor,
+    patches: Tensor,
     tokens: Callable[[Tensor], Tensor],
     settings: TowerSettings,
     test: tuple[Tensor, Tensor],
@@ -92,6 +112,7 @@ def train_tower(
     Args:
         pictures: uint8 [scene, n, S, S, 3].
         labels: int64 [scene, slot], -1 where a scene has no such slot.
+        patches: int64 [scene, n, patch, field], what each patch shows.
         tokens: how the model pools tower features [b, n, s, d] into visual tokens [b, k, d].
         test: pictures and labels that the history is measured on; they change nothing.
 
@@ -101,11 +122,13 @@ def train_tower(
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     pictures, test_pictures = pictures[:, settings.pictures], test[0][:, settings.pictures]
+    patches = patches[:, settings.pictures]
     tower = CLIPVisionModel(CLIPVisionConfig(**TOWER))
     with torch.no_grad():
         num_tokens = tokens(see(tower, pictures[:1])).shape[1]
     head = SlotHead(num_tokens, int(TOWER["hidden_size"]))  # type: ignore[call-overload]
-    parameters = [*tower.parameters(), *head.parameters()]
+    patch_head = PatchHead(int(TOWER["hidden_size"]))  # type: ignore[call-overload]
+    parameters = [*tower.parameters(), *head.parameters(), *patch_head.parameters()]
     optimiser = torch.optim.AdamW(
         parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
@@ -122,10 +145,12 @@ def train_tower(
                 flipped = torch.rand(len(rows), generator=generator) < 0.5
                 seen[flipped] = seen[flipped].flip(3)
                 true[flipped] = mirror[torch.arange(len(SLOTS)), true[flipped]]
-                with torch.autocast("cpu", torch.bfloat16):
-                    read = head(tokens(see(tower, seen)))
-                loss = _slot_loss(read, true)
-                update(loss, parameters, optimiser, schedule)
+                shown = patches[rows].clone()
+                shown[flipped] = _mirrored_patches(shown[flipped])
+                features = see(tower, seen)
+                loss = _slot_loss(head(tokens(features)), true) + _patch_loss(patch_head(features), shown)
+                loss.backward()
+                update(parameters, optimiser, schedule)
                 losses.append(loss.item())
                 bar.update()
             row = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
@@ -143,9 +168,21 @@ def _mirrored_labels() -> Tensor:
     for row, slot in zip(table, SLOTS, strict=True):
         values = slot_values(slot)
         for i, value in enumerate(values):
-            words = [{"left": "right", "right": "left"}.get(word, word) for word in value.split(" ")]
-            row[i] = values.index(" ".join(words))
+            row[i] = values.index(_swap_sides(value))
     return table
+
+
+def _mirrored_patches(patches: Tensor) -> Tensor:
+    """Patch labels [b, n, patch, field] of the mirror image."""
+    mirrored = patches.unflatten(2, (GRID, GRID)).flip(3).flatten(2, 3)
+    motions = torch.tensor([0, *(1 + MOTIONS.index(_swap_sides(motion)) for motion in MOTIONS)])
+    field = list(FIELDS).index("motion")
+    mirrored[..., field] = motions[mirrored[..., field]]
+    return mirrored
+
+
+def _swap_sides(value: str) -> str:
+    return " ".join({"left": "right", "right": "left"}.get(word, word) for word in value.split(" "))
 
 
 def _shifted(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -155,6 +192,16 @@ def _shifted(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 def _slot_loss(read: list[Tensor], labels: Tensor) -> Tensor:
     losses = [F.cross_entropy(r.float(), labels[:, i], ignore_index=NO_VALUE) for i, r in enumerate(read)]
+    return torch.stack(losses).mean()
+
+
+def _patch_loss(read: list[Tensor], shown: Tensor) -> Tensor:
+    """Cross-entropy over the patches; those that show nothing, by far the most, weigh less."""
+    losses = []
+    for i, values in enumerate(read):
+        weight = torch.ones(values.shape[-1])
+        weight[0] = 0.25
+        losses.append(F.cross_entropy(values.flatten(0, -2), shown[..., i].flatten(), weight))
     return torch.stack(losses).mean()
 
 

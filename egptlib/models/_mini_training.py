@@ -32,6 +32,7 @@ from egptlib.models._mini import (
 from egptlib.models._mini_card import measure_mini, write_card
 from egptlib.models._mini_data import MiniData, load_mini_data, open_mini_scenes, preprocessor
 from egptlib.models._mini_language import LanguageSettings, Prompts, split_prompts, train_language
+from egptlib.models._mini_patches import load_patches
 from egptlib.models._mini_towers import TowerSettings, event_tokens, frame_tokens, see_all, train_tower
 from egptlib.models._prompts import (
     VIDEO_TOKEN,
@@ -51,10 +52,10 @@ class MiniSettings:
     seed: int = 1  # of the weights that training starts from
     train_sequences: int = 540
     test_sequences: int = 100
-    event_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 1, 2, 3, 4), epochs=20))
+    event_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 1, 2, 3, 4), epochs=14))
     video_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 2, 5, 7), epochs=16))
     drafter: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=12))
-    target: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=7))
+    target: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=6))
 
 
 def train_mini(
@@ -78,6 +79,7 @@ def train_mini(
     test = load_mini_data("test", settings.test_sequences, work)
     if shared := set(train.sequences) & set(test.sequences):
         raise ValueError(f"streets: sequences in both splits: {sorted(shared)[:3]}")
+    event_patches, frame_patches = load_patches(open_mini_scenes("train", settings.train_sequences), work)
     stages = _Stages(work, train)
     tokenizer = train_tokenizer(_texts(train))
 
@@ -86,11 +88,15 @@ def train_mini(
 
     def train_event_tower() -> tuple[nn.Module, list]:
         test_set = (test.events, test.labels)
-        return train_tower(train.events, train.labels, event_tokens, settings.event_tower, test_set, "event tower")
+        return train_tower(
+            train.events, train.labels, event_patches, event_tokens, settings.event_tower, test_set, "event tower"
+        )
 
     def train_video_tower() -> tuple[nn.Module, list]:
         test_set = (test.frames, test.labels)
-        return train_tower(train.frames, train.labels, frame_tokens, settings.video_tower, test_set, "video tower")
+        return train_tower(
+            train.frames, train.labels, frame_patches, frame_tokens, settings.video_tower, test_set, "video tower"
+        )
 
     seen_events = stages.run("event tower", settings.event_tower, drafter.visual_tower, train_event_tower)
     seen_frames = stages.run("video tower", settings.video_tower, target.model.video_tower, train_video_tower)

@@ -10,11 +10,13 @@ from typing import Any, overload
 import numpy as np
 
 from egptlib._paths import data_root
+from egptlib.scenes._dsec import is_cut
 from egptlib.scenes._events import Events, load_events
 from egptlib.scenes._images import read_image
 from egptlib.scenes._index import INDEX_NAME, Record, read_index
 from egptlib.scenes._questions import QUESTIONS, load_questions
 from egptlib.scenes._rendering import RenderingOrder, event_images
+from egptlib.scenes._streets_world import street_name
 from egptlib.scenes._video import FrameSampling, read_frames
 
 
@@ -97,6 +99,10 @@ class SceneFolder(Sequence[Scene]):
         """Names of the recordings, each once, in order."""
         return list(dict.fromkeys(record.sequence for record in self._records))
 
+    def metadata(self) -> list[dict[str, Any]]:
+        """Sequence and further keys of the entry (such as "slots") of each scene, without reading one."""
+        return [{"sequence": record.sequence, **record.extra} for record in self._records]
+
     def select(self, sequences: Iterable[str] | None = None, ids: Iterable[str] | None = None) -> "SceneFolder":
         """Return the scenes of these sequences (and with these ids), in their order here.
 
@@ -171,8 +177,11 @@ def open_scenes(
     """
     options = SceneOptions(event_views, num_frames, sampling, order, from_events, _question_tuple(questions))
     if source in ("streets", "mini"):
-        scenes = SceneFolder(_streets(split or "test", num_sequences), options)
-    elif source == "clips":
+        folder, names = _streets(split or "test", num_sequences)
+        scenes = SceneFolder(folder, options)
+        # a window without events is left out, and so is a sequence of nothing else
+        return scenes.select(set(names) & set(scenes.sequences)) if names else scenes
+    if source == "clips":
         scenes = SceneFolder(_clips(), options)
     elif not Path(source).exists():
         raise FileNotFoundError(f"{source}: no such dataset folder, and not one of streets, mini, clips")
@@ -190,18 +199,18 @@ def _question_tuple(questions: Sequence[str] | str | PathLike[str] | None) -> tu
     return asked
 
 
-def _streets(split: str, num_sequences: int | None) -> Path:
-    """Return the folder of a split, made or extended when it has fewer sequences than asked for."""
+def _streets(split: str, num_sequences: int | None) -> tuple[Path, list[str]]:
+    """Return the folder of a split and the names asked for; sequences that are missing are made."""
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} of streets: expected 'train' or 'test'")
     folder = data_root() / "streets" / f"streets_{split}_1s"
-    present = len(SceneFolder(folder).sequences) if (folder / INDEX_NAME).is_file() else 0
-    if present == 0 or present < (num_sequences or 0):
+    names = [street_name(split, index) for index in range(num_sequences or 0)]
+    if not (folder / INDEX_NAME).is_file() or not all(is_cut(name, folder, window_us=1_000_000) for name in names):
         from egptlib.scenes._streets import make_streets
 
         print(f"making {folder} (once)", flush=True)
         make_streets(folder, split, **({} if num_sequences is None else {"num_sequences": num_sequences}))
-    return folder
+    return folder, names
 
 
 def _clips() -> Path:

@@ -107,9 +107,7 @@ class EventSimulator:
         return {name: values[:fired][order] for name, values in events.items()}
 
 
-def simulate_events(
-    frames: Iterable[NDArray[np.uint8]], timestamps_us: Iterable[float], **settings: float
-) -> Events:
+def simulate_events(frames: Iterable[NDArray[np.uint8]], timestamps_us: Iterable[float], **settings: float) -> Events:
     """Simulate the events of a whole clip.
 
     Args:

@@ -13,7 +13,7 @@ from egptlib.scenes._dsec import cut_sequence, is_cut, write_dsec_sequence, writ
 from egptlib.scenes._simulate import EventSimulator, log_intensity
 from egptlib.scenes._streets_answers import Facts, Vehicle, answers, slots
 from egptlib.scenes._streets_render import HEIGHT, WIDTH, StreetRenderer
-from egptlib.scenes._streets_world import World, sample_world
+from egptlib.scenes._streets_world import World, sample_world, street_name
 
 RENDER_FPS = 60  # the event rate is within 3 % of that of rendering at 400 frames a second
 VIDEO_FPS = 20
@@ -55,7 +55,7 @@ def make_streets(
     if num_sequences < 1:
         raise ValueError(f"streets: num_sequences must be at least 1, got {num_sequences}")
     out = Path(out)
-    indices = [i for i in range(num_sequences) if not is_cut(_name(split, i), out, window_us=window_us)]
+    indices = [i for i in range(num_sequences) if not is_cut(street_name(split, i), out, window_us=window_us)]
     make = joblib.delayed(partial(_make_sequence, out=out, split=split, seconds=seconds, window_us=window_us))
     made = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(make(index) for index in indices)
     for _ in tqdm(made, total=len(indices), desc=f"streets {split}", unit="sequence", disable=None):
@@ -64,18 +64,12 @@ def make_streets(
     return out
 
 
-def _name(split: str, index: int) -> str:
-    return f"streets_{split}_{index:04d}"
-
-
 def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_us: int) -> None:
     """Write one sequence in DSEC's layout, cut it into `out`, and remove it: uncut it takes 40 MB."""
     cv2.setNumThreads(1)
-    seed = _FIRST_SEED[split] + index
+    seed, start_us = _seed_and_start(split, index)
     renderer = StreetRenderer(sample_world(seed, seconds))
     simulator = EventSimulator(HEIGHT, WIDTH, seed=seed)
-    # the clock of a DSEC recording does not start at zero either
-    start_us = 49_000_000_000 + index * 10_000_000
     frames, events = [], []
     for k in range(round(seconds * RENDER_FPS) + 1):
         picture = renderer.frame(k / RENDER_FPS)
@@ -86,7 +80,7 @@ def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".sequence-") as folder:
         sequence = write_dsec_sequence(
-            Path(folder) / _name(split, index),
+            Path(folder) / street_name(split, index),
             {key: np.concatenate([part[key] for part in events]) for key in ("x", "y", "t", "p")},
             frames,
             times,
@@ -100,6 +94,22 @@ def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_
             return {"qa": answers(facts), "slots": slots(facts)}
 
         cut_sequence(sequence, out, window_us=window_us, annotate=annotate)
+
+
+def _seed_and_start(split: str, index: int) -> tuple[int, int]:
+    """A sequence's seed and the time of its first frame, which is not zero, as it is not in DSEC either."""
+    return _FIRST_SEED[split] + index, 49_000_000_000 + index * 10_000_000
+
+
+def street_at(sequence: str, time_us: int, seconds: float = 2.0) -> tuple[StreetRenderer, float]:
+    """Build the street of a sequence again, from its name.
+
+    Returns:
+        Its renderer, and `time_us` (on the clock of the sequence) in seconds since its first frame.
+    """
+    _, split, index = sequence.split("_")
+    seed, start_us = _seed_and_start(split, int(index))
+    return StreetRenderer(sample_world(seed, seconds)), (time_us - start_us) / 1e6
 
 
 def _who_is_seen(renderer: StreetRenderer, start_us: int, seconds: float) -> dict[int, dict[int, float]]:
@@ -125,9 +135,7 @@ def window_facts(world: World, seen: dict[int, dict[int, float]], start_us: int,
         start_us, stop_us: the window, on the clock of `seen`.
     """
     instants = [who for time, who in seen.items() if start_us <= time < stop_us]
-    distances = {
-        thing: [who[thing] for who in instants if thing in who] for thing in set().union(*instants)
-    }
+    distances = {thing: [who[thing] for who in instants if thing in who] for thing in set().union(*instants)}
     visible = [thing for thing, metres in distances.items() if 2 * len(metres) >= len(instants)]
     things = [world.things[i] for i in sorted(visible, key=lambda i: float(np.mean(distances[i])))]
     return Facts(

@@ -174,5 +174,3 @@ def _count(number: int, noun: str, verb_first: bool = False) -> str:
 
 def _list(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-

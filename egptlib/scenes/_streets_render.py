@@ -79,11 +79,16 @@ class StreetRenderer:
             cv2.fillConvexPoly(picture, shape, self._color[polygon], cv2.LINE_AA, _SHIFT)
         return picture
 
-    def visible(self, t: float) -> dict[int, tuple[int, float]]:
-        """Visible pixels and distance in metres of each vehicle or pedestrian, by its index in `world.things`."""
+    def things_at(self, t: float) -> NDArray[np.int16]:
+        """int16 [480, 640]: which of `world.things` each pixel shows, -1 for sky and ground."""
         ids = np.full((HEIGHT, WIDTH), -1, np.int16)
         for thing, _, shape in self._shapes(t):
             cv2.fillConvexPoly(ids, shape, thing, cv2.LINE_8, _SHIFT)
+        return ids
+
+    def visible(self, t: float) -> dict[int, tuple[int, float]]:
+        """Visible pixels and distance in metres of each vehicle or pedestrian, by its index in `world.things`."""
+        ids = self.things_at(t)
         counts = np.bincount(ids[ids >= 0].ravel(), minlength=len(self.world.things))
         camera_x, camera_z, *_ = self.world.ego_pose(t)
         distance = np.hypot(self._x + self._vx * t - camera_x, self._z + self._vz * t - camera_z)
@@ -273,9 +278,7 @@ def _building(thing: Thing, dark: bool) -> list[_Polygon]:
         _Polygon(_upright((0, 0), (0, length), 0, height), thing.color),
     ]
     if thing.kind == "house":
-        roof = np.array(
-            [[0, height, 0], [thing.side * depth / 2, height + 1.8, 0], [thing.side * depth, height, 0.0]]
-        )
+        roof = np.array([[0, height, 0], [thing.side * depth / 2, height + 1.8, 0], [thing.side * depth, height, 0.0]])
         made.append(_Polygon(roof, (120, 60, 45)))
         slope = np.array([[0, height, 0], [0, height, length], [1, 0, length], [1, 0, 0.0]])
         slope[2:, 0], slope[2:, 1] = thing.side * depth / 2, height + 1.8

@@ -82,6 +82,11 @@ class World:
         return self.ego_x + radius * (1 - np.cos(yaw)), radius * np.sin(yaw), yaw, shake
 
 
+def street_name(split: str, index: int) -> str:
+    """Name of the sequence with this index."""
+    return f"streets_{split}_{index:04d}"
+
+
 def sample_world(seed: int, duration: float) -> World:
     """Draw a street; the same seed gives the same street.
 

@@ -1,0 +1,74 @@
+"""What each patch of a picture shows: dense ground truth that teaches a small tower to see in minutes."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from egptlib._paths import atomic_write
+from egptlib.models._mini import EVENT_VIEWS, TOWER
+from egptlib.scenes import SceneFolder
+from egptlib.scenes._streets import VIDEO_FPS, street_at
+from egptlib.scenes._streets_world import COLORS, KINDS, MOTIONS
+from egptlib.scenes._video import frame_indices
+
+FIELDS = {"kind": len(KINDS) + 1, "color": len(COLORS) + 1, "motion": len(MOTIONS) + 1, "pedestrian": 2}
+"""What is told of a patch, and how many values it has; 0 is none."""
+GRID = int(TOWER["image_size"]) // int(TOWER["patch_size"])  # type: ignore[call-overload]
+_VEHICLE_SHARE, _PEDESTRIAN_SHARE = 0.04, 0.01  # of a patch, from which on it shows one
+_FRAMES = frame_indices(VIDEO_FPS)
+
+
+def load_patches(scenes: SceneFolder, cache: str | Path) -> tuple[Tensor, Tensor]:
+    """Patch labels of all scenes, for the event images and for the frames; kept in `cache`.
+
+    Returns:
+        int64 [scene, 5, patch, field] and [scene, 8, patch, field].
+    """
+    windows = [(scene["sequence"], scene["start_us"]) for scene in scenes.metadata()]
+    key = hashlib.sha256(json.dumps([windows, GRID, EVENT_VIEWS, _FRAMES]).encode()).hexdigest()[:16]
+    file = Path(cache) / f"patches_{key}.npz"
+    if not file.exists():
+        jobs = (joblib.delayed(_window)(*window) for window in windows)
+        made = joblib.Parallel(n_jobs=2, return_as="generator")(jobs)
+        read = list(tqdm(made, total=len(windows), desc="patch labels", unit="scene", disable=None))
+        with atomic_write(file) as partial:
+            np.savez_compressed(partial, events=np.stack([e for e, _ in read]), frames=np.stack([f for _, f in read]))
+    with np.load(file) as stored:
+        return torch.from_numpy(stored["events"]).long(), torch.from_numpy(stored["frames"]).long()
+
+
+def _window(sequence: str, start_us: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    renderer, start = street_at(sequence, start_us)
+
+    def labels(times: list[float]) -> NDArray[np.uint8]:
+        return np.stack([patch_labels(renderer.things_at(start + time), renderer.world.things) for time in times])
+
+    # event images share the window by count; the middle of an equal share of time is near enough
+    return labels([(i + 0.5) / EVENT_VIEWS for i in range(EVENT_VIEWS)]), labels([i / VIDEO_FPS for i in _FRAMES])
+
+
+def patch_labels(things_at: NDArray[np.int16], things: list) -> NDArray[np.uint8]:
+    """uint8 [patch, field] of one picture: the vehicle that fills most of a patch, and if a pedestrian is in it."""
+    labels = np.zeros((GRID, GRID, len(FIELDS)), np.uint8)
+    largest = np.full((GRID, GRID), _VEHICLE_SHARE, np.float32)
+    for index in np.unique(things_at[things_at >= 0]):
+        thing = things[index]
+        if thing.kind not in KINDS and thing.kind != "pedestrian":
+            continue
+        share = cv2.resize((things_at == index).astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
+        if thing.kind == "pedestrian":
+            labels[share > _PEDESTRIAN_SHARE, 3] = 1
+            continue
+        here = share > largest
+        largest[here] = share[here]
+        values = (list(KINDS).index(thing.kind), list(COLORS).index(thing.color_name), MOTIONS.index(thing.motion))
+        labels[here, :3] = np.array(values) + 1
+    return labels.reshape(GRID * GRID, len(FIELDS))
