@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 
 # Data, notebooks and report, from nothing, on the CPU.
 demo: $(READY)
-	$(BIN)/egptlib make-data streets
+	$(BIN)/egptlib make-data streets --sequences 8
 	$(BIN)/egptlib make-data clips
 	$(BIN)/egptlib run --dataset streets --dataset clips
 

@@ -133,7 +133,8 @@ def train_language(
     generator = torch.Generator().manual_seed(settings.seed)
     # bfloat16 weights do the work, float32 copies take the updates: on a CPU faster than autocast, and the weights
     # that are trained are the ones that are stored
-    module.to(torch.bfloat16)
+    for parameter in module.parameters():  # not `module.to`: that would round the rotary frequencies too
+        parameter.data = parameter.data.to(torch.bfloat16)
     trained: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
     masters = [nn.Parameter(parameter.detach().float()) for parameter in trained]
     optimiser = torch.optim.AdamW(

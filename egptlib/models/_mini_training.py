@@ -54,8 +54,10 @@ class MiniSettings:
     test_sequences: int = 100
     event_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 1, 2, 3, 4), epochs=14))
     video_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 2, 5, 7), epochs=16))
-    drafter: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=12))
-    target: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=6))
+    drafter: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=8))
+    target: LanguageSettings = field(
+        default_factory=lambda: LanguageSettings(epochs=4, batch_size=8, learning_rate=8e-4)
+    )
 
 
 def train_mini(
