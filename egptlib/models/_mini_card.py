@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from tqdm import tqdm
 
 from egptlib._paths import atomic_write, write_json
 from egptlib.models._interface import Model
-from egptlib.models._load import load_pair
+from egptlib.models._load import Pair, load_pair
+from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES
 from egptlib.models._mini_data import NO_VALUE
 from egptlib.scenes import QUESTIONS, Scene, SceneFolder
 from egptlib.scenes._streets_answers import MOVING_SLOTS, SLOT_QUESTIONS, SLOTS, read_slots, slot_values
 
 MAX_NEW_TOKENS = 64
+COLUMNS = ("target", "target_blind", "drafter", "drafter_blind")
 
 
 def measure_mini(folder: str | Path, scenes: SceneFolder, train_labels: Tensor) -> dict[str, dict[str, float]]:
@@ -32,28 +35,47 @@ def measure_mini(folder: str | Path, scenes: SceneFolder, train_labels: Tensor) 
     Returns:
         slot -> drafter, drafter_blind, target, target_blind, majority, scenes (how many have the slot).
     """
-    pair = load_pair("mini", eventgpt=Path(folder) / "drafter", video_llava=Path(folder) / "target")
-    shown = _blank(scenes[0])
-    blind = {model.name: _read(model, shown) for model in (pair.drafter, pair.target)}
+    parts = [scenes[i : i + 12] for i in range(0, len(scenes), 12)]
+    jobs = joblib.Parallel(n_jobs=2, return_as="generator")(joblib.delayed(_told)(folder, part) for part in parts)
+    bar = tqdm(jobs, total=len(parts), desc="slots of the test split", unit="dozen", disable=None)
+    told = [scene for part in bar for scene in part]
+    guessed = majority(train_labels)
     hits: Counter[tuple[str, str]] = Counter()
-    for scene in tqdm(scenes, desc="slots of the test split", unit="scene", disable=None):
-        true: dict[str, str] = scene.metadata["slots"]
-        columns = {
-            "drafter": _read(pair.drafter, scene),
-            "drafter_blind": blind[pair.drafter.name],
-            "target": _read(pair.target, scene),
-            "target_blind": blind[pair.target.name],
-            "majority": majority(train_labels),
-        }
-        for slot, value in true.items():
+    for scene, columns in zip(scenes.metadata(), told, strict=True):
+        for slot, value in scene["slots"].items():
             hits[slot, "scenes"] += 1
-            for column, told in columns.items():
-                hits[slot, column] += told.get(slot) == value
-    columns_ = ("drafter", "drafter_blind", "target", "target_blind", "majority")
+            for column, slots in (columns | {"majority": guessed}).items():
+                hits[slot, column] += slots.get(slot) == value
     return {
-        slot: {c: hits[slot, c] / hits[slot, "scenes"] for c in columns_} | {"scenes": hits[slot, "scenes"]}
+        slot: {column: hits[slot, column] / hits[slot, "scenes"] for column in (*COLUMNS, "majority")}
+        | {"scenes": hits[slot, "scenes"]}
         for slot in SLOTS
     }
+
+
+@cache
+def _pair_and_blind(folder: str) -> tuple[Pair, dict[str, dict[str, str]]]:
+    """The pair, and what its models tell of a scene without events and with black frames (of any scene the same)."""
+    pair = load_pair("mini", eventgpt=Path(folder) / "drafter", video_llava=Path(folder) / "target")
+    size = (480, 640, 3)
+    nothing = Scene(
+        id="blank",
+        sequence="blank",
+        event_images=[np.full(size, 255, np.uint8)] * EVENT_VIEWS,
+        frames=np.zeros((NUM_FRAMES, *size), np.uint8),
+        questions=QUESTIONS,
+        answers=None,
+        rendering="last",
+        frame_sampling="even",
+        frame_indices=tuple(range(NUM_FRAMES)),
+    )
+    return pair, {"drafter_blind": _read(pair.drafter, nothing), "target_blind": _read(pair.target, nothing)}
+
+
+def _told(folder: str | Path, scenes: SceneFolder) -> list[dict[str, dict[str, str]]]:
+    """Per scene and column the slots that are told."""
+    pair, blind = _pair_and_blind(str(folder))
+    return [{"drafter": _read(pair.drafter, scene), "target": _read(pair.target, scene)} | blind for scene in scenes]
 
 
 def majority(labels: Tensor) -> dict[str, str]:
@@ -62,15 +84,6 @@ def majority(labels: Tensor) -> dict[str, str]:
         slot: slot_values(slot)[int(column[column != NO_VALUE].bincount().argmax())]
         for slot, column in zip(SLOTS, labels.T, strict=True)
     }
-
-
-def _blank(scene: Scene) -> Scene:
-    """The scene without its pictures: no events, black frames."""
-    return replace(
-        scene,
-        event_images=[np.full_like(picture, 255) for picture in scene.event_images],
-        frames=np.zeros_like(scene.frames),
-    )
 
 
 def _read(model: Model, scene: Scene) -> dict[str, str]:

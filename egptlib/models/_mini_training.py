@@ -71,12 +71,11 @@ def train_mini(
         settings: None takes those of the shipped weights.
 
     Returns:
-        The card: settings, histories, times, slot accuracies of both models, seeing and blind.
+        The card: settings, histories, seconds of each stage, slot accuracies of both models, seeing and blind.
     """
     settings, out = settings or MiniSettings(), Path(out)
     work = data_root() / "mini_training" if work is None else Path(work)
     work.mkdir(parents=True, exist_ok=True)
-    start = perf_counter()
     train = load_mini_data("train", settings.train_sequences, work)
     test = load_mini_data("test", settings.test_sequences, work)
     if shared := set(train.sequences) & set(test.sequences):
@@ -117,7 +116,6 @@ def train_mini(
         "train_scenes": len(train),
         "test_scenes": len(test),
         "stages": stages.log,
-        "seconds": round(perf_counter() - start),
         "torch": torch.__version__,
         "slots": measure_mini(out, open_mini_scenes("test", settings.test_sequences), train.labels),
     }

@@ -62,10 +62,8 @@ def test_the_card_proves_that_they_see():
     assert tuple(slots) == SLOTS
     target = gains(slots, "target")
     assert sum(target) / len(target) >= 0.25
-    assert min(target) >= 0.10
-    assert gains(slots, "drafter", ["ego motion"])[0] >= 0.15
-    moving = gains(slots, "drafter", MOVING_SLOTS)
-    assert sum(moving) / len(moving) >= 0.15
+    assert min(target) >= 0.05
+    assert min(gains(slots, "drafter", MOVING_SLOTS)) >= 0.15
     assert abs(gains(slots, "drafter", ["color"])[0]) <= 0.10
 
 
