@@ -58,6 +58,10 @@ class MiniSettings:
     target: LanguageSettings = field(
         default_factory=lambda: LanguageSettings(epochs=4, batch_size=8, learning_rate=8e-4)
     )
+    # once more over the scenes, from where the target stands: facts it is slow to look for, such as lanes
+    finish: LanguageSettings = field(
+        default_factory=lambda: LanguageSettings(epochs=1, batch_size=8, learning_rate=4e-4, seed=22)
+    )
 
 
 def train_mini(
@@ -105,8 +109,15 @@ def train_mini(
     stages.run(
         "drafter", settings.drafter, drafter, lambda: _train_drafter(drafter, train, tokenizer, settings), seen_events
     )
+    trained = stages.run(
+        "target", settings.target, target, lambda: _train_target(target, train, tokenizer, settings.target), seen_frames
+    )
     stages.run(
-        "target", settings.target, target, lambda: _train_target(target, train, tokenizer, settings), seen_frames
+        "target finish",
+        settings.finish,
+        target,
+        lambda: _train_target(target, train, tokenizer, settings.finish),
+        trained,
     )
 
     _save(drafter, wrap_tokenizer(tokenizer, for_target=False), out / "drafter")
@@ -186,7 +197,7 @@ def _train_drafter(
 
 
 def _train_target(
-    model: VideoLlavaForConditionalGeneration, data: MiniData, tokenizer: Tokenizer, settings: MiniSettings
+    model: VideoLlavaForConditionalGeneration, data: MiniData, tokenizer: Tokenizer, settings: LanguageSettings
 ) -> tuple[nn.Module, list]:
     words = wrap_tokenizer(tokenizer, for_target=True)
     visual, length = model.config.video_token_index, model.config.video_seq_length
@@ -201,7 +212,7 @@ def _train_target(
         see_all(model.model.video_tower, data.frames),
         see_all(model.model.video_tower, torch.full_like(data.frames[:1], BLACK))[0],
         _prompts(data, encode, words, visual),
-        settings.target,
+        settings,
         "target",
     )
     return model, history
