@@ -221,27 +221,26 @@ def test_wrong_arguments(users_folder: Path, tmp_path: Path) -> None:
             open_scenes(users_folder, **wrong)
 
 
-def test_streets_are_made_once_and_extended(
-    tmp_path: Path, users_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streets_are_made_once_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in name opens the folder under the data root; it is made when sequences are missing, and only then."""
     from egptlib.scenes import _streets
 
     calls = []
+    real = _streets.make_streets
 
-    def make(folder: Path, split: str, num_sequences: int = 2) -> None:
+    def make(folder: Path, split: str, num_sequences: int = 1) -> None:
         calls.append((split, num_sequences))
-        entries = read_entries(users_folder)
-        write_entries(folder, [entry for entry in entries if num_sequences > 1 or "interlaken" in entry["id"]])
+        real(folder, split, num_sequences, seconds=1.0, workers=1)
 
     monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(_streets, "make_streets", make)
-    assert len(open_scenes("mini", split="test", num_sequences=1)) == 2
-    assert len(open_scenes("streets", split="test")) == 2
-    assert len(open_scenes("streets", num_sequences=2)) == 4
-    assert len(open_scenes("streets", num_sequences=1)) == 2
+    first = ["streets_test_0000"]
+    assert open_scenes("mini", split="test", num_sequences=1).sequences == first
+    assert open_scenes("streets", split="test").sequences == first
+    assert open_scenes("streets", num_sequences=2).sequences == [*first, "streets_test_0001"]
+    assert open_scenes("streets", num_sequences=1).sequences == first
     assert open_scenes("streets", "train").folder == tmp_path / "data/streets/streets_train_1s"
-    assert calls == [("test", 1), ("test", 2), ("train", 2)]
+    assert calls == [("test", 1), ("test", 2), ("train", 1)]
     with pytest.raises(ValueError, match="split 'val' of streets"):
         open_scenes("streets", split="val")
 
