@@ -10,10 +10,9 @@ import torch
 
 from egptlib.models._event_model import EventModel
 from egptlib.models._interface import Model
+from egptlib.models._mini import MINI_FOLDER
 from egptlib.models._quantization import Quantization, loading_options
 from egptlib.models._video_llava import Form, VideoModel
-
-MINI = Path(__file__).parent / "mini"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def load_pair(
         ValueError: unknown name, missing or unfit checkpoint, or vocabularies that do not agree.
     """
     if name == "mini":
-        eventgpt, video_llava = eventgpt or MINI / "drafter", video_llava or MINI / "target"
+        eventgpt, video_llava = eventgpt or MINI_FOLDER / "drafter", video_llava or MINI_FOLDER / "target"
         for folder in (eventgpt, video_llava):
             if not Path(folder, "config.json").is_file():
                 raise ValueError(f"{folder}: the mini pair's weights are not here; make them with `egptlib train-mini`")
