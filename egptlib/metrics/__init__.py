@@ -7,11 +7,13 @@ from egptlib.metrics._acceptance import (
     masked_cosine,
     per_position_table,
 )
+from egptlib.metrics._costs import Costs
 from egptlib.metrics._legacy import legacy_speedup_estimates
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
 
 __all__ = [
     "AcceptanceAccumulator",
+    "Costs",
     "acceptance_metrics",
     "consecutive_accepts",
     "exact_against_proxy",
