@@ -1,0 +1,148 @@
+"""Adapters on disk: `adapter.safetensors` and `adapter.json`; and `load_adapter`, which opens the earlier files too."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from egptlib._paths import atomic_write, write_json
+from egptlib.adapters._levels import CLASSES, Adapter
+from egptlib.adapters._settings import AdapterSettings, level_settings
+
+WEIGHTS, SETTINGS = "adapter.safetensors", "adapter.json"
+FORMAT = "egptlib adapter"
+VERSION = 1
+
+
+def create_adapter(level: str, hidden_size: int = 4096, **settings: Any) -> Adapter:
+    """Build an adapter with fresh weights.
+
+    Args:
+        level: L1, L2, L3, L4, L5, L5F, B1, E3 (L6 lives inside the drafter: see `LoraDrafter`).
+        hidden_size: width of the target's states; the drafter's too unless `drafter_size` says otherwise.
+        settings: any other field of `AdapterSettings`.
+
+    Raises:
+        ValueError: an unknown level or setting, or a value that does not fit.
+    """
+    return build(level_settings(level, hidden_size=hidden_size, **settings))
+
+
+def build(settings: AdapterSettings) -> Adapter:
+    """Return an adapter of these settings with fresh weights."""
+    return CLASSES[settings.level](settings)
+
+
+def count_parameters(level: str, hidden_size: int = 4096, **settings: Any) -> int:
+    """Number of parameters of a level, without allocating them."""
+    with torch.device("meta"):
+        return create_adapter(level, hidden_size, **settings).num_parameters
+
+
+def save_adapter(adapter: Adapter, folder: str | os.PathLike[str], **notes: Any) -> Path:
+    """Write an adapter into a folder, each file atomically, the weights last.
+
+    Args:
+        adapter: what to save.
+        folder: made when missing.
+        notes: plain values kept in `adapter.json`, such as the epoch and what validation gave.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    write_json(
+        folder / SETTINGS,
+        {"format": FORMAT, "version": VERSION, "settings": adapter.settings.to_dict(), "notes": notes},
+    )
+    write_tensors(folder / WEIGHTS, adapter.state_dict())
+    return folder
+
+
+def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Adapter:
+    """Open an adapter, whatever its level, in evaluation mode.
+
+    Args:
+        path: a folder with `adapter.json` and `adapter.safetensors` (or a run folder, which keeps them in `best/`),
+            one of the two files, or a checkpoint of the earlier trainer (`best_model.pt`), which is opened without
+            running what its pickle may carry.
+        device: where to.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not an adapter, or its weights do not fit its settings (the first difference is named).
+    """
+    path = Path(path)
+    if path.suffix in (".pt", ".pth"):
+        from egptlib.adapters._legacy import load_legacy
+
+        return load_legacy(path).to(device).eval()
+    folder = path.parent if path.name in (WEIGHTS, SETTINGS) else path
+    if not (folder / SETTINGS).is_file() and (folder / "best" / SETTINGS).is_file():
+        folder = folder / "best"
+    adapter = build(read_settings(folder / SETTINGS))
+    fill(adapter, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    return adapter.to(device).eval()
+
+
+def read_settings(path: Path) -> AdapterSettings:
+    """Read the settings in an `adapter.json`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; expected an adapter's folder, or a .pt of the earlier trainer")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
+        raise ValueError(f"{path}: not an adapter's settings; expected format {FORMAT!r} version {VERSION}")
+    settings = content.get("settings")
+    if not isinstance(settings, dict) or not isinstance(settings.get("level"), str):
+        raise ValueError(f"{path}: field 'settings.level' is missing; expected the name of a level")
+    kinds: dict[str, type | tuple[type, ...]] = {"float": (int, float), "int": int, "bool": bool, "str": str}
+    kinds["int | None"] = (int, type(None))
+    for field in fields(AdapterSettings):
+        value = settings.get(field.name)
+        if field.name in settings and not isinstance(value, kinds[str(field.type)]):
+            raise ValueError(f"{path}: field 'settings.{field.name}' is {value!r}; expected {field.type}")
+    try:
+        return level_settings(**settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    with atomic_write(path) as temporary:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; ValueError names it where it is damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Load weights; ValueError (starting with `name`) names the first tensor that is missing, too many or misshapen."""
+    expected = module.state_dict()
+    for key, value in expected.items():
+        if key not in tensors:
+            raise ValueError(f"{name}: tensor {key!r} is missing; expected {list(value.shape)}")
+        if tensors[key].shape != value.shape:
+            raise ValueError(f"{name}: tensor {key!r} is {list(tensors[key].shape)}; expected {list(value.shape)}")
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise ValueError(f"{name}: tensor {extra[0]!r} does not belong to its settings")
+    module.load_state_dict(tensors)

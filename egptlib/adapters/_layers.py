@@ -1,0 +1,108 @@
+"""The parts adapters are built of: bottlenecks, and an attention layer that can also run ahead of its input."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Bottleneck(nn.Module):
+    """x + s Up(GELU(Down(LN(x)))), without biases (Houlsby et al. 2019)."""
+
+    def __init__(self, size: int, inner: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size)
+        self.down = nn.Linear(size, inner, bias=False)
+        self.up = nn.Linear(inner, size, bias=False)
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time hidden"]:
+        return x + self.scale * self.dropout(self.up(F.gelu(self.down(self.norm(x)))))
+
+
+class WideBottleneck(nn.Module):
+    """x + s Up(GELU(LN(Down(x)))): the norm sits inside, where it is wide."""
+
+    def __init__(self, size: int, inner: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(size, inner, bias=False)
+        self.norm = nn.LayerNorm(inner)
+        self.up = nn.Linear(inner, size, bias=False)
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time hidden"]:
+        return x + self.scale * self.up(self.dropout(F.gelu(self.norm(self.down(x)))))
+
+
+Cache = list[tuple[Tensor, Tensor]]
+"""Keys and values [b, heads, t, e] of one layer, one entry for each depth it has run so far."""
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer: attention, then a feed-forward part with GELU."""
+
+    def __init__(self, size: int, num_heads: int, ffn_dim: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(size)
+        self.qkv = nn.Linear(size, 3 * size)
+        self.out = nn.Linear(size, size)
+        self.ffn_norm = nn.LayerNorm(size)
+        self.up = nn.Linear(size, ffn_dim)
+        self.down = nn.Linear(ffn_dim, size)
+        self.dropout = nn.Dropout(dropout)
+        self.num_heads, self.causal = num_heads, causal
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        """Read a row of positions; with `cache`, go one depth further instead (see `_attend_ahead`).
+
+        Args:
+            x: the input. Padding lies on the right.
+            mask: true at valid positions; matters only to a layer that is not causal.
+            cache: empty before the first call; each call appends its keys and values.
+        """
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [b, heads, t, e]
+            for part in self.qkv(self.attn_norm(x)).chunk(3, dim=-1)
+        )
+        rate = self.dropout.p if self.training else 0.0
+        if cache is not None:
+            cache.append((k, v))
+        if cache is not None and len(cache) > 1:
+            attended = _attend_ahead(q, cache)
+        elif self.causal:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
+        else:
+            keys = None if mask is None else mask[:, None, None, :]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=rate)
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(-2)))
+        return x + self.dropout(self.down(self.dropout(F.gelu(self.up(self.ffn_norm(x))))))
+
+
+def _attend_ahead(q: Tensor, cache: Cache) -> Tensor:
+    """Attention of depth d for all anchors at once (training-time test, Li et al. 2025, EAGLE-3, figure 6).
+
+    The query in place i stands d positions after the anchor i. It sees the true positions up to i (depth 0,
+    causal), and of each later depth only the place i itself: the predictions that were made from that anchor.
+
+    Args:
+        q: [b, heads, t, e] of the present depth.
+        cache: keys and values of depths 0 to d, the present one last.
+    """
+    t, scale = q.shape[2], q.shape[3] ** -0.5
+    causal = torch.ones(t, t, dtype=torch.bool, device=q.device).tril()
+    first = (q @ cache[0][0].mT * scale).masked_fill(~causal, float("-inf"))  # [b, heads, t, t]
+    own = torch.stack([(q * k).sum(dim=-1) * scale for k, _ in cache[1:]], dim=-1)  # [b, heads, t, d]
+    weights = torch.cat([first, own], dim=-1).softmax(dim=-1)
+    out = weights[..., :t] @ cache[0][1]
+    for depth, (_, v) in enumerate(cache[1:]):
+        out = out + weights[..., t + depth, None] * v
+    return out

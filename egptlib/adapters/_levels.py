@@ -1,0 +1,306 @@
+"""The adapters: from the drafter's hidden states (and others) to states the target's lm head can read.
+
+Rows are as in the store: row t stands before token t and predicts it. A level that aligns gives, at row t, its idea of
+the target's row t. A head that runs ahead gives at row t its idea of the target's row t + 1, and from there goes on
+with its own predictions: `ahead(...)` returns them by depth.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from egptlib.adapters._layers import Bottleneck, Cache, Layer, WideBottleneck
+from egptlib.adapters._settings import AdapterSettings
+
+States = Float[Tensor, "batch time hidden"]
+
+
+class Adapter(nn.Module, ABC):
+    """What all levels have in common.
+
+    Attributes:
+        settings: what it was built from.
+        inputs: the fields of a stored sample that `forward` takes, in order.
+        runs_ahead: whether row t of the output stands for row t + 1.
+        drafter_along: of a head that runs ahead: whether it takes the drafter's states of rows after the anchor
+            as well, that is, whether the drafter reads along while it drafts.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("drafter_hidden",)
+    runs_ahead: ClassVar[bool] = False
+    drafter_along: ClassVar[bool] = False
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @property
+    def level(self) -> str:
+        return self.settings.level
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class _Aligner(Adapter):
+    """A level that aligns row t with row t. Differing widths are bridged by one matrix in front."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        self.bridge = _bridge(settings)
+
+
+class BottleneckAdapter(_Aligner):
+    """L1 and L2: bottlenecks, then a norm. With s = 0 it is the norm alone."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        s = settings
+        self.blocks = nn.ModuleList(
+            Bottleneck(s.hidden_size, s.bottleneck, s.scale, s.dropout) for _ in range(s.num_blocks)
+        )
+        self.norm = nn.LayerNorm(s.hidden_size)
+
+    def forward(self, drafter_hidden: Float[Tensor, "batch time drafter"]) -> States:
+        x = self.bridge(drafter_hidden)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class WideAdapter(_Aligner):
+    """L3: a norm, wide bottlenecks, a norm."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        s = settings
+        self.input_norm = nn.LayerNorm(s.hidden_size)
+        self.blocks = nn.ModuleList(
+            WideBottleneck(s.hidden_size, s.bottleneck, s.scale, s.dropout) for _ in range(s.num_blocks)
+        )
+        self.norm = nn.LayerNorm(s.hidden_size)
+
+    def forward(self, drafter_hidden: Float[Tensor, "batch time drafter"]) -> States:
+        x = self.input_norm(self.bridge(drafter_hidden))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class AttentionAdapter(_Aligner):
+    """L4: attention over the answer so far; h + s (o - h)."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        self.layers = _layers(settings)
+        self.output_norm = nn.LayerNorm(settings.hidden_size)
+        self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
+        self.scale = nn.Parameter(torch.tensor(settings.scale))
+
+    def forward(
+        self,
+        drafter_hidden: Float[Tensor, "batch time drafter"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> States:
+        """`mask` is needed where rows are padded and the level is not causal."""
+        h = x = self.bridge(drafter_hidden)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return h + self.scale * (self.output(self.output_norm(x)) - h)
+
+
+class Head(Adapter):
+    """A level that predicts the next row and can go on from its own predictions."""
+
+    runs_ahead = True
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        self.positions = nn.Parameter(torch.randn(1, settings.max_positions, settings.hidden_size) * 0.02)
+        self.layers = _layers(settings)
+        self.output_norm = nn.LayerNorm(settings.hidden_size)
+        self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
+
+    @abstractmethod
+    def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what a depth starts from and what goes into the layers (positions not yet added).
+
+        Args:
+            given: what `forward` was given.
+            depth: how many positions after the anchor.
+            fed: what `_leave` returned last at the depth before; None at depth 0.
+        """
+
+    @abstractmethod
+    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predicted state, and what the next depth is fed with."""
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """Predict row t + 1 from the given rows up to t (at widths as in `inputs`): [b, t, hidden]."""
+        return self.ahead(*given, depths=1)[0]
+
+    def ahead(self, *given: Tensor, depths: int) -> list[Tensor]:
+        """Run ahead from every row at once.
+
+        Args:
+            given: tensors [b, t, ...] as named by `inputs`.
+            depths: how far.
+
+        Returns:
+            For each depth d = 0, 1, ... a tensor [b, t, hidden]: at [:, i] the predicted target state of row
+            i + 1 + d, when the given rows up to i are known. Where i + d is beyond the given rows, and the head
+            takes something of that row, the value means nothing.
+
+        Raises:
+            ValueError: more positions than the level has learned.
+        """
+        time, longest = given[0].shape[1], self.settings.max_positions
+        if time + depths - 1 > longest:
+            raise ValueError(
+                f"{self.level}: {time} positions and {depths - 1} ahead of them; it was built for {longest}"
+            )
+        caches: list[Cache] = [[] for _ in self.layers]
+        predicted: list[Tensor] = []
+        fed: Tensor | None = None
+        for depth in range(depths):
+            start, x = self._enter(given, depth, fed)
+            x = x + self.positions[:, depth : depth + time]
+            for layer, cache in zip(self.layers, caches, strict=True):
+                x = layer(x, cache=cache)
+            state, fed = self._leave(start, x)
+            predicted.append(state)
+        return predicted
+
+
+class EagleHead(Head):
+    """L5, and B1 on the target's own states: h + s (o - h), after EAGLE (Li et al. 2024) without token embeddings."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        self.bridge = _bridge(settings)
+        self.input_norm = nn.LayerNorm(settings.hidden_size)
+        self.scale = nn.Parameter(torch.tensor(settings.scale))
+
+    def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
+        h = self.bridge(given[0]) if fed is None else fed
+        return h, self.input_norm(h)
+
+    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = start + self.scale * (self.output(self.output_norm(x)) - start)
+        return state, state
+
+
+class TargetHead(EagleHead):
+    """B1: L5 fed with the target's own states: what is possible without a modality gap."""
+
+    inputs = ("target_hidden",)
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        self.bridge = nn.Identity()  # whatever the drafter's width
+
+
+class FusedHead(Head):
+    """L5F: drafter and target states, gated; the drafter reads along while the head runs ahead.
+
+    Row t takes the drafter's row t and the target's row t as the earlier checkpoints did; what is given as the
+    drafter's row is up to the caller. This library gives the drafter's row t + 1, which has read token t, beside the
+    target's row t (`drafter_shift`): both are known when the head is asked for row t + 1.
+    """
+
+    inputs = ("drafter_hidden", "target_hidden")
+    drafter_along = True
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        size = settings.hidden_size
+        self.bridge = _bridge(settings)
+        self.gate = nn.Linear(2 * size, size)
+        self.fusion = nn.Linear(2 * size, size)
+        self.input_norm = nn.LayerNorm(size)
+        self.scale = nn.Parameter(torch.tensor(settings.scale))
+
+    def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
+        drafter, target = self.bridge(_moved(given[0], depth)), given[1] if fed is None else fed
+        both = torch.cat([drafter, target], dim=-1)  # [b, t, 2 hidden]
+        gate = self.gate(both).sigmoid()
+        return target, self.input_norm(gate * drafter + (1 - gate) * target + self.fusion(both))
+
+    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = start + self.scale * (self.output(self.output_norm(x)) - start)
+        return state, state
+
+
+class LayersHead(Head):
+    """E3: states of a low, a middle and a high layer of the target, fused, and the token that follows each.
+
+    After EAGLE-3 (Li et al. 2025): the fused feature stands only at rows the target has read; after the anchor the
+    layer's own output takes its place, in training as in drafting. The token of a row is looked up in the target's
+    lm head (frozen, saved with the states), where EAGLE-3 takes the target's input embedding.
+    """
+
+    inputs = ("target_layers", "token_states")
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        size = settings.hidden_size
+        self.fuse = nn.Linear(settings.num_source_layers * size, size, bias=False)
+        self.state_norm = nn.LayerNorm(size)
+        self.token_norm = nn.LayerNorm(size)
+        self.join = nn.Linear(2 * size, size)
+
+    def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
+        h = self.fuse(given[0].flatten(-2)) if fed is None else fed  # [b, t, layers, hidden] -> [b, t, hidden]
+        token = _moved(given[1], depth)
+        x = h + self.join(torch.cat([self.token_norm(token), self.state_norm(h)], dim=-1))
+        return h, x
+
+    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.output(self.output_norm(x)), x
+
+
+def token_states(token_ids: Int[Tensor, "batch time"], lm_head: Float[Tensor, "vocab hidden"]) -> States:
+    """Look tokens up in the rows of an lm head, scaled to a root mean square of 1; padding (-1) gives token 0's."""
+    rows = lm_head[token_ids.clamp(min=0).long()]
+    return rows / rows.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6)
+
+
+def _bridge(settings: AdapterSettings) -> nn.Module:
+    if settings.input_size == settings.hidden_size:
+        return nn.Identity()
+    bridge = nn.Linear(settings.input_size, settings.hidden_size, bias=False)
+    nn.init.eye_(bridge.weight)  # what both widths have is passed on as it is
+    return bridge
+
+
+def _layers(settings: AdapterSettings) -> nn.ModuleList:
+    s = settings
+    return nn.ModuleList(Layer(s.hidden_size, s.num_heads, s.ffn_dim, s.dropout, s.causal) for _ in range(s.num_layers))
+
+
+def _moved(rows: Tensor, depth: int) -> Tensor:
+    """Row t + depth in place t; zeros where there is none."""
+    if depth == 0:
+        return rows
+    moved = torch.zeros_like(rows)
+    moved[:, : rows.shape[1] - depth] = rows[:, depth:]
+    return moved
+
+
+CLASSES: dict[str, type[Adapter]] = {
+    "L1": BottleneckAdapter,
+    "L2": BottleneckAdapter,
+    "L3": WideAdapter,
+    "L4": AttentionAdapter,
+    "L5": EagleHead,
+    "L5F": FusedHead,
+    "B1": TargetHead,
+    "E3": LayersHead,
+}

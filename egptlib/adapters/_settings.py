@@ -1,0 +1,94 @@
+"""What decides the shape of an adapter: one record of settings for all levels, and each level's own defaults."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Everything an adapter is built from; saved beside its weights.
+
+    Attributes:
+        level: L1, L2, L3, L4, L5, L5F, B1 or E3.
+        hidden_size: width of the target's states, in which the adapter works.
+        drafter_size: width of the drafter's; None when it is the same.
+        bottleneck: width inside a bottleneck (L1 to L3).
+        num_blocks: bottlenecks one after the other (L1 to L3).
+        num_layers: attention layers (L4 and above).
+        num_heads: attention heads.
+        ffn_dim: width inside a layer's feed-forward part.
+        max_positions: longest answer a level with learned positions takes.
+        dropout: share dropped in training.
+        scale: start of the learned scalar s before what is added to the input.
+        causal: whether a level that attends over positions sees only those before. False is what the earlier L4
+            did, and what no drafter can do (findings C19).
+        num_source_layers: layers of the target that E3 fuses.
+    """
+
+    level: str
+    hidden_size: int = 4096
+    drafter_size: int | None = None
+    bottleneck: int = 256
+    num_blocks: int = 1
+    num_layers: int = 1
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    max_positions: int = 512
+    dropout: float = 0.1
+    scale: float = 0.1
+    causal: bool = True
+    num_source_layers: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "bottleneck", "num_blocks", "num_layers", "num_heads", "ffn_dim", "max_positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"adapter setting {name}: expected at least 1, got {getattr(self, name)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"adapter settings: num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"adapter setting dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        if not self.causal and self.level in RUNS_AHEAD:
+            raise ValueError(f"adapter {self.level}: it predicts the next position, so it has to be causal")
+
+    @property
+    def input_size(self) -> int:
+        """Width of the drafter's states."""
+        return self.hidden_size if self.drafter_size is None else self.drafter_size
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "L1": {},
+    "L2": {"num_blocks": 3},
+    "L3": {"bottleneck": 1024, "num_blocks": 2},
+    "L4": {},
+    "L5": {},
+    "L5F": {},
+    "B1": {},
+    "E3": {},
+}
+LEVELS = tuple(_DEFAULTS)
+"""Names of the levels that work on hidden states. L6, LoRA inside the drafter, is `LoraDrafter`."""
+RUNS_AHEAD = ("L5", "L5F", "B1", "E3")
+"""Levels whose output at row t stands for row t + 1."""
+
+
+def level_settings(level: str, **settings: Any) -> AdapterSettings:
+    """Return a level's defaults with `settings` in their place.
+
+    Raises:
+        ValueError: an unknown level or setting, or a value that does not fit.
+    """
+    if level not in _DEFAULTS:
+        raise ValueError(f"adapter level {level!r}: expected one of {', '.join(LEVELS)}")
+    known = {field.name for field in fields(AdapterSettings)} - {"level"}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ValueError(f"adapter {level}: unknown setting {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    return replace(AdapterSettings(level, **_DEFAULTS[level]), **settings)

@@ -1,0 +1,171 @@
+"""Every level: parameter counts, shapes, causality by perturbation, where it starts, widths, running ahead."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from egptlib.adapters import LEVELS, RUNS_AHEAD, Adapter, Head, count_parameters, create_adapter, token_states
+
+HIDDEN, DRAFTER = 32, 24
+PUBLISHED = {
+    "L1": 2_113_537,
+    "L2": 6_324_227,
+    "L3": 16_797_698,
+    "L4": 100_714_497,
+    "L5": 102_819_841,
+    "L5F": 169_936_897,
+    "B1": 102_819_841,
+}
+
+
+def small(level: str, **settings: object) -> Adapter:
+    torch.manual_seed(3)
+    adapter = create_adapter(
+        level, HIDDEN, **{"bottleneck": 8, "num_heads": 4, "ffn_dim": 48, "max_positions": 24} | settings
+    )
+    return adapter.eval()
+
+
+def states(adapter: Adapter, batch: int = 2, time: int = 9, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    s = adapter.settings
+    shapes = {
+        "drafter_hidden": (batch, time, s.input_size),
+        "target_hidden": (batch, time, s.hidden_size),
+        "target_layers": (batch, time, s.num_source_layers, s.hidden_size),
+        "token_states": (batch, time, s.hidden_size),
+    }
+    return [torch.randn(shapes[name], generator=generator) for name in adapter.inputs]
+
+
+@pytest.mark.parametrize("level", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(level: str) -> None:
+    assert count_parameters(level) == PUBLISHED[level]
+
+
+def test_the_earlier_runs_used_three_wide_blocks() -> None:
+    assert round(count_parameters("L3", num_blocks=3) / 1e6, 1) == 25.2
+
+
+@pytest.mark.parametrize("drafter_size", [None, DRAFTER, 40])
+@pytest.mark.parametrize("level", LEVELS)
+def test_shapes_and_gradients(level: str, drafter_size: int | None) -> None:
+    adapter = small(level, drafter_size=drafter_size)
+    out = adapter(*states(adapter))
+    assert out.shape == (2, 9, HIDDEN)
+    out.square().sum().backward()
+    without = [name for name, parameter in adapter.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_position_sees_a_later_one(level: str) -> None:
+    adapter = small(level, num_layers=2)
+    given = states(adapter)
+    changed = [x.clone() for x in given]
+    for x in changed:
+        x[:, 5:] += 1.0
+    before, after = adapter(*given), adapter(*changed)
+    torch.testing.assert_close(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_the_earlier_l4_looks_ahead_where_asked() -> None:
+    adapter = small("L4", causal=False)
+    given = states(adapter)
+    changed = given[0].clone()
+    changed[:, -1] = 3 * torch.randn(2, HIDDEN)
+    assert not torch.allclose(adapter(given[0])[:, 0], adapter(changed)[:, 0])
+
+
+def test_an_l4_that_looks_ahead_never_looks_at_padding() -> None:
+    adapter = small("L4", causal=False)
+    x = states(adapter)[0]
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[:, 6:] = False
+    torch.testing.assert_close(adapter(x, mask)[:, :6], adapter(x[:, :6]))
+
+
+@pytest.mark.parametrize("level", ["L1", "L2"])
+def test_bottlenecks_start_at_the_norm_of_their_input(level: str) -> None:
+    adapter = small(level, scale=0.0)
+    x = states(adapter)[0]
+    torch.testing.assert_close(adapter(x), torch.nn.functional.layer_norm(x, (HIDDEN,)))
+
+
+@pytest.mark.parametrize(("level", "start"), [("L4", 0), ("L5", 0), ("B1", 0), ("L5F", 1)])
+def test_residual_levels_start_at_their_input(level: str, start: int) -> None:
+    adapter = small(level, scale=0.0)
+    given = states(adapter)
+    torch.testing.assert_close(adapter(*given), given[start])
+
+
+@pytest.mark.parametrize("drafter_size", [DRAFTER, 40])
+def test_differing_widths_start_with_what_both_have(drafter_size: int) -> None:
+    adapter = small("L4", scale=0.0, drafter_size=drafter_size)
+    x = states(adapter)[0]
+    shared = min(drafter_size, HIDDEN)
+    torch.testing.assert_close(adapter(x)[..., :shared], x[..., :shared])
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("level", RUNS_AHEAD)
+def test_running_ahead_from_all_rows_is_running_ahead_from_each(level: str, num_layers: int) -> None:
+    """Against the plain way: one anchor at a time, its own predictions appended, everything read again."""
+    adapter = small(level, num_layers=num_layers)
+    assert isinstance(adapter, Head)
+    given = states(adapter, batch=1)
+    depths = 4
+    fast = adapter.ahead(*given, depths=depths)
+    for anchor in (0, 3, 5):
+        expected = _ahead_from(adapter, given, anchor, depths)
+        for depth in range(depths):
+            torch.testing.assert_close(fast[depth][:, anchor], expected[depth], atol=1e-5, rtol=1e-5)
+
+
+def _ahead_from(adapter: Head, given: list[Tensor], anchor: int, depths: int) -> list[Tensor]:
+    """Feed a growing row through the layers without any cache."""
+    predicted, entered, fed = [], [], None
+    for depth in range(depths):
+        if fed is None:
+            start, x = adapter._enter([g[:, : anchor + 1] for g in given], 0, None)
+        else:
+            place = anchor + depth
+            # everything given is cut to the one row of this depth; depth 0 keeps it from being moved again
+            start, x = adapter._enter([g[:, place : place + 1] for g in given], 0, fed)
+        entered.append(x)
+        row = torch.cat(entered, dim=1)
+        row = row + adapter.positions[:, : row.shape[1]]
+        for layer in adapter.layers:
+            row = layer(row)
+        state, fed = adapter._leave(start[:, -1:], row[:, -1:])
+        predicted.append(state[:, 0])
+    return predicted
+
+
+@pytest.mark.parametrize("level", RUNS_AHEAD)
+def test_too_many_positions_are_refused(level: str) -> None:
+    adapter = small(level, max_positions=10)
+    assert isinstance(adapter, Head)
+    given = states(adapter)
+    adapter.ahead(*given, depths=2)
+    with pytest.raises(ValueError, match="9 positions and 2 ahead of them; it was built for 10"):
+        adapter.ahead(*given, depths=3)
+
+
+def test_unknown_settings_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="level 'L7'"):
+        create_adapter("L7")
+    with pytest.raises(ValueError, match="unknown setting 'botleneck'"):
+        create_adapter("L1", botleneck=3)
+    with pytest.raises(ValueError, match="num_heads 3 does not divide"):
+        create_adapter("L4", 32, num_heads=3)
+    with pytest.raises(ValueError, match="causal"):
+        create_adapter("L5", 32, causal=False)
+
+
+def test_token_states_are_rows_of_the_head_at_one_size() -> None:
+    head = torch.randn(7, 5)
+    out = token_states(torch.tensor([[3, -1]]), head)
+    torch.testing.assert_close(out.square().mean(-1), torch.ones(1, 2))
+    torch.testing.assert_close(out[0, 0] / out[0, 0].norm(), head[3] / head[3].norm())
