@@ -135,17 +135,25 @@ class Model(ABC):
         return State(self.lm_head(hidden[:, -1]), hidden, cache, hidden.shape[1])
 
     @torch.no_grad()
+    def read(self, tokens: Tensor, state: State) -> Tensor:
+        """Read n more tokens [1, n] in one pass, without asking for logits: last hidden states [1, n, H].
+
+        The state moves on by n; `state.logits` is stale until the next `step`.
+        """
+        out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
+        state.length += tokens.shape[1]
+        return out.last_hidden_state
+
+    @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read n more tokens in one pass; the state moves on by n.
 
         Args:
             tokens: int64 [1, n]. n = 1 decodes, n > 1 verifies a draft.
         """
-        out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
-        hidden = out.last_hidden_state
+        hidden = self.read(tokens, state)
         logits = self.lm_head(hidden)
         state.logits = logits[:, -1]
-        state.length += tokens.shape[1]
         return Step(logits, hidden)
 
     def rollback(self, state: State, length: int) -> None:

@@ -1,0 +1,124 @@
+"""Drafters: whatever can propose the next tokens of an answer. All share one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from egptlib.decoding._generation import Recorder
+from egptlib.decoding._sampling import Sampler
+
+Stop = Callable[[float], bool]
+"""Called after each draft token with the drafter's probability of it; True ends the draft (the token stays in it)."""
+
+
+@dataclass
+class Draft:
+    """A proposal of n tokens, ids of the target's vocabulary.
+
+    Attributes:
+        tokens: the n ids.
+        confidence: the drafter's probability (before temperature) of each, 1.0 where it has none.
+        probabilities: [n, V], what each token was drawn from, V the target's width. None: chosen with certainty.
+        logits: [n, V] of the drafter, -inf where it has no such token; None where it has no logits.
+        hidden: [n, H], states that stand for the target's, where the drafter makes some.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    probabilities: Tensor | None = None
+    logits: Tensor | None = None
+    hidden: Tensor | None = None
+
+    def first(self, count: int) -> Draft:
+        """The draft cut to its first `count` tokens."""
+        if count >= len(self.tokens):
+            return self
+        tensors = (None if x is None else x[:count] for x in (self.probabilities, self.logits, self.hidden))
+        return Draft(self.tokens[:count], self.confidence[:count], *tensors)
+
+
+class Drafter(Protocol):
+    """Proposes tokens.
+
+    A drafter finds out by itself what to forget: `propose` gets the whole answer so far, and the drafter rolls its
+    cache back to where its own past and the answer part. So nobody has to tell it what was accepted.
+
+    Attributes:
+        name: how reports call it.
+        device: where it runs.
+    """
+
+    name: str
+    device: torch.device
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        """Read the prompt, whatever was there before; stages are recorded in the lane "drafter"."""
+        ...
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        """Propose up to `count` tokens (fewer or none are fine) that follow `answer`, ids of the target."""
+        ...
+
+
+class SequenceDrafter:
+    """Proposes a fixed sequence, e.g. a recorded draft; nothing once the answer has left it. Empty: drafts nothing."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, tokens: Sequence[int] = (), name: str = "sequence"):
+        self.tokens, self.name = list(tokens), name
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        """Nothing to read."""
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        if len(answer) >= len(self.tokens) or self.tokens[: len(answer)] != list(answer):
+            return Draft()
+        return certain(self.tokens[len(answer) : len(answer) + count], stop)
+
+
+class NgramDrafter:
+    """Prompt look-up: what followed the last few tokens where they stood before, in the question or the answer.
+
+    The longest n-gram counts, the latest of its places (Saxena 2023): the baseline that needs no second model.
+
+    Args:
+        tokenizer: the target's, for the question. None: only the answer is looked into.
+        max_ngram, min_ngram: lengths tried, longest first.
+    """
+
+    device = torch.device("cpu")
+    name = "n-grams"
+
+    def __init__(self, tokenizer: Any = None, max_ngram: int = 3, min_ngram: int = 1):
+        if not 1 <= min_ngram <= max_ngram:
+            raise ValueError(f"ngram: expected 1 <= min_ngram <= max_ngram, found {min_ngram} and {max_ngram}")
+        self.tokenizer, self.max_ngram, self.min_ngram = tokenizer, max_ngram, min_ngram
+        self._question: list[int] = []
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        if self.tokenizer is not None:
+            self._question = list(self.tokenizer(question, add_special_tokens=False).input_ids)
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        tokens = [*self._question, *answer]
+        text = "".join(map(chr, tokens))  # one character a token: str.rfind is the fastest search there is
+        for n in range(min(self.max_ngram, len(answer)), self.min_ngram - 1, -1):
+            place = text.rfind(text[-n:], 0, -1)
+            if place >= 0:
+                return certain(tokens[place + n : place + n + count], stop)
+        return Draft()
+
+
+def certain(tokens: list[int], stop: Stop | None) -> Draft:
+    """A draft of tokens without probabilities."""
+    for i in range(len(tokens)):
+        if stop is not None and stop(1.0):
+            tokens = tokens[: i + 1]
+            break
+    return Draft(tokens, [1.0] * len(tokens))

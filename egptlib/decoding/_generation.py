@@ -1,0 +1,152 @@
+"""What a run leaves behind: its tokens, what was accepted in each round, and events stamped by one clock."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from egptlib.models import synchronize
+
+Lane = Literal["drafter", "target"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One stretch of work of one model.
+
+    Attributes:
+        lane: which model worked.
+        stage: "preprocess", "vision", "prefill", "draft", "verify" (a draft was checked) or "step" (nothing was
+            drafted, the target decoded one token).
+        start, end: seconds of `time.perf_counter`, the same clock for all threads and processes of the machine.
+        info: what is worth knowing about it, e.g. `drafted` and `accepted` counts.
+    """
+
+    lane: Lane
+    stage: str
+    start: float
+    end: float
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+class Recorder:
+    """Stamps events; may be used from several threads at once.
+
+        with recorder("drafter", "draft", device) as info:
+            info["drafted"] = 3
+
+    Attributes:
+        events: in the order in which they ended.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    @contextmanager
+    def __call__(self, lane: Lane, stage: str, device: torch.device) -> Iterator[dict[str, Any]]:
+        """Time a stage; the device has finished what was asked of it at both ends."""
+        info: dict[str, Any] = {}
+        synchronize(device)
+        start = time.perf_counter()
+        try:
+            yield info
+        finally:
+            synchronize(device)
+            self.events.append(Event(lane, stage, start, time.perf_counter(), info))
+
+
+class Round(NamedTuple):
+    """One target pass: draft tokens offered, draft tokens kept, and tokens gained (the kept ones and the bonus)."""
+
+    drafted: int
+    accepted: int
+    gained: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and how it came about.
+
+    Attributes:
+        token_ids: int64 [n] on the CPU, the end token included where it was reached.
+        text: the same as words.
+        rounds: one entry per target pass after the prefill.
+        events: stamped stages of both models; see `Event`.
+        lossless: whether the acceptance rule keeps the target's own output (distribution).
+        gaps: gap between the two best target logits at each token [n] (only where the loop was asked for them).
+    """
+
+    token_ids: Tensor
+    text: str
+    rounds: list[Round]
+    events: list[Event]
+    lossless: bool = True
+    gaps: Tensor | None = None
+
+    @property
+    def histogram(self) -> dict[int, int]:
+        """Number of verifications by accepted count, lowest first."""
+        return dict(sorted(Counter(r.accepted for r in self.rounds).items()))
+
+    @property
+    def num_drafted_tokens(self) -> float:
+        """Draft tokens per verification, on average."""
+        return _mean([r.drafted for r in self.rounds])
+
+    @property
+    def num_accepted_tokens(self) -> float:
+        """Draft tokens accepted per verification, on average, without the bonus token."""
+        return _mean([r.accepted for r in self.rounds])
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens per target pass, bonus included; 1.0 for plain decoding. The prefill is no such pass."""
+        return _mean([r.gained for r in self.rounds])
+
+    @property
+    def alpha(self) -> float:
+        """Share of draft tokens accepted among those that were reached (all before them accepted)."""
+        accepted = sum(r.accepted for r in self.rounds)
+        reached = accepted + sum(r.accepted < r.drafted for r in self.rounds)
+        return accepted / reached if reached else 0.0
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Seconds per stage, named "lane.stage" ("target.verify"), in order of first occurrence."""
+        times: dict[str, float] = {}
+        for event in sorted(self.events, key=lambda event: event.start):
+            key = f"{event.lane}.{event.stage}"
+            times[key] = times.get(key, 0.0) + event.seconds
+        return times
+
+    @property
+    def wall_seconds(self) -> float:
+        """From the first event's start to the last one's end."""
+        if not self.events:
+            return 0.0
+        return max(e.end for e in self.events) - min(e.start for e in self.events)
+
+
+def acceptance_by_position(rounds: list[Round]) -> list[float]:
+    """Share of verifications that kept draft position 0, 1, ...; of those that drafted that far."""
+    longest = max((r.drafted for r in rounds), default=0)
+    shares = []
+    for position in range(longest):
+        reached = [r.accepted > position for r in rounds if r.drafted > position]
+        shares.append(sum(reached) / len(reached))
+    return shares
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,158 @@
+"""The speculative loop: prefill, draft, verify, roll back, until the answer ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from egptlib.decoding._drafters import Draft, Drafter
+from egptlib.decoding._generation import Generation, Recorder, Round
+from egptlib.decoding._lengths import DraftLength, FixedLength
+from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._rules import Lossless, Rule, Verdict
+from egptlib.decoding._sampling import Sampler, Sampling
+from egptlib.decoding._vocabulary import shared_vocabulary
+from egptlib.models import Model, State
+
+
+def speculative_generate(
+    target: Model,
+    drafter: Drafter | Model,
+    scene: Any,
+    question: str,
+    *,
+    gamma: int | DraftLength = 5,
+    max_new_tokens: int = 50,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+    rule: Rule | None = None,
+) -> Generation:
+    """Answer a question about a scene: the drafter proposes, the target verifies. The models run in sequence.
+
+    Args:
+        target: the model whose answer it is.
+        drafter: a model over the same vocabulary, or anything that follows the `Drafter` protocol.
+        gamma: draft tokens per verification, or a policy (`DraftLength`).
+        max_new_tokens: the answer ends there, or with an end token of the target.
+        sampling: None decodes greedily.
+        generator: source of chance, on the CPU.
+        rule: the acceptance rule; None is the lossless one.
+
+    Raises:
+        ValueError: a limit below 1, or a drafter over another vocabulary.
+    """
+    recorder = Recorder()
+    drafter = as_drafter(drafter, target)
+    state = read_prompt(target, scene, question, recorder)
+    drafter.start(scene, question, recorder)
+    return speculative_decode(
+        target,
+        state,
+        drafter,
+        gamma=gamma,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        generator=generator,
+        rule=rule,
+        recorder=recorder,
+    )
+
+
+@torch.no_grad()
+def speculative_decode(
+    target: Model,
+    state: State,
+    drafter: Drafter,
+    *,
+    gamma: int | DraftLength = 5,
+    max_new_tokens: int = 50,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+    rule: Rule | None = None,
+    recorder: Recorder | None = None,
+    draft: Draft | None = None,
+) -> Generation:
+    """Go on from a prompt that both models have read; arguments as in `speculative_generate`.
+
+    Args:
+        state: the target's, straight after its prefill.
+        draft: the answer's first tokens, if they were drafted already (while the target read its prompt). They are
+            verified at once; without them the first token comes from the prefill itself.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
+    length = FixedLength(gamma) if isinstance(gamma, int) else gamma
+    rule, recorder, sampler = rule or Lossless(), recorder or Recorder(), Sampler(sampling, generator)
+    prompt_length, tokens, rounds = state.length, list[int](), list[Round]()
+    length.start()
+    draft = (draft or Draft()).first(max_new_tokens - 1)
+    if not draft.tokens:
+        tokens.append(sampler.choose(state.logits[0]))
+    while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
+        room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
+        if tokens:
+            draft = propose(drafter, tokens, min(length.count(), room), sampler, length, recorder)
+        with recorder("target", "verify" if draft.tokens else "step", target.device) as info:
+            verdict = verify(target, state, tokens[-1:], draft, rule, sampler)
+            gained, accepted = keep(verdict, draft, target.eos_token_ids)
+            tokens += gained
+            # All but the last token have been read: it opens the next pass.
+            if state.length > prompt_length + len(tokens) - 1:
+                target.rollback(state, prompt_length + len(tokens) - 1)
+            info.update(drafted=len(draft.tokens), accepted=accepted)
+        rounds.append(Round(len(draft.tokens), accepted, len(gained)))
+        length.observe(len(draft.tokens), accepted)
+    return Generation(torch.tensor(tokens), target.decode_text(tokens), rounds, recorder.events, rule.lossless)
+
+
+def as_drafter(drafter: Drafter | Model, target: Model) -> Drafter:
+    """A model as a drafter over the target's vocabulary; a drafter as it is."""
+    return ModelDrafter(drafter, shared_vocabulary(drafter, target)) if isinstance(drafter, Model) else drafter
+
+
+def read_prompt(target: Model, scene: Any, question: str, recorder: Recorder) -> State:
+    """Preprocess, see and prefill, each stage recorded in the lane "target"."""
+    with recorder("target", "preprocess", target.device):
+        inputs = target.encode(scene, question)
+    with recorder("target", "vision", target.device), torch.no_grad():
+        embeds = target.embed(inputs)
+    with recorder("target", "prefill", target.device):
+        return target.prefill(embeds)
+
+
+def propose(
+    drafter: Drafter, tokens: list[int], count: int, sampler: Sampler, length: DraftLength, recorder: Recorder
+) -> Draft:
+    """Ask the drafter for up to `count` tokens after `tokens`."""
+    if count < 1:
+        return Draft()
+    with recorder("drafter", "draft", drafter.device) as info:
+        draft = drafter.propose(tokens, count, sampler, length.stop).first(count)
+        info["drafted"] = len(draft.tokens)
+    return draft
+
+
+def verify(target: Model, state: State, unread: list[int], draft: Draft, rule: Rule, sampler: Sampler) -> Verdict:
+    """One target pass over the token not yet read and the draft, and the rule's verdict.
+
+    Args:
+        unread: the last token of the answer, or nothing straight after the prefill, whose own logits then judge the
+            first draft token.
+    """
+    before = None if unread else (state.logits, state.hidden[0, -1:])  # [1, V], [1, H]
+    step = target.step(torch.tensor([unread + draft.tokens], device=target.device), state)
+    logits, hidden = step.logits[0], step.hidden[0]
+    if before is not None:
+        logits, hidden = torch.cat([before[0], logits]), torch.cat([before[1], hidden])
+    return rule(draft, logits, hidden, sampler)
+
+
+def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple[list[int], int]:
+    """The tokens gained, up to the first end token, and how many of them are draft tokens."""
+    gained = [*draft.tokens[: verdict.accepted], verdict.token]
+    for i, token in enumerate(gained):
+        if token in end_token_ids:
+            gained = gained[: i + 1]
+            break
+    return gained, min(verdict.accepted, len(gained))

@@ -1,0 +1,105 @@
+"""A model as the drafter: EventGPT, or any other behind the common interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egptlib.decoding._drafters import Draft, Stop
+from egptlib.decoding._generation import Recorder
+from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._vocabulary import Vocabulary
+from egptlib.models import Model, State
+
+
+class ModelDrafter:
+    """Drafts with a model, token by token, in the target's ids.
+
+    Args:
+        model: the drafter.
+        vocabulary: what the target's ids mean to it (see `shared_vocabulary`, `common_vocabulary`).
+
+    Attributes:
+        state: where the model stands.
+        read: the answer tokens (its own ids) in its cache.
+        rows: last hidden states [H]; row t stands before token t of `read`, so there is one more than tokens.
+    """
+
+    def __init__(self, model: Model, vocabulary: Vocabulary, name: str | None = None):
+        self.model, self.vocabulary, self.name = model, vocabulary, name or model.name
+        self.device = model.device
+        self.state: State | None = None
+        self.read: list[int] = []
+        self.rows: list[Tensor] = []
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        with recorder("drafter", "preprocess", self.device):
+            inputs = self.model.encode(scene, question)
+        with recorder("drafter", "vision", self.device), torch.no_grad():
+            embeds = self.model.embed(inputs)
+        with recorder("drafter", "prefill", self.device):
+            self.begin(self.model.prefill(embeds))
+
+    def begin(self, state: State) -> None:
+        """Draft from a prompt that was read already."""
+        self.state, self.read, self.rows = state, [], [state.hidden[0, -1]]
+
+    @torch.no_grad()
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        draft = Draft()
+        if count < 1:
+            return draft
+        logits, probabilities = [], []
+        self.catch_up(self.vocabulary.to_drafter(answer))
+        while True:
+            logits.append(self.next_logits())
+            if sampler.greedy:
+                token = int(logits[-1].argmax())
+            else:
+                probabilities.append(sampler.probabilities(logits[-1]))
+                token = sampler.draw(probabilities[-1])
+            draft.tokens.append(token)
+            draft.confidence.append(float((logits[-1][token] - logits[-1].logsumexp(dim=0)).exp()))
+            full = len(draft.tokens) == count or token in self.vocabulary.end_token_ids
+            if full or (stop is not None and stop(draft.confidence[-1])):
+                break
+            self.read_on(self.vocabulary.to_drafter([token]))
+        draft.logits = torch.stack(logits)
+        draft.probabilities = torch.stack(probabilities) if probabilities else None
+        return draft
+
+    def next_logits(self) -> Tensor:
+        """[V] of the target's vocabulary, after all that was read."""
+        return self.vocabulary.to_target(self.model.lm_head(self.rows[-1]))
+
+    def catch_up(self, tokens: list[int]) -> None:
+        """Bring the cache to an answer: forget from where it differs, read what is new.
+
+        Raises:
+            ValueError: the prompt has not been read.
+        """
+        if self.state is None:
+            raise ValueError(f"{self.name}: expected start() before propose()")
+        shared = common_prefix(self.read, tokens)
+        if shared < len(self.read):
+            self.model.rollback(self.state, self.state.length - len(self.read) + shared)
+            del self.read[shared:], self.rows[shared + 1 :]
+        if shared < len(tokens):
+            self.read_on(tokens[shared:])
+
+    def read_on(self, tokens: list[int]) -> None:
+        """Read more tokens (its own ids) in one pass."""
+        assert self.state is not None
+        self.rows.extend(self.model.read(torch.tensor([tokens], device=self.device), self.state)[0])
+        self.read += tokens
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading items two sequences share."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))

@@ -1,0 +1,79 @@
+"""How a next token is chosen: the likeliest one, or drawn after temperature, top-k and top-p."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a draw, applied to drafter and target alike, in transformers' order.
+
+    Attributes:
+        temperature: logits are divided by it; above 0 (greedy decoding is `sampling=None`).
+        top_k: only the k likeliest tokens stay; None keeps all.
+        top_p: only the smallest set of likeliest tokens whose probabilities reach top_p stays; 1.0 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: expected more than 0 (greedy is sampling=None), found {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k: expected at least 1 or None, found {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected a number in (0, 1], found {self.top_p}")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [..., V] to the probabilities that are drawn from, float32 [..., V]."""
+        scores = logits.float() / self.temperature
+        if self.top_k is not None and self.top_k < scores.shape[-1]:
+            least = scores.topk(self.top_k, dim=-1).values[..., -1:]
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        if self.top_p < 1:
+            ascending, order = scores.sort(dim=-1)
+            # A token goes when all tokens up to and with it, from the least likely on, weigh at most 1 - top_p.
+            dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+            dropped[..., -1] = False
+            scores = scores.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+        return scores.softmax(dim=-1)
+
+
+class Sampler:
+    """Chooses tokens: greedily without settings, by drawing with them.
+
+    Attributes:
+        sampling: the settings, or None for greedy decoding.
+        generator: source of chance, on the CPU; None is torch's global one.
+    """
+
+    def __init__(self, sampling: Sampling | None = None, generator: torch.Generator | None = None):
+        self.sampling, self.generator = sampling, generator
+
+    @property
+    def greedy(self) -> bool:
+        return self.sampling is None
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """[..., V] probabilities a token is drawn from. Greedy decoding has none: ask `greedy` first."""
+        if self.sampling is None:
+            raise ValueError("a greedy sampler draws from no distribution")
+        return self.sampling.probabilities(logits)
+
+    def draw(self, probabilities: Tensor) -> int:
+        """One token from probabilities [V] (any positive sum)."""
+        return int(torch.multinomial(probabilities.cpu(), 1, generator=self.generator))
+
+    def uniform(self, count: int) -> list[float]:
+        """Numbers in [0, 1)."""
+        return torch.rand(count, generator=self.generator, dtype=torch.float64).tolist()
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token after logits [V]."""
+        return int(logits.argmax()) if self.sampling is None else self.draw(self.probabilities(logits))
