@@ -157,7 +157,7 @@ def test_run_and_report_say_where_things_are(tmp_path: Path, monkeypatch: pytest
         write_json(Path(command[-2]) / "status.json", status)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", child)
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", child)
     notebooks = [str(tmp_path / "02_bad.ipynb"), str(tmp_path / "01_good.ipynb")]
     arguments = [
         "run",

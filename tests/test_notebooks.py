@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from egptlib.reporting._html import write_report
-from egptlib.reporting._notebooks import notebook_parameters, plan, run_notebooks
+from egptlib.reporting._notebooks import notebook_parameters, plan
+from egptlib.reporting._runner import run_notebooks
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 COMMON = {"dataset", "split", "pair", "num_scenes", "num_questions", "max_new_tokens", "out", "smoke"}

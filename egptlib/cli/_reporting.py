@@ -1,4 +1,4 @@
-"""Verbs of the reporting room: run, report."""
+"""Verbs of the reporting room: run, sweep, runs, report."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,22 @@ import typer
 from egptlib.cli._app import app, given
 
 if TYPE_CHECKING:
-    from egptlib.reporting._notebooks import Outcome
+    from collections.abc import Sequence
+
+    from egptlib.reporting._notebooks import Job
+    from egptlib.reporting._runner import Outcome
+
+
+Out = Annotated[Path | None, typer.Option(help="Folder for runs and report; default: runs.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="A few scenes and tokens, to see that all runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again what is done already.")]
+Timeout = Annotated[int, typer.Option(min=1, help="Seconds one cell may take.")]
+NotebookTimeout = Annotated[int | None, typer.Option(min=1, help="Seconds one notebook may take.")]
+Workers = Annotated[int, typer.Option(min=1, help="Notebooks at the same time, each in a process of its own.")]
+Root = Annotated[Path | None, typer.Argument(help="Folder of runs; default: runs.")]
+
+runs_app = typer.Typer(no_args_is_help=True, help="List, compare and star runs.")
+app.add_typer(runs_app, name="runs")
 
 
 @app.command()
@@ -18,31 +33,104 @@ def run(
     dataset: Annotated[list[str] | None, typer.Option(help="streets, clips, or a folder; may be repeated.")] = None,
     pair: Annotated[str | None, typer.Option(help="mini, or eventgpt-videollava.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="May be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for runs and report; default: runs.")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A few scenes and tokens, to see that all runs.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run again what is done already.")] = False,
-    timeout: Annotated[int, typer.Option(min=1, help="Seconds one cell may take.")] = 1800,
+    out: Out = None,
+    smoke: Smoke = False,
+    force: Force = False,
+    timeout: Timeout = 1800,
+    notebook_timeout: NotebookTimeout = None,
+    workers: Workers = 1,
 ) -> None:
     """Execute notebooks, each in a process and a run folder of its own, and write the report.
 
     A run that is done is skipped; it counts as another one when a parameter, the notebook or the library differs.
     """
-    from egptlib.reporting._html import write_report
-    from egptlib.reporting._notebooks import find_notebooks, plan, run_notebooks
-    from egptlib.reporting._runs import default_root
+    from egptlib.reporting._notebooks import find_notebooks, plan
 
     assigned = dict(_assignment(text) for text in parameter or ())
     optional: dict[str, Any] = {"smoke": smoke} | given(pair=pair)
     found = find_notebooks(notebooks or ())
     datasets: list[dict[str, Any]] = [{"dataset": name} for name in dataset or ()] or [{}]
     jobs = [job for chosen in datasets for job in plan(found, assigned | chosen, optional)]
-    root = out or default_root()
-    outcomes = run_notebooks(jobs, root, timeout=timeout, force=force, report=_report_outcome)
-    print(f"report -> {write_report(root)}")
-    failed = sum(outcome.state == "failed" for outcome in outcomes)
-    if failed:
-        print(f"egptlib: {failed} of {len(outcomes)} notebooks failed", file=sys.stderr)
-        raise typer.Exit(1)
+    limits: dict[str, Any] = {"timeout": timeout, "notebook_timeout": notebook_timeout, "force": force}
+    _run_and_report(jobs, out, workers=workers, **limits)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="YAML file with notebooks, parameters and grid.")],
+    out: Out = None,
+    smoke: Smoke = False,
+    force: Force = False,
+    timeout: Timeout = 1800,
+    notebook_timeout: NotebookTimeout = None,
+    workers: Workers = 1,
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on instead.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and which are done.")] = False,
+) -> None:
+    """Execute notebooks for every combination of a grid of parameters, and write the report.
+
+    Given again, it goes on where it stopped. On a cluster every machine must see the notebooks and --out by the same
+    names; start its workers with one thread for each notebook that they are to run at the same time.
+    """
+    from egptlib.reporting._runs import default_root, read_status
+    from egptlib.reporting._sweep import differing, plan_sweep, read_grid
+
+    jobs = plan_sweep(read_grid(grid), {"smoke": smoke})
+    varying = differing([job.parameters for job in jobs])
+    if dry_run:
+        root = out or default_root()
+        states = [(read_status(root / job.name) or {}).get("state", "to do") for job in jobs]
+        for job, state in zip(jobs, states):
+            print(f"{state:<7} {_describe(job, varying)} -> {root / job.name}")
+        print(f"{len(jobs)} runs, {sum(state == 'done' for state in states)} done already")
+        return
+    limits: dict[str, Any] = {"timeout": timeout, "notebook_timeout": notebook_timeout, "force": force}
+    _run_and_report(jobs, out, varying, workers=workers, cluster=cluster, **limits)
+
+
+@runs_app.command("list")
+def list_(
+    root: Root = None,
+    notebook: Annotated[
+        str | None, typer.Option(help="Only runs of this notebook: its name, or how it begins.")
+    ] = None,
+    starred: Annotated[bool, typer.Option("--starred", help="Only starred runs.")] = False,
+) -> None:
+    """List runs: star, state, seconds, what their parameters differ in, and name."""
+    from egptlib.reporting._runs import default_root
+    from egptlib.reporting._stars import overview
+
+    print(overview(root or default_root(), notebook=notebook, starred=starred))
+
+
+@runs_app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Two or more runs: names, or how they begin.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of runs; default: runs.")] = None,
+) -> None:
+    """Set runs side by side: the parameters and figures in which they differ."""
+    from egptlib.reporting._runs import default_root
+    from egptlib.reporting._stars import compare_runs, find_run
+
+    folder = root or default_root()
+    table = compare_runs([find_run(folder, name) for name in names])
+    print(table.to_string(na_rep="-") if len(table) else "no difference")
+
+
+@runs_app.command()
+def star(
+    name: Annotated[str, typer.Argument(help="The run: its name, or how it begins.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of runs; default: runs.")] = None,
+    note: Annotated[str, typer.Option(help="Why it is worth finding again.")] = "",
+    off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
+) -> None:
+    """Star a run, so that it is found again: `runs list --starred`, and `collect()` says so too."""
+    from egptlib.reporting._runs import default_root
+    from egptlib.reporting._stars import find_run, set_star
+
+    folder = find_run(root or default_root(), name)
+    set_star(folder, None if off else note)
+    print(f"{'no longer starred' if off else 'starred'}: {folder.name}")
 
 
 @app.command()
@@ -57,17 +145,42 @@ def report(
     print(f"report -> {write_report(runs or default_root(), out)}")
 
 
-def _report_outcome(outcome: "Outcome") -> None:
-    dataset = Path(str(outcome.job.parameters.get("dataset", ""))).name
-    where = f"{outcome.job.notebook.stem} on {dataset}" if dataset else outcome.job.notebook.stem
-    match outcome.state:
-        case "skipped":
-            print(f"{where}: done earlier -> {outcome.folder}", flush=True)
-        case "done":
-            print(f"{where}: done in {outcome.seconds:.0f} s -> {outcome.folder}", flush=True)
-        case _:
-            print(f"{where}: FAILED after {outcome.seconds:.0f} s -> {outcome.folder}", flush=True)
-            print(f"  {outcome.error}", file=sys.stderr, flush=True)
+def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), **options: Any) -> None:
+    """Run the jobs, say how each ended, write the report; exit code 1 when one failed."""
+    from egptlib.reporting._html import write_report
+    from egptlib.reporting._runner import run_notebooks
+    from egptlib.reporting._runs import default_root
+
+    root = out or default_root()
+    ended = 0
+
+    def tell(outcome: "Outcome") -> None:
+        nonlocal ended
+        ended += 1
+        where = f"[{ended}/{len(jobs)}] {_describe(outcome.job, varying)}"
+        match outcome.state:
+            case "skipped":
+                print(f"{where}: done earlier -> {outcome.folder}", flush=True)
+            case "done":
+                print(f"{where}: done in {outcome.seconds:.0f} s -> {outcome.folder}", flush=True)
+            case _:
+                print(f"{where}: FAILED after {outcome.seconds:.0f} s -> {outcome.folder}", flush=True)
+                print(f"  {outcome.error}", file=sys.stderr, flush=True)
+
+    outcomes = run_notebooks(jobs, root, report=tell, **options)
+    print(f"report -> {write_report(root)}")
+    failed = sum(outcome.state == "failed" for outcome in outcomes)
+    if failed:
+        print(f"egptlib: {failed} of {len(outcomes)} notebooks failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _describe(job: "Job", varying: "Sequence[str]" = ()) -> str:
+    """Name a run by its notebook, its dataset, and those of the `varying` parameters that it has."""
+    dataset = Path(str(job.parameters.get("dataset", ""))).name
+    where = f"{job.notebook.stem} on {dataset}" if dataset else job.notebook.stem
+    values = [f"{name}={job.parameters[name]}" for name in varying if name != "dataset" and name in job.parameters]
+    return f"{where} ({', '.join(values)})" if values else where
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -1,16 +1,20 @@
 """Child process of `egptlib run`: executes one notebook and writes its status.
 
-``python -m egptlib.reporting._execute NOTEBOOK RUN_FOLDER TIMEOUT``, with ``params.json`` in the run folder.
+``python -m egptlib.reporting._execute NOTEBOOK RUN_FOLDER TIMEOUT``, with ``params.json`` in the run folder. It ends
+when its parent does, and its kernel with it: a sweep that was killed leaves nothing that runs on.
 """
 
 import logging
+import os
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from egptlib._paths import write_json
+from egptlib.reporting._runner import running_cell
 from egptlib.reporting._runs import read_json
 
 
@@ -42,15 +46,27 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
         )
         status["state"] = "done"
     except PapermillExecutionError as error:
-        # From 0, in a notebook with one cell more (the injected parameters): the same as from 1 in the source.
+        # Counted as in the source, from 1: see `running_cell`.
         status["error"] = {"cell": error.cell_index, "name": error.ename, "value": error.evalue}
     except (CellTimeoutError, DeadKernelError) as error:
-        status["error"] = {"cell": None, "name": type(error).__name__, "value": str(error)}
+        status["error"] = {
+            "cell": running_cell(folder / "out.ipynb"),
+            "name": type(error).__name__,
+            "value": str(error),
+        }
     status["seconds"] = round(time.perf_counter() - started, 2)
     return status
 
 
+def _end_with(parent: int) -> None:
+    """End this process as soon as `parent` is gone. ipykernel watches us in the same way."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_folder = Path(sys.argv[2])
     result = execute(Path(sys.argv[1]), run_folder, int(sys.argv[3]))

@@ -22,7 +22,7 @@ from nbconvert.preprocessors import Preprocessor, TagRemovePreprocessor
 from traitlets.config import Config
 
 from egptlib._paths import atomic_write
-from egptlib.reporting._notebooks import describe_error
+from egptlib.reporting._runner import describe_error
 from egptlib.reporting._runs import list_runs, read_json, read_status
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -1,36 +1,20 @@
-"""Run notebooks: parameters checked before a kernel starts, one process and one run folder per notebook."""
+"""Notebooks and their parameters, which are checked before a kernel starts."""
 
 import ast
 import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import egptlib
-from egptlib._paths import project_root, write_json
-from egptlib.reporting._runs import read_status
+from egptlib._paths import project_root
 
 BUILT_IN_DATASETS = ("streets", "mini", "clips")
 _CHECKPOINTS = {"eventgpt", "video_llava", "visual_tower"}  # parameters that may name a folder; kernels run elsewhere
-
-# What a kernel without anyone watching needs. Figures go through matplotlib's inline backend whatever the shell says.
-_HEADLESS = {
-    "EGPT_HEADLESS": "1",
-    "TQDM_DISABLE": "1",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one in the user's home
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    "PYTHONUNBUFFERED": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -49,17 +33,6 @@ class Job:
         dataset = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(str(self.parameters.get("dataset", ""))).name)
         digest = hashlib.sha256(content.encode()).hexdigest()[:10]
         return "-".join(part for part in (self.notebook.stem, dataset, digest) if part)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one job ended: state is "done", "skipped" (done earlier) or "failed"; error is one line."""
-
-    job: Job
-    folder: Path
-    state: str
-    seconds: float
-    error: str | None = None
 
 
 def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
@@ -159,92 +132,6 @@ def convert(name: str, value: Any, default: Any) -> Any:
         except (ValueError, SyntaxError):
             pass  # reported below, as any other wrong value
     raise ValueError(f"parameter {name!r}: expected {kind.__name__} (default {default!r}), got {value!r}")
-
-
-def run_notebooks(
-    jobs: Sequence[Job],
-    root: Path,
-    *,
-    timeout: int = 1800,
-    force: bool = False,
-    report: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
-    """Run each job in a process of its own; a failing one does not stop those after it.
-
-    Args:
-        jobs: what `plan` returned.
-        root: folder for the run folders.
-        timeout: seconds one cell may take.
-        force: run again what is done already.
-        report: called with each outcome as soon as it is known.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    outcomes = []
-    for job in jobs:
-        outcomes.append(_run(job, root.resolve(), timeout, force))
-        if report is not None:
-            report(outcomes[-1])
-    return outcomes
-
-
-def _run(job: Job, root: Path, timeout: int, force: bool) -> Outcome:
-    final = root / job.name
-    status = read_status(final)
-    if status and status.get("state") == "done" and not force:
-        return Outcome(job, final, "skipped", float(status.get("seconds", 0.0)))
-    _remove_abandoned(root, job.name)
-    partial = root / f".{job.name}.{os.getpid()}.partial"
-    partial.mkdir()
-    write_json(partial / "params.json", dict(job.parameters))
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "egptlib.reporting._execute"]
-    with open(partial / "log.txt", "wb") as log:
-        process = subprocess.run(
-            [*command, str(job.notebook.resolve()), str(partial), str(timeout)],
-            env=os.environ | _HEADLESS,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            check=False,
-        )
-    seconds = time.perf_counter() - started
-    status = read_status(partial)
-    if status is None:  # killed, or out of memory: it could not say so itself
-        tail = (partial / "log.txt").read_text(errors="replace").strip().splitlines()[-1:]
-        status = {
-            "state": "failed",
-            "notebook": job.notebook.stem,
-            "seconds": round(seconds, 2),
-            "error": {"cell": None, "name": f"process ended with code {process.returncode}", "value": "".join(tail)},
-        }
-        write_json(partial / "status.json", status)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(partial, final)
-    if status["state"] == "done":
-        return Outcome(job, final, "done", seconds)
-    return Outcome(job, final, "failed", seconds, describe_error(status))
-
-
-def describe_error(status: Mapping[str, Any]) -> str:
-    """Return one line that names notebook, cell and error of a failed run, from its ``status.json``."""
-    error = status.get("error") or {}
-    cell = f", cell {error['cell']}" if error.get("cell") is not None else ""
-    value = str(error.get("value", "")).strip().splitlines()
-    return f"{status.get('notebook')}{cell}: {error.get('name')}: {value[0] if value else ''}"
-
-
-def _remove_abandoned(root: Path, name: str) -> None:
-    """Remove what a run of the same name left when its process was killed."""
-    for folder in root.glob(f".{name}.*.partial"):
-        owner = int(folder.name.split(".")[-2])
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder)
-        else:
-            if owner == os.getpid():
-                shutil.rmtree(folder)
 
 
 def _find(name: str, numbered: Sequence[Path], root: Path) -> Path:

@@ -197,21 +197,27 @@ def list_runs(root: str | os.PathLike[str]) -> list[Path]:
 
 
 def collect(root: str | os.PathLike[str]) -> "DataFrame":
-    """Return one row per run below `root`: run, notebook, state, seconds, then parameters and metrics.
+    """Return one row per run below `root`: run, notebook, state, seconds, starred, then parameters and metrics.
 
     A metric whose name is also a parameter's keeps its name with ``metric_`` in front.
     """
     import pandas as pd
 
-    rows = []
+    rows, stars = [], read_stars(Path(root))
     for folder in list_runs(root):
         status = read_status(folder) or {}
         row: dict[str, Any] = {"run": folder.name}
         row |= {key: status.get(key) for key in ("notebook", "state", "seconds")}
+        row["starred"] = folder.name in stars
         row |= read_json(folder / "params.json")
         metrics = read_json(folder / "metrics.json")
         rows.append(row | {f"metric_{k}" if k in row else k: v for k, v in metrics.items()})
     return pd.DataFrame(rows)
+
+
+def read_stars(root: Path) -> dict[str, str]:
+    """Return the starred runs of a folder of runs, each with its note (which may be empty)."""
+    return {str(name): str(note) for name, note in read_json(root / "stars.json").items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

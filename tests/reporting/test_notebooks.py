@@ -11,16 +11,8 @@ import pytest
 
 from egptlib._paths import write_json
 from egptlib.reporting import _notebooks
-from egptlib.reporting._notebooks import (
-    Job,
-    Outcome,
-    convert,
-    describe_error,
-    find_notebooks,
-    notebook_parameters,
-    plan,
-    run_notebooks,
-)
+from egptlib.reporting._notebooks import Job, convert, find_notebooks, notebook_parameters, plan
+from egptlib.reporting._runner import Outcome, _host, describe_error, run_notebooks
 
 from .conftest import NotebookMaker
 
@@ -158,7 +150,7 @@ def test_a_run_appears_whole_and_is_skipped_when_done(
     make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = FakeChild(DONE)
-    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", child)
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", child)
     jobs, root, seen = plan([make_notebook("01_toy")]), tmp_path / "runs", list[Outcome]()
     for force in (False, False, True):
         seen += run_notebooks(jobs, root, force=force)
@@ -171,11 +163,11 @@ def test_a_process_that_dies_is_a_failed_run_and_is_tried_again(
     make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs, root = plan([make_notebook("01_toy")]), tmp_path / "runs"
-    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", FakeChild(None))
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", FakeChild(None))
     outcome = run_notebooks(jobs, root)[0]
     assert outcome.state == "failed"
     assert outcome.error == "01_toy: process ended with code -9: Killed by the machine"
-    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", FakeChild(DONE))
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", FakeChild(DONE))
     assert run_notebooks(jobs, root)[0].state == "done"
 
 
@@ -185,10 +177,10 @@ def test_what_a_killed_runner_left_is_removed(
     jobs, root = plan([make_notebook("01_toy")]), tmp_path / "runs"
     with subprocess.Popen(["true"]) as ended:
         pass
-    abandoned, in_use = (root / f".{jobs[0].name}.{pid}.partial" for pid in (ended.pid, os.getppid()))
+    abandoned, in_use = (root / f".{jobs[0].name}.{_host()}.{pid}.partial" for pid in (ended.pid, os.getppid()))
     abandoned.mkdir(parents=True)
     in_use.mkdir()
-    monkeypatch.setattr("egptlib.reporting._notebooks.subprocess.run", FakeChild(DONE))
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", FakeChild(DONE))
     run_notebooks(jobs, root)
     assert not abandoned.exists() and in_use.exists()
 

@@ -1,0 +1,216 @@
+"""Execute notebooks: one process and one run folder each, several at a time, here or on a Dask cluster."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egptlib._paths import write_json
+from egptlib.reporting._notebooks import Job
+from egptlib.reporting._runs import read_json, read_status
+
+# What a kernel without anyone watching needs. Figures go through matplotlib's inline backend whatever the shell says.
+_HEADLESS = {
+    "EGPT_HEADLESS": "1",
+    "TQDM_DISABLE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one in the user's home
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: state is "done", "skipped" (done earlier) or "failed"; error is one line."""
+
+    job: Job
+    folder: Path
+    state: str
+    seconds: float
+    error: str | None = None
+
+
+def run_notebooks(
+    jobs: Sequence[Job],
+    root: Path,
+    *,
+    timeout: int = 1800,
+    notebook_timeout: int | None = None,
+    force: bool = False,
+    workers: int = 1,
+    cluster: str | None = None,
+    report: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Run each job in a process of its own; a failing one does not stop the others.
+
+    Equal jobs run once. When this process is killed its notebooks end too, and the same call goes on where it
+    stopped: what is done is skipped, what was half done is begun again.
+
+    Args:
+        jobs: what `plan` returned.
+        root: folder for the run folders; on a cluster one that all its machines see under this name.
+        timeout: seconds one cell may take.
+        notebook_timeout: seconds one notebook may take; without it only its cells are limited.
+        force: run again what is done already.
+        workers: notebooks at the same time. The cores are shared out among them. On a cluster its threads count.
+        cluster: address of a Dask scheduler, as in ``tcp://127.0.0.1:8786``, through joblib's Dask backend.
+        report: called with each outcome as soon as it is known.
+
+    Returns:
+        One outcome per different job, in the order of `jobs`.
+
+    Raises:
+        OSError: no scheduler answers at `cluster`.
+    """
+    import joblib
+
+    root.mkdir(parents=True, exist_ok=True)
+    unique = {job.name: job for job in jobs}
+    environment = _HEADLESS | _threads(workers)
+    outcomes: dict[str, Outcome] = {}
+    with _backend(workers, cluster):
+        tasks = (
+            joblib.delayed(_run)(job, name, root.resolve(), timeout, notebook_timeout, force, environment)
+            for name, job in unique.items()
+        )
+        for name, outcome in joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")(
+            tasks
+        ):
+            outcomes[name] = outcome
+            if report is not None:
+                report(outcome)
+    return [outcomes[name] for name in unique]
+
+
+@contextlib.contextmanager
+def _backend(workers: int, cluster: str | None) -> Iterator[None]:
+    """Choose where joblib runs what it is given: threads that each wait for a process, or a cluster's workers."""
+    import joblib
+
+    if cluster is None:
+        with joblib.parallel_config(backend="threading", n_jobs=workers):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise OSError("--cluster needs Dask: pip install -r requirements-cluster.txt") from error
+    try:
+        client = Client(cluster, timeout=10, set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise OSError(f"cluster {cluster!r}: no Dask scheduler answers there ({type(error).__name__})") from error
+    with client, joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
+        yield
+
+
+def _threads(workers: int) -> dict[str, str]:
+    """Share the cores among the workers, unless the shell has said how many threads each may use."""
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+
+
+def _run(
+    job: Job,
+    name: str,
+    root: Path,
+    timeout: int,
+    notebook_timeout: int | None,
+    force: bool,
+    environment: Mapping[str, str],
+) -> tuple[str, Outcome]:
+    """Run one job, unless it is done already. `name` is `job.name` as the caller knows it."""
+    final = root / name
+    status = read_status(final)
+    if status and status.get("state") == "done" and not force:
+        return name, Outcome(job, final, "skipped", float(status.get("seconds", 0.0)))
+    _remove_abandoned(root, name)
+    partial = root / f".{name}.{_host()}.{os.getpid()}.partial"
+    partial.mkdir()
+    write_json(partial / "params.json", dict(job.parameters))
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "egptlib.reporting._execute"]
+    ended = ""
+    with open(partial / "log.txt", "wb") as log:
+        try:
+            process = subprocess.run(
+                [*command, str(job.notebook.resolve()), str(partial), str(timeout)],
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=notebook_timeout,
+                check=False,
+            )
+            ended = f"process ended with code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {notebook_timeout} s"
+    seconds = time.perf_counter() - started
+    status = read_status(partial)
+    if status is None:  # killed, or out of memory: it could not say so itself
+        tail = (partial / "log.txt").read_text(errors="replace").strip().splitlines()[-1:]
+        status = {
+            "state": "failed",
+            "notebook": job.notebook.stem,
+            "seconds": round(seconds, 2),
+            "error": {"cell": running_cell(partial / "out.ipynb"), "name": ended, "value": "".join(tail)},
+        }
+        write_json(partial / "status.json", status)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    if status["state"] == "done":
+        return name, Outcome(job, final, "done", seconds)
+    return name, Outcome(job, final, "failed", seconds, describe_error(status))
+
+
+def describe_error(status: Mapping[str, Any]) -> str:
+    """Return one line that names notebook, cell and error of a failed run, from its ``status.json``."""
+    error = status.get("error") or {}
+    cell = f", cell {error['cell']}" if error.get("cell") is not None else ""
+    value = str(error.get("value", "")).strip().splitlines()
+    return f"{status.get('notebook')}{cell}: {error.get('name')}: {value[0] if value else ''}"
+
+
+def running_cell(executed: Path) -> int | None:
+    """Return the cell that was running when papermill last saved this notebook, counted as in the source, from 1.
+
+    papermill counts from 0 in a notebook with one cell more (the injected parameters), which is the same.
+    """
+    try:
+        cells = read_json(executed).get("cells", [])
+    except (OSError, ValueError):
+        return None
+    states = [cell.get("metadata", {}).get("papermill", {}).get("status") for cell in cells]
+    return states.index("running") if "running" in states else None
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())
+
+
+def _remove_abandoned(root: Path, name: str) -> None:
+    """Remove what a run of the same name left when its process on this machine was killed."""
+    for folder in root.glob(f".{name}.{_host()}.*.partial"):
+        owner = int(folder.name.split(".")[-2])
+        if owner == os.getpid() or not _is_alive(owner):
+            shutil.rmtree(folder)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
