@@ -9,16 +9,21 @@ from egptlib.metrics._acceptance import (
 )
 from egptlib.metrics._costs import Costs
 from egptlib.metrics._legacy import legacy_speedup_estimates
+from egptlib.metrics._replay import Replay, accepted_from, expected_accepted, replay
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
 
 __all__ = [
     "AcceptanceAccumulator",
     "Costs",
+    "Replay",
     "acceptance_metrics",
+    "accepted_from",
     "consecutive_accepts",
     "exact_against_proxy",
+    "expected_accepted",
     "legacy_speedup_estimates",
     "masked_cosine",
     "per_position_table",
+    "replay",
     "token_acceptance",
 ]

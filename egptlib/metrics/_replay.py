@@ -1,0 +1,289 @@
+"""Replay of speculative decoding on recorded matches: exact for greedy decoding, with no model run again.
+
+Feed the drafter the target's own answer and note at each position whether its next token is the target's. A draft
+that starts at position i is then accepted up to the first mismatch at or after i, whatever gamma is: the running
+product of the matches from i on, summed (greedy case of Leviathan et al. 2023, algorithm 1). One recorded pass thus
+holds every schedule, for a drafter whose next token depends on the tokens alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+Matches = Bool[ndarray, "sample position"]
+Lengths = Int[ndarray, "sample"]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the rounds of every sample would have been, at each gamma.
+
+    Attributes:
+        gammas: int [gamma].
+        drafted: int16 [round, sample, gamma], draft tokens a target pass had to judge; -1 where there was no such
+            round (after the last; the first, where no free draft was to be judged).
+            What the drafter writes after its first wrong token lies on a path that was not recorded: only where it
+            would have stopped there of its own accord (`stops`) is this figure an estimate.
+        accepted: int16 [round, sample, gamma], how many of them were kept (0 where there was none). Exact.
+        gained: int16 [round, sample, gamma], tokens of the answer that came out of it. Exact.
+    """
+
+    gammas: Int[ndarray, "gamma"]
+    drafted: Int[ndarray, "round sample gamma"]
+    accepted: Int[ndarray, "round sample gamma"]
+    gained: Int[ndarray, "round sample gamma"]
+
+    @cached_property
+    def passes(self) -> Int[ndarray, "sample gamma"]:
+        """Target passes after the prefill."""
+        return (self.drafted >= 0).sum(axis=0)
+
+    @cached_property
+    def num_drafted(self) -> Int[ndarray, "sample gamma"]:
+        """Draft tokens of each sample, all rounds together."""
+        return np.maximum(self.drafted, 0).sum(axis=0, dtype=np.int64)
+
+    @cached_property
+    def num_accepted(self) -> Int[ndarray, "sample gamma"]:
+        """Those that were kept."""
+        return self.accepted.sum(axis=0, dtype=np.int64)
+
+    @cached_property
+    def num_accepted_tokens(self) -> Float[ndarray, "gamma"]:
+        """Draft tokens accepted per verification, bonus not counted, over all samples."""
+        return self.num_accepted.sum(axis=0) / np.maximum(self.passes.sum(axis=0), 1)
+
+    @cached_property
+    def mean_acceptance_length(self) -> Float[ndarray, "gamma"]:
+        """Tokens per target pass, bonus included, over all samples; 1.0 for plain decoding."""
+        return self.gained.sum(axis=(0, 1), dtype=np.int64) / np.maximum(self.passes.sum(axis=0), 1)
+
+    def histogram(self, gamma: int) -> dict[int, int]:
+        """Number of verifications by accepted count, at one gamma.
+
+        Raises:
+            ValueError: this gamma was not replayed.
+        """
+        g = self._index(gamma)
+        counts = np.bincount(self.accepted[..., g][self.drafted[..., g] >= 0])
+        return {k: int(count) for k, count in enumerate(counts) if count}
+
+    def rounds(self, sample: int, gamma: int) -> list[tuple[int, int, int]]:
+        """(drafted, accepted, gained) of each round of one sample. Errors as `histogram`."""
+        g = self._index(gamma)
+        made = self.drafted[:, sample, g] >= 0
+        columns = (self.drafted, self.accepted, self.gained)
+        return list(zip(*(column[made, sample, g].tolist() for column in columns)))
+
+    def _index(self, gamma: int) -> int:
+        found = np.flatnonzero(self.gammas == gamma)
+        if not found.size:
+            raise ValueError(f"gamma {gamma} was not replayed, only {self.gammas.tolist()}")
+        return int(found[0])
+
+
+def replay(
+    match: Matches,
+    lengths: Lengths,
+    gammas: Sequence[int] | Int[ndarray, "gamma"],
+    *,
+    limit: int | None = None,
+    free: int | Int[ndarray, "sample"] | None = None,
+    then_plain: bool = False,
+    stops: Matches | None = None,
+    skip: Bool[ndarray, "sample"] | Matches | None = None,
+) -> Replay:
+    """Replay greedy speculative decoding of recorded answers, all gammas at once.
+
+    The prefill of the target gives token 0. Every round drafts up to gamma tokens after what is there, reads them in
+    one target pass, keeps those before the first mismatch, and gains one more token from the target.
+
+    Args:
+        match: whether the drafter's next token on the target's path is the target's. Only positions below a
+            sample's length are read.
+        lengths: tokens of each answer, its end token included.
+        gammas: each 0 (plain decoding) or more.
+        limit: most tokens an answer may have. Near it the loop drafts less: no more than fit before the last token.
+            None: an answer may have been longer than any here.
+        free: tokens the drafter wrote while the target read its prompt, starting with token 0: the prefill judges
+            the first of them, one pass the others, before the rounds begin. 0 where there are none; a pass is made
+            only when more than one was written and the first was right. One number, or one a sample.
+        then_plain: after the free drafts decode plainly (how the recorded `LVL` runs did it).
+        stops: where the drafter ends its draft of its own accord, with this token as the last: its confidence fell
+            below a threshold, or the token ends an answer.
+        skip: samples, or positions, at which nothing is drafted.
+
+    Raises:
+        ValueError: shapes that do not fit, a gamma below 0, a length of 0 or beyond `limit` or the columns.
+    """
+    chosen = np.asarray(gammas, dtype=np.int64)
+    _check(match, lengths, chosen, limit)
+    samples, width = match.shape
+    # One column more than the longest answer, so that a position just past the end can be looked up.
+    run = _runs(match, lengths)
+    stop_after = None if stops is None else _distance(stops, lengths)
+    idle = None if skip is None else _idle(skip, lengths, width)
+
+    shape = (samples, chosen.size)
+    row = np.repeat(np.arange(samples), chosen.size)
+    wanted = np.tile(chosen, samples)
+    length = lengths[row]
+    stride = width + 1
+    position = np.ones(samples * chosen.size, dtype=np.int64)
+    rounds: list[ndarray] = []  # each [3, sample, gamma]: drafted, accepted, gained
+
+    if free is not None:
+        written = np.broadcast_to(np.asarray(free, dtype=np.int64), (samples,))
+        if (written < 0).any():
+            raise ValueError(f"free: expected 0 or more tokens, got {int(written.min())}")
+        written = np.minimum(written, lengths if limit is None else limit)
+        position, first_round = _judge_free(run[:, 0], written, lengths)
+        position = np.repeat(position, chosen.size)
+        if (first_round[0] >= 0).any():
+            rounds.append(np.repeat(first_round, chosen.size, axis=1).reshape(3, *shape).astype(np.int16))
+        if then_plain:
+            wanted = np.zeros_like(wanted)
+
+    active = np.flatnonzero(position < length)
+    while active.size:
+        at = position[active]
+        place = row[active] * stride + at
+        drafted = wanted[active]
+        if limit is not None:
+            drafted = np.minimum(drafted, limit - at - 1)
+        if stop_after is not None:
+            drafted = np.minimum(drafted, stop_after.ravel()[place])
+        if idle is not None:
+            drafted = np.where(idle.ravel()[place], 0, drafted)
+        accepted = np.minimum(run.ravel()[place], drafted)
+        gained = np.minimum(accepted + 1, length[active] - at)
+        judged = np.zeros((3, row.size), dtype=np.int16)
+        judged[0] = -1
+        judged[:, active] = drafted, accepted, gained
+        rounds.append(judged.reshape(3, *shape))
+        position[active] = at + gained
+        active = active[at + gained < length[active]]
+
+    table = np.stack(rounds, axis=1) if rounds else np.zeros((3, 0, *shape), dtype=np.int16)
+    return Replay(chosen, table[0], table[1], table[2])
+
+
+def accepted_from(
+    match: Matches, lengths: Lengths, gammas: Sequence[int] | Int[ndarray, "gamma"]
+) -> Int[ndarray, "gamma sample position"]:
+    """Return the tokens accepted of a draft of gamma that starts at each position, for every gamma and start.
+
+    0 at and beyond a sample's length. Errors as `replay`.
+    """
+    chosen = np.asarray(gammas, dtype=np.int64)
+    _check(match, lengths, chosen, None)
+    return np.minimum(_runs(match, lengths)[None, :, :-1], chosen[:, None, None])
+
+
+def expected_accepted(
+    overlap: Float[ndarray, "sample position"],
+    lengths: Lengths,
+    gammas: Sequence[int] | Int[ndarray, "gamma"],
+    ratio: Float[ndarray, "sample position"] | None = None,
+) -> Float[ndarray, "gamma sample position"]:
+    """Return the accepted length to be expected of a draft sampled from each position on (lossless rejection).
+
+    A token drawn from the drafter is kept with probability sum(min(p, q)), its overlap with the target's
+    distribution (Leviathan et al. 2023, corollary 3.6). Of a draft of gamma from position i,
+    E = sum over k of P(the first k are kept).
+
+    Args:
+        overlap: sum(min(p, q)) at each position of the recorded path.
+        ratio: min(1, q(x) / p(x)) at the recorded token x. With it the figure is right on average over paths drawn
+            from the target: kept tokens are distributed as min(p, q), not as p, and `ratio` weighs the path
+            accordingly (the last factor of each product stays the overlap). Without it P(first k) is the product
+            of k overlaps, which is right where a position's overlap does not depend on which token was kept.
+
+    Returns:
+        float64, 0 at and beyond a sample's length; a draft that would pass the end counts up to it.
+
+    Raises:
+        ValueError: as `replay`, or an overlap outside [0, 1].
+    """
+    chosen = np.asarray(gammas, dtype=np.int64)
+    inside = np.arange(overlap.shape[1]) < lengths[:, None]
+    _check(inside, lengths, chosen, None)
+    values = np.where(inside, overlap, 0.0).astype(np.float64)
+    weights = values if ratio is None else np.where(inside, ratio, 0.0).astype(np.float64)
+    for name, array in (("overlap", values), ("ratio", weights)):
+        if not ((array >= 0) & (array <= 1 + 1e-6)).all():
+            raise ValueError(f"{name}: expected numbers in [0, 1]")
+    width = overlap.shape[1]
+    total = np.zeros_like(values)
+    path = np.ones_like(values)  # probability weight of the k tokens from each position on
+    by_gamma = np.zeros((chosen.size, *values.shape))
+    for k in range(int(chosen.max(initial=0))):
+        if k >= width:
+            by_gamma[chosen > k] = total
+            break
+        total = total.copy()
+        total[:, : width - k] += path[:, : width - k] * values[:, k:]
+        path[:, : width - k] *= weights[:, k:]
+        by_gamma[chosen == k + 1] = total
+    return by_gamma
+
+
+def _judge_free(run: ndarray, written: ndarray, lengths: ndarray) -> tuple[ndarray, ndarray]:
+    """Return where decoding stands after the free drafts [sample], and (drafted, accepted, gained) [3, sample]."""
+    judged = (written > 1) & (run > 0) & (lengths > 1)
+    drafted = np.where(judged, written - 1, -1)
+    accepted = np.where(judged, np.minimum(run, written) - 1, 0)
+    gained = np.where(judged, np.minimum(accepted + 1, lengths - 1), 0)
+    return 1 + gained, np.stack([drafted, accepted, gained])
+
+
+def _runs(match: ndarray, lengths: ndarray) -> ndarray:
+    """Return the matches in a row from each position on, int64 [sample, position + 1]."""
+    inside = np.arange(match.shape[1]) < lengths[:, None]
+    return _until(~(match & inside))
+
+
+def _distance(stops: ndarray, lengths: ndarray) -> ndarray:
+    """Return how many tokens a draft from each position has, the one it stops after included."""
+    inside = np.arange(stops.shape[1]) < lengths[:, None]
+    unlimited = np.iinfo(np.int32).max
+    reached = _until(stops & inside) + 1
+    none_left = np.cumsum((stops & inside)[:, ::-1], axis=1)[:, ::-1] == 0
+    reached[:, :-1][none_left] = unlimited
+    reached[:, -1] = unlimited
+    return reached
+
+
+def _until(event: ndarray) -> ndarray:
+    """Return the distance from each position to the next event (the end counts as one), one column more."""
+    width = event.shape[1]
+    places = np.where(event, np.arange(width), width)
+    following = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1]
+    distance = np.zeros((event.shape[0], width + 1), dtype=np.int64)
+    distance[:, :-1] = following - np.arange(width)
+    return distance
+
+
+def _idle(skip: ndarray, lengths: ndarray, width: int) -> ndarray:
+    rows = skip[:, None] if skip.ndim == 1 else skip
+    idle = np.zeros((lengths.size, width + 1), dtype=bool)
+    idle[:, :-1] = rows
+    return idle
+
+
+def _check(match: ndarray, lengths: ndarray, gammas: ndarray, limit: int | None) -> None:
+    samples, width = match.shape
+    if lengths.shape != (samples,):
+        raise ValueError(f"lengths: expected one of each of the {samples} samples, got {list(lengths.shape)}")
+    if samples and not (lengths.min() >= 1 and lengths.max() <= width):
+        raise ValueError(
+            f"lengths: expected between 1 and {width} (the columns), got {lengths.min()} to {lengths.max()}"
+        )
+    if limit is not None and samples and lengths.max() > limit:
+        raise ValueError(f"limit {limit}: an answer has {lengths.max()} tokens")
+    if gammas.ndim != 1 or (gammas < 0).any():
+        raise ValueError(f"gammas: expected a list of numbers of 0 or more, got {gammas.tolist()}")

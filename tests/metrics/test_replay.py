@@ -1,0 +1,185 @@
+"""Replay against a plain loop that decodes one sample at a time, and expected lengths against enumeration."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from egptlib.metrics import accepted_from, expected_accepted, replay
+
+
+def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=None, skip=None):
+    """One sample as the decoding loop would go about it: returns rounds and the tokens known before them."""
+
+    def draft(at, count):
+        """Tokens the drafter writes from `at`, ending after a stop."""
+        for k in range(count):
+            if stops is not None and at + k < n and stops[at + k]:
+                return k + 1
+        return count
+
+    def judge(at, count):
+        accepted = 0
+        while accepted < count and at + accepted < n and match[at + accepted]:
+            accepted += 1
+        return accepted
+
+    rounds, position = [], 1
+    if free is not None:
+        written = min(free, limit if limit is not None else n)
+        if written > 1 and match[0] and n > 1:
+            accepted = judge(1, written - 1)
+            gained = min(accepted + 1, n - 1)
+            rounds.append((written - 1, accepted, gained))
+            position += gained
+        if then_plain:
+            gamma = 0
+    while position < n:
+        count = gamma if limit is None else min(gamma, limit - position - 1)
+        if skip is not None and skip[position]:
+            count = 0
+        count = draft(position, count) if count else 0
+        accepted = judge(position, count)
+        gained = min(accepted + 1, n - position)
+        rounds.append((count, accepted, gained))
+        position += gained
+    return rounds
+
+
+def cases(count=300, width=14, seed=0):
+    rng = np.random.default_rng(seed)
+    match = rng.random((count, width)) < rng.choice([0.2, 0.6, 0.9, 1.0], (count, 1))
+    lengths = rng.integers(1, width + 1, count)
+    return rng, match, lengths
+
+
+GAMMAS = [0, 1, 2, 3, 5, 8, 20]
+
+
+@pytest.mark.parametrize("limit", [None, 14])
+@pytest.mark.parametrize(
+    "options", [(), ("free",), ("free", "then_plain"), ("stops",), ("skip",), ("free", "stops", "skip")]
+)
+def test_equals_a_plain_loop(limit, options):
+    rng, match, lengths = cases()
+    free = rng.integers(0, 18, match.shape[0]) if "free" in options else None
+    stops = rng.random(match.shape) < 0.3 if "stops" in options else None
+    skip = rng.random(match.shape) < 0.3 if "skip" in options else None
+    result = replay(
+        match, lengths, GAMMAS, limit=limit, free=free, then_plain="then_plain" in options, stops=stops, skip=skip
+    )
+    for s, gamma in itertools.product(range(match.shape[0]), GAMMAS):
+        expected = plain_loop(
+            match[s],
+            int(lengths[s]),
+            gamma,
+            limit,
+            None if free is None else int(free[s]),
+            "then_plain" in options,
+            None if stops is None else stops[s],
+            None if skip is None else skip[s],
+        )
+        found = result.rounds(s, gamma)
+        assert found == expected, (s, gamma)
+    total = 1 + result.gained.sum(axis=0)
+    assert (total == lengths[:, None]).all()
+
+
+def test_plain_decoding_takes_one_pass_a_token() -> None:
+    _, match, lengths = cases()
+    result = replay(match, lengths, [0])
+    assert (result.passes[:, 0] == lengths - 1).all()
+    assert result.mean_acceptance_length[0] == 1.0
+    assert result.num_accepted_tokens[0] == 0.0
+
+
+def test_histogram_counts_every_verification() -> None:
+    _, match, lengths = cases()
+    result = replay(match, lengths, GAMMAS)
+    for g, gamma in enumerate(GAMMAS):
+        histogram = result.histogram(gamma)
+        assert sum(histogram.values()) == result.passes[:, g].sum()
+        assert sum(k * n for k, n in histogram.items()) == result.num_accepted[:, g].sum()
+        assert max(histogram) <= gamma
+    with pytest.raises(ValueError, match="gamma 7 was not replayed"):
+        result.histogram(7)
+
+
+def test_a_skipped_sample_is_decoded_plainly() -> None:
+    _, match, lengths = cases()
+    chosen = np.arange(match.shape[0]) % 2 == 0
+    result = replay(match, lengths, [4], skip=chosen)
+    assert (result.passes[chosen, 0] == lengths[chosen] - 1).all()
+    assert (result.passes[~chosen] == replay(match[~chosen], lengths[~chosen], [4]).passes).all()
+
+
+def test_accepted_from_is_the_running_product() -> None:
+    _, match, lengths = cases(60)
+    result = accepted_from(match, lengths, GAMMAS)
+    for g, s, i in itertools.product(range(len(GAMMAS)), range(60), range(14)):
+        window = (match[s] & (np.arange(14) < lengths[s]))[i : i + GAMMAS[g]]
+        assert result[g, s, i] == window.astype(int).cumprod().sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gammas": [-1]}, "0 or more"),
+        ({"lengths": np.array([0, 3])}, "between 1 and 4"),
+        ({"lengths": np.array([5, 3])}, "between 1 and 4"),
+        ({"limit": 2}, "an answer has 3 tokens"),
+        ({"free": -2}, "0 or more tokens"),
+    ],
+)
+def test_bad_input(change, message):
+    given = {"match": np.ones((2, 4), dtype=bool), "lengths": np.array([2, 3]), "gammas": [1]} | change
+    with pytest.raises(ValueError, match=message):
+        replay(given.pop("match"), given.pop("lengths"), given.pop("gammas"), **given)
+
+
+class Chain:
+    """Two first-order Markov chains over three tokens: a target p and a drafter q."""
+
+    def __init__(self, seed: int):
+        rng = np.random.default_rng(seed)
+        self.p = rng.dirichlet([1.0] * 3, 3)
+        self.q = rng.dirichlet([1.0] * 3, 3)
+
+    def expected(self, before: int, gamma: int) -> float:
+        """Accepted length of a draft drawn from q and judged by rejection, by enumeration of all drafts."""
+        total = 0.0
+        for k in range(1, gamma + 1):
+            for prefix in itertools.product(range(3), repeat=k):
+                total += math.prod(min(self.p[a, b], self.q[a, b]) for a, b in zip((before, *prefix), prefix))
+        return total
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("gamma", [1, 2, 4])
+def test_expected_length_is_right_on_average_over_the_target_s_paths(seed: int, gamma: int) -> None:
+    chain = Chain(seed)
+    paths = list(itertools.product(range(3), repeat=gamma))
+    weight = [math.prod(chain.p[a, b] for a, b in zip((0, *path), path)) for path in paths]
+    overlap = np.array([[np.minimum(chain.p[a], chain.q[a]).sum() for a in (0, *path[:-1])] for path in paths])
+    ratio = np.array([[min(1.0, chain.q[a, b] / chain.p[a, b]) for a, b in zip((0, *path), path)] for path in paths])
+    lengths = np.full(len(paths), gamma)
+    found = expected_accepted(overlap, lengths, [gamma], ratio)[0, :, 0]
+    assert np.dot(weight, found) == pytest.approx(chain.expected(0, gamma))
+
+
+def test_expected_length_without_ratios_is_the_sum_of_products() -> None:
+    overlap = np.array([[0.5, 0.8, 0.1, 0.9], [1.0, 1.0, 0.3, 0.2]])
+    result = expected_accepted(overlap, np.array([4, 2]), [0, 1, 2, 3, 9])
+    assert result[:, 0, 0] == pytest.approx([0, 0.5, 0.9, 0.94, 0.94 + 0.5 * 0.8 * 0.1 * 0.9])
+    assert result[:, 1, 0] == pytest.approx([0, 1, 2, 2, 2])
+    assert result[:, 0, 3] == pytest.approx([0, 0.9, 0.9, 0.9, 0.9])
+    with pytest.raises(ValueError, match="overlap"):
+        expected_accepted(overlap + 1, np.array([4, 2]), [1])
+
+
+def test_equal_overlaps_give_the_formula_of_leviathan() -> None:
+    alpha, gamma = 0.7, 5
+    overlap = np.full((1, 12), alpha)
+    accepted = expected_accepted(overlap, np.array([12]), [gamma])[0, 0, 0]
+    assert accepted + 1 == pytest.approx((1 - alpha ** (gamma + 1)) / (1 - alpha))
