@@ -1,4 +1,4 @@
-"""Verbs of the reporting room: run, sweep, runs, report."""
+"""Verbs of the reporting room: run, sweep, runs, report, paper."""
 
 import sys
 from pathlib import Path
@@ -143,6 +143,20 @@ def report(
     from egptlib.reporting._runs import default_root
 
     print(f"report -> {write_report(runs or default_root(), out)}")
+
+
+@app.command()
+def paper(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    runs: Root = None,
+    starred: Annotated[bool, typer.Option("--starred", help="Only starred runs.")] = False,
+) -> None:
+    """Export figures (PDF), tables (booktabs LaTeX) and numbers (newcommands) of finished runs, and a main.tex."""
+    from egptlib.reporting._paper import write_paper
+    from egptlib.reporting._runs import default_root
+
+    path, counts = write_paper(runs or default_root(), out, starred=starred)
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" -> {path}")
 
 
 def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), **options: Any) -> None:

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ from traitlets.config import Config
 
 from egptlib._paths import atomic_write
 from egptlib.reporting._runner import describe_error
-from egptlib.reporting._runs import list_runs, read_json, read_status
+from egptlib.reporting._runs import list_runs, newest_runs, read_json, read_status
+from egptlib.reporting._summary import shown, summarize
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CARD_METRICS = 6
@@ -54,7 +54,7 @@ def write_report(root: str | os.PathLike[str], out: str | os.PathLike[str] | Non
     """
     root = Path(root)
     out = Path(out) if out is not None else root / "report"
-    runs = _newest(list_runs(root))
+    runs = newest_runs(list_runs(root))
     if not runs:
         raise FileNotFoundError(f"{root}: holds no finished run; `egptlib run --out {root}` makes them")
     cards = []
@@ -62,12 +62,17 @@ def write_report(root: str | os.PathLike[str], out: str | os.PathLike[str] | Non
         page, card = _page(folder)
         _write(out / card["page"], page)
         cards.append(card)
+    titles = {card["notebook"]: card["title"] for card in cards}
     index = _environment().get_template("index.html.j2").render(
         css=_css(),
         runs=cards,
         failed=sum(card["state"] != "done" for card in cards),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         facts=_facts(runs[-1]),
+        summaries=[
+            {"summary": summary, "svg": _svg(summary.figure), "title": titles[summary.notebook]}
+            for summary in summarize(runs)
+        ],
     )  # fmt: skip
     _write(out / "index.html", index)
     for stale in set(out.glob("*.html")) - {out / card["page"] for card in cards} - {out / "index.html"}:
@@ -211,7 +216,7 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
         "error": error,
         "seconds": f"{float(status.get('seconds', 0.0)):.0f} s",
         "settings": ", ".join(settings + ["smoke"] * bool(parameters.get("smoke"))),
-        "metrics": [(name.replace("_", " "), _short(value)) for name, value in headline.items()][:_CARD_METRICS],
+        "metrics": [(name.replace("_", " "), shown(value)) for name, value in headline.items()][:_CARD_METRICS],
         "thumbnail": _thumbnail(folder),
     }
 
@@ -221,24 +226,17 @@ def _facts(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in read_json(folder / "environment.json").items() if value is not None}
 
 
-def _newest(folders: list[Path]) -> list[Path]:
-    """Keep the newest run of each notebook and parameters: the library may have changed in between."""
-    newest: dict[str, tuple[str, Path]] = {}
-    for folder in folders:
-        status = read_status(folder) or {}
-        key = json.dumps([status.get("notebook"), read_json(folder / "params.json")], sort_keys=True)
-        started = str(status.get("started", ""))
-        if key not in newest or started >= newest[key][0]:
-            newest[key] = (started, folder)
-    return sorted(folder for _, folder in newest.values())
-
-
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if isinstance(value, str | int | float)}
 
 
-def _short(value: str | float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _svg(figure: Any) -> str | None:
+    """Return a figure as the data address of an SVG."""
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _thumbnail(folder: Path) -> str | None:
@@ -275,4 +273,5 @@ def _css() -> Markup:
 def _highlight_css() -> Markup:
     from pygments.formatters import HtmlFormatter
 
-    return Markup(HtmlFormatter(style="default").get_style_defs(".highlight"))
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    return Markup(f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}")

@@ -46,13 +46,14 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import egptlib
 from egptlib._paths import atomic_write, project_root, write_json
-from egptlib.reporting._style import apply_style
+from egptlib.reporting._style import apply_style, paper_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,11 +107,15 @@ class Run:
         write_json(self.folder / "headline.json", {name: _plain(value, name) for name, value in figures.items()})
 
     def save_figure(self, name: str, figure: "Figure", data: "DataFrame | None" = None) -> None:
-        """Save `figure` as ``figures/<name>.png`` and ``.pdf``, the plotted `data` as ``.csv``, and show it."""
+        """Save `figure` as ``figures/<name>.png`` and ``.pdf``, the plotted `data` as ``.csv``, and show it.
+
+        The PDF has the width of one or two columns of a paper, to which the figure is laid out anew.
+        """
         folder = self.folder / "figures"
-        for suffix in ("png", "pdf"):
-            with atomic_write(folder / f"{_checked(name)}.{suffix}") as temporary:
-                figure.savefig(temporary)
+        with atomic_write(folder / f"{_checked(name)}.png") as temporary:
+            figure.savefig(temporary)
+        with atomic_write(folder / f"{name}.pdf") as temporary:
+            _save_for_paper(figure, temporary)
         if data is not None:
             with atomic_write(folder / f"{name}.csv") as temporary:
                 data.to_csv(temporary, index=False)
@@ -196,6 +201,18 @@ def list_runs(root: str | os.PathLike[str]) -> list[Path]:
     return [f for f in sorted(root.iterdir()) if not f.name.startswith(".") and read_status(f) is not None]
 
 
+def newest_runs(folders: Sequence[Path]) -> list[Path]:
+    """Keep the newest run of each notebook and parameters: the library may have changed in between."""
+    newest: dict[str, tuple[str, Path]] = {}
+    for folder in folders:
+        status = read_status(folder) or {}
+        key = json.dumps([status.get("notebook"), read_json(folder / "params.json")], sort_keys=True)
+        started = str(status.get("started", ""))
+        if key not in newest or started >= newest[key][0]:
+            newest[key] = (started, folder)
+    return sorted(folder for _, folder in newest.values())
+
+
 def collect(root: str | os.PathLike[str]) -> "DataFrame":
     """Return one row per run below `root`: run, notebook, state, seconds, starred, then parameters and metrics.
 
@@ -260,6 +277,19 @@ def _show_image(path: Path, width_inches: float) -> None:
     from IPython.display import Image, display
 
     display(Image(filename=str(path), width=round(width_inches * 110), alt=path.stem.replace("_", " ")))
+
+
+def _save_for_paper(figure: "Figure", path: Path) -> None:
+    """Save at exactly the width of one or two columns; `figure` keeps its size."""
+    import matplotlib
+
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(paper_width(width), height)
+    try:
+        with matplotlib.rc_context({"savefig.bbox": "standard", "pdf.fonttype": 42}):
+            figure.savefig(path)
+    finally:
+        figure.set_size_inches(width, height)
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,249 @@
+r"""What a paper takes from runs: figures as PDF, tables as booktabs LaTeX, numbers as ``\newcommand``.
+
+Folder::
+
+    main.tex       shows every figure and table; compiles as it is (pdflatex main.tex)
+    numbers.tex    \newcommand{\FeatureAcceptanceStreetsTokenMatch}{0.9114}, each below a comment that names its source
+    sources.json   the same for a program: macro, figure or table -> run, file, name, value, git revision
+    figures/       PDF at the width of one or two columns, fonts embedded
+    tables/        one tabular each
+"""
+
+import itertools
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from egptlib._paths import atomic_write, write_json
+from egptlib.reporting._runs import list_runs, newest_runs, read_json, read_stars, read_status
+from egptlib.reporting._style import DOUBLE_COLUMN, SINGLE_COLUMN
+from egptlib.reporting._sweep import differing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_MAX_ROWS = 40
+_MAX_CHARACTERS = 150  # of a table's longest line; longer ones hold answers, which no paper prints as a table
+_ONE_COLUMN_CHARACTERS = 46
+_DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+_ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "–": "--", "—": "---", "’": "'", "×": r"$\times$", "±": r"$\pm$", "µ": r"$\mu$",
+    "▁": r"\textvisiblespace{}", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "·": r"$\cdot$", "\n": " ",
+}  # fmt: skip
+
+
+def write_paper(
+    root: str | os.PathLike[str], out: str | os.PathLike[str], *, starred: bool = False
+) -> tuple[Path, dict[str, int]]:
+    """Write figures, tables and numbers of the finished runs below `root`; return ``main.tex`` and how many of each.
+
+    Of runs of one notebook with equal parameters the newest is taken. Files of an earlier export are replaced.
+
+    Args:
+        root: folder with run folders.
+        out: folder to write to.
+        starred: only take starred runs.
+
+    Raises:
+        FileNotFoundError: `root` is no folder, or holds no run to take.
+    """
+    root, out = Path(root), Path(out)
+    stars = read_stars(root)
+    runs = [f for f in newest_runs(list_runs(root)) if (read_status(f) or {}).get("state") == "done"]
+    runs = [f for f in runs if not starred or f.name in stars]
+    if not runs:
+        raise FileNotFoundError(f"{root}: holds no {'starred' if starred else 'finished'} run")
+    for name in ("figures", "tables"):
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir(parents=True)
+    sources: dict[str, dict[str, Any]] = {}
+    lines, sections, left_out = list[str](), list[str](), dict[str, str]()
+    for folder, words in zip(runs, _names(runs)):
+        slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())
+        origin = {"run": folder.name, "revision": read_json(folder / "environment.json").get("revision")}
+        lines += ["", f"% {folder.name}, git revision {origin['revision'] or 'unknown'}"]
+        for file, name, value, text in _numbers(folder):
+            macro = _macro([*words, *re.split(r"[^A-Za-z0-9.]+", name)], sources)
+            sources[macro] = {**origin, "file": file, "name": name, "value": value}
+            lines.append(f"\\newcommand{{{macro}}}{{{text}}} % {file}: {_comment(name)} = {_comment(str(value))}")
+        floats = []
+        for pdf in sorted((folder / "figures").glob("*.pdf")):
+            target = f"figures/{slug}-{pdf.name}"
+            shutil.copyfile(pdf, out / target)
+            sources[target] = {**origin, "file": f"figures/{pdf.name}"}
+            floats.append(_float("figure", _figure_body(pdf, target), f"{_sentence(pdf.stem)} ({' '.join(words)})."))
+        for table in sorted(folder.glob("*.csv")):
+            rows, why_not = _read_table(table)
+            if rows is None:
+                left_out[f"{folder.name}/{table.name}"] = why_not
+                continue
+            target = f"tables/{slug}-{table.stem}.tex"
+            text = f"% {folder.name}/{table.name}\n{_tabular(rows)}"
+            _write(out / target, text)
+            sources[target] = {**origin, "file": table.name}
+            wide = _characters(rows) > _ONE_COLUMN_CHARACTERS
+            floats.append(_float("table", (_fit(target), wide), f"{_sentence(table.stem)} ({' '.join(words)})."))
+        sections.append("\n".join([f"\\section{{{escape(' '.join(words))}}}", *_with_breaks(floats)]))
+    intro = (
+        "% Made by `egptlib paper`. Each number names the run and file it is from; sources.json says it to programs."
+    )
+    _write(out / "numbers.tex", "\n".join([intro, *lines, ""]))
+    write_json(out / "sources.json", {"sources": sources, "left_out": left_out})
+    _write(out / "main.tex", _main(sections))
+    kinds = {"figures": "figures/", "tables": "tables/", "numbers": "\\"}
+    counts = {kind: sum(name.startswith(start) for name in sources) for kind, start in kinds.items()}
+    return out / "main.tex", {"runs": len(runs), **counts}
+
+
+def escape(text: str) -> str:
+    """Return text for LaTeX; a letter that T1 fonts lack becomes its code, as in ``U+4F60``."""
+    return "".join(_ESCAPES.get(c, c if " " <= c <= "~" or "\xa1" <= c <= "\xff" else f"U+{ord(c):04X}") for c in text)
+
+
+def _names(runs: Sequence[Path]) -> list[list[str]]:
+    """Return words that tell the runs apart: notebook, dataset, and the parameters that differ between namesakes."""
+    parameters = [read_json(folder / "params.json") for folder in runs]
+    notebooks = [str((read_status(folder) or {}).get("notebook", "")) for folder in runs]
+    base = [
+        (re.sub(r"^\d+_", "", notebook), Path(str(given.get("dataset", ""))).name)
+        for notebook, given in zip(notebooks, parameters)
+    ]
+    names = []
+    for given, key in zip(parameters, base):
+        namesakes = [other for other, of_other in zip(parameters, base) if of_other == key]
+        varying = [name for name in differing(namesakes) if name != "dataset"]
+        extra = [word for name in varying for word in (name, Path(str(given.get(name))).name)]
+        names.append([word for part in (*key, *extra) for word in str(part).replace("_", " ").split()])
+    return names
+
+
+def _macro(words: Sequence[str], taken: Mapping[str, Any]) -> str:
+    """Return a command name: letters only, digits spelled out, a letter more where it is taken."""
+    spelled = "".join(
+        "".join(_DIGITS[int(c)] if c.isdigit() else "Point" if c == "." else c for c in word[:1].upper() + word[1:])
+        for word in words
+    )
+    name = "\\" + re.sub(r"[^A-Za-z]", "", spelled)
+    endings = itertools.chain([""], (chr(65 + n % 26) * (1 + n // 26) for n in itertools.count()))
+    return next(candidate for ending in endings if (candidate := name + ending) not in taken)
+
+
+def _numbers(folder: Path) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield file, name, value and LaTeX text of each number, and of the headline's texts such as ``91.1%``."""
+    for file in ("metrics.json", "headline.json"):
+        for name, value in read_json(folder / file).items():
+            if isinstance(value, bool) or not isinstance(
+                value, int | float | (str if file == "headline.json" else int)
+            ):
+                continue
+            yield file, name, value, value_text(value)
+
+
+def value_text(value: float | str) -> str:
+    """Return a value for LaTeX: whole numbers in full, others with four digits."""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e6):
+        return f"{int(value):,}".replace(",", "{,}")
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"$ {value / 10**exponent:.3f} \\times 10^{{{exponent}}} $".replace("$ ", "$").replace(" $", "$")
+    text = f"{value:.4g}"
+    return text if not text.startswith("-") else f"${text}$"
+
+
+def _read_table(path: Path) -> "tuple[DataFrame | None, str]":
+    """Return a table, or None and why it is no table for a paper."""
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    if not 0 < len(frame) <= _MAX_ROWS:
+        return None, f"{len(frame)} rows; at most {_MAX_ROWS} are taken"
+    if (width := _characters(frame)) > _MAX_CHARACTERS:
+        return None, f"{width} characters wide; at most {_MAX_CHARACTERS} are taken"
+    return frame, ""
+
+
+def _characters(frame: "DataFrame") -> int:
+    """Width of the table when typed: the longest entry of each column, and a gap."""
+    return sum(max(len(str(name)), *(len(_cell(v)) for v in frame[name])) + 2 for name in frame.columns)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _tabular(frame: "DataFrame") -> str:
+    numeric = [frame[name].dtype.kind in "iuf" for name in frame.columns]
+    styler = frame.style.hide(axis="index")
+    styler = styler.format(lambda value: escape(_cell(value))).format_index(lambda name: escape(str(name)), axis=1)
+    return str(styler.to_latex(hrules=True, column_format="".join("r" if number else "l" for number in numeric)))
+
+
+def _figure_body(pdf: Path, target: str) -> tuple[str, bool]:
+    """Return the command that places a figure at its own size, and whether it takes both columns."""
+    from pypdf import PdfReader
+
+    wide = float(PdfReader(pdf).pages[0].mediabox.width) / 72 > (SINGLE_COLUMN + DOUBLE_COLUMN) / 2
+    return f"\\includegraphics[width=\\linewidth]{{{target}}}", wide
+
+
+def _fit(target: str) -> str:
+    """Place a table at its size, or smaller where it would not fit."""
+    shrunk = "\\resizebox{\\linewidth}{!}{\\usebox0}"
+    return f"\\sbox0{{\\input{{{target}}}}}\\ifdim\\wd0>\\linewidth{shrunk}\\else\\usebox0\\fi"
+
+
+def _float(kind: str, body: tuple[str, bool], caption: str) -> str:
+    content, wide = body
+    name = kind + "*" * wide
+    above = [f"\\caption{{{escape(caption)}}}"]
+    parts = [*above, content] if kind == "table" else [content, *above]
+    return "\n".join([f"\\begin{{{name}}}[t]\\centering\\footnotesize", *parts, f"\\end{{{name}}}"])
+
+
+def _with_breaks(floats: Sequence[str]) -> list[str]:
+    """LaTeX keeps few figures waiting: a new page after every six."""
+    return [text + ("\n\\clearpage" if n % 6 == 5 or n == len(floats) - 1 else "") for n, text in enumerate(floats)]
+
+
+def _sentence(name: str) -> str:
+    text = name.replace("_", " ").replace("-", " ")
+    return text[:1].upper() + text[1:]
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _main(sections: Sequence[str]) -> str:
+    return "\n".join(
+        [
+            r"\documentclass[10pt,twocolumn]{article}",
+            rf"\usepackage[textwidth={DOUBLE_COLUMN}in,columnsep={DOUBLE_COLUMN - 2 * SINGLE_COLUMN:.2f}in,"
+            r"textheight=9in]{geometry}",
+            r"\usepackage[T1]{fontenc}",
+            r"\usepackage[utf8]{inputenc}",
+            r"\usepackage{booktabs,graphicx}",
+            r"\input{numbers}",
+            r"\begin{document}",
+            r"\title{Figures, tables and numbers}\author{made by \texttt{egptlib paper}}\date{}\maketitle",
+            r"Numbers are commands, defined in \texttt{numbers.tex}; what each is from stands beside it there.",
+            *sections,
+            r"\end{document}",
+            "",
+        ]
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,111 @@
+"""What stands on the report's index page across runs: one table and one figure for each notebook."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from egptlib.reporting._runs import read_json, read_status
+from egptlib.reporting._sweep import differing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PANELS = 4  # figures of a summary; the first ones of the headline
+_ROWS = 40  # runs in a figure of dots
+_NUMBER = re.compile(r"([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*(%|x|[A-Za-zµ]{1,5})?")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The runs of one notebook beside each other.
+
+    Attributes:
+        notebook: its name.
+        columns: of the table: varying parameters, headline figures, seconds.
+        rows: page of the run, and one text per column.
+        figure: the headline figures across runs; None where there is one run, or nothing to draw.
+    """
+
+    notebook: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+    figure: "Figure | None"
+
+
+def summarize(folders: Sequence[Path]) -> list[Summary]:
+    """Set the finished runs of each notebook side by side, in the order of the notebooks' names."""
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        status = read_status(folder) or {}
+        if status.get("state") == "done":
+            groups.setdefault(str(status.get("notebook")), []).append(folder)
+    return [_summary(notebook, runs) for notebook, runs in sorted(groups.items())]
+
+
+def quantity(value: Any) -> tuple[float, str] | None:
+    """Read a headline figure, a number or a text such as ``91.1%`` or ``12.3 ms``, as number and unit."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value), ""
+    match = _NUMBER.fullmatch(str(value).strip())
+    return (float(match[1].replace(",", "")), match[2] or "") if match else None
+
+
+def shown(value: Any) -> str:
+    """Return a parameter or a figure as it stands in a table: paths by their last part, numbers with four digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str) and "/" in value:
+        return Path(value).name
+    return "–" if value is None or value == "" else str(value)
+
+
+def _summary(notebook: str, folders: Sequence[Path]) -> Summary:
+    parameters = [read_json(folder / "params.json") for folder in folders]
+    headlines = [read_json(folder / "headline.json") for folder in folders]
+    varying = differing(parameters)
+    names = list(dict.fromkeys(name for headline in headlines for name in headline))
+    rows = []
+    for folder, given, headline in zip(folders, parameters, headlines):
+        seconds = float((read_status(folder) or {}).get("seconds", 0.0))
+        cells = [shown(given.get(name)) for name in varying] + [shown(headline.get(name)) for name in names]
+        rows.append((f"{folder.name}.html", [*cells, f"{seconds:.0f} s"]))
+    columns = [name.replace("_", " ") for name in [*varying, *names]] + ["took"]
+    return Summary(notebook, columns, rows, _figure(parameters, varying, names, headlines))
+
+
+def _figure(
+    parameters: Sequence[Mapping[str, Any]],
+    varying: Sequence[str],
+    names: Sequence[str],
+    headlines: Sequence[Mapping[str, Any]],
+) -> "Figure | None":
+    from egptlib.reporting._figures_summary import runs_figure, sweep_figure
+
+    figures: dict[str, list[float | None]] = {}
+    for name in names:
+        read = [quantity(headline.get(name)) for headline in headlines]
+        units = {one[1] for one in read if one}
+        values = [one[0] if one else None for one in read]
+        if len(units) == 1 and len({value for value in values if value is not None}) > 1 and len(figures) < _PANELS:
+            (unit,) = units
+            figures[f"{name} ({unit})" if unit else name] = values
+    if len(parameters) < 2 or not figures:
+        return None
+    swept = [name for name in varying if _is_axis([given.get(name) for given in parameters])]
+    if swept:
+        axis = max(swept, key=lambda name: len({given.get(name) for given in parameters}))
+        others = [name for name in varying if name != axis]
+        series = [", ".join(f"{name} {shown(given.get(name))}" for name in others) for given in parameters]
+        return sweep_figure(axis.replace("_", " "), [float(given[axis]) for given in parameters], series, figures)
+    labels = [", ".join(shown(given.get(name)) for name in varying) for given in parameters]
+    return runs_figure(labels[:_ROWS], {name: values[:_ROWS] for name, values in figures.items()})
+
+
+def _is_axis(values: Sequence[Any]) -> bool:
+    """Three or more different numbers make an axis."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return numbers and len(set(values)) >= 3

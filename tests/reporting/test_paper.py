@@ -1,0 +1,120 @@
+"""A paper's numbers lead back to their runs, its fonts are embedded, and LaTeX takes all of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from pypdf import PdfReader
+
+from egptlib._paths import write_json
+from egptlib.reporting import DOUBLE_COLUMN, SINGLE_COLUMN, open_run
+from egptlib.reporting._paper import escape, value_text, write_paper
+from egptlib.reporting._stars import set_star
+
+
+def _write_run(folder: Path, notebook: str, metrics: dict[str, Any], **parameters: Any) -> None:
+    run = open_run(str(folder), notebook)
+    for name, width in (("narrow", SINGLE_COLUMN * 1.35), ("wide", 5.0)):
+        figure = Figure(figsize=(width, 2.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1])
+        axes.set(xlabel="time (ms)", ylabel="share (%)")
+        run.save_figure(name, figure)
+    run.save_table("rates", pd.DataFrame({"name": ["a_b", "50 % & more", "▁the"], "rate": [1 / 3, 2.0, None]}))
+    run.save_table("long", pd.DataFrame({"x": range(99)}))
+    run.save_table("texts", pd.DataFrame({"x": ["word " * 99]}))
+    run.save_results(**metrics)
+    run.save_headline({"equal tokens": "91.1%"})
+    write_json(folder / "params.json", {"dataset": "streets", **parameters})
+    write_json(folder / "status.json", {"state": "done", "notebook": notebook, "seconds": 1.0, "started": "2026"})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "runs"
+    metrics = {
+        "accept_85": 0.123456,
+        "accept_8_5": 2.5,
+        "count": 1234,
+        "tiny": 1.5e-7,
+        "kind": "x",
+        "ok": True,
+        "c": [1],
+    }
+    for gamma in (3, 5):
+        _write_run(root / f"04_feature_acceptance-streets-{gamma}", "04_feature_acceptance", metrics, gamma=gamma)
+    _write_run(root / "05_token_alignment-streets-x", "05_token_alignment", {"accept_85": -0.5})
+    return root
+
+
+def test_each_number_leads_back_to_its_run(root: Path, tmp_path: Path) -> None:
+    main, counts = write_paper(root, tmp_path / "paper")
+    assert counts == {"runs": 3, "figures": 6, "tables": 3, "numbers": 2 * 5 + 2}
+    text = (main.parent / "numbers.tex").read_text()
+    defined = dict(re.findall(r"^\\newcommand\{(\\[A-Za-z]+)\}\{(.*)\} % ", text, re.MULTILINE))
+    content = json.loads((main.parent / "sources.json").read_text())
+    sources = content["sources"]
+    assert len(defined) == counts["numbers"] and set(defined) == {name for name in sources if name[0] == "\\"}
+    for macro, shown in defined.items():
+        source = sources[macro]
+        value = json.loads((root / source["run"] / source["file"]).read_text())[source["name"]]
+        assert value == source["value"] and shown == value_text(value)
+    assert defined[r"\FeatureAcceptanceStreetsGammaThreeAcceptEightFive"] == "0.1235"
+    assert defined[r"\FeatureAcceptanceStreetsGammaThreeAcceptEightFiveA"] == "2.5"  # the same letters, another figure
+    assert defined[r"\FeatureAcceptanceStreetsGammaFiveCount"] == "1{,}234"
+    assert defined[r"\TokenAlignmentStreetsEqualTokens"] == r"91.1\%"
+    assert set(content["left_out"]) == {f"{run.name}/{n}.csv" for run in root.iterdir() for n in ("long", "texts")}
+
+
+def test_figures_have_a_columns_width_and_carry_their_fonts(root: Path, tmp_path: Path) -> None:
+    main, _ = write_paper(root, tmp_path / "paper")
+    for name, width in (("narrow", SINGLE_COLUMN), ("wide", DOUBLE_COLUMN)):
+        for path in main.parent.glob(f"figures/*-{name}.pdf"):
+            page = PdfReader(path).pages[0]
+            assert float(page.mediabox.width) == pytest.approx(72 * width, abs=0.01)
+            fonts = [font.get_object() for font in page["/Resources"]["/Font"].values()]  # type: ignore[index]
+            assert fonts
+            for font in fonts:
+                descendant = font["/DescendantFonts"][0].get_object() if "/DescendantFonts" in font else font
+                assert "/FontFile2" in descendant["/FontDescriptor"]
+
+
+def test_tables_are_booktabs(root: Path, tmp_path: Path) -> None:
+    main, _ = write_paper(root, tmp_path / "paper")
+    text = (main.parent / "tables/token-alignment-streets-rates.tex").read_text()
+    assert [line for line in text.splitlines() if "rule" in line] == ["\\toprule", "\\midrule", "\\bottomrule"]
+    assert "\\begin{tabular}{lr}" in text and "a\\_b & 0.3333 \\\\" in text and "50 \\% \\& more & 2 \\\\" in text
+    assert "\\textvisiblespace{}the & -- \\\\" in text
+
+
+def test_starred_runs_only_and_an_earlier_export_is_replaced(root: Path, tmp_path: Path) -> None:
+    write_paper(root, tmp_path / "paper")
+    set_star(root / "05_token_alignment-streets-x", "")
+    _, counts = write_paper(root, tmp_path / "paper", starred=True)
+    assert counts["runs"] == 1 and len(list((tmp_path / "paper" / "figures").iterdir())) == 2
+    set_star(root / "05_token_alignment-streets-x", None)
+    with pytest.raises(FileNotFoundError, match="holds no starred run"):
+        write_paper(root, tmp_path / "paper", starred=True)
+
+
+def test_text_is_escaped() -> None:
+    assert escape(r"a_b \ 5% {x} é 你") == r"a\_b \textbackslash{} 5\% \{x\} é U+4F60"
+    assert value_text(1.5e-7) == r"$1.500 \times 10^{-7}$" and value_text(-0.5) == "$-0.5$"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_main_compiles(root: Path, tmp_path: Path) -> None:
+    main, counts = write_paper(root, tmp_path / "paper")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    ended = subprocess.run(command, cwd=main.parent, capture_output=True, text=True, errors="replace", check=False)
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    assert "Overfull \\hbox" not in ended.stdout
+    text = " ".join(page.extract_text() for page in PdfReader(main.with_suffix(".pdf")).pages)
+    for kind, name in (("Figure", "figures"), ("Table", "tables")):
+        assert len(set(re.findall(rf"{kind} (\d+):", text))) == counts[name]

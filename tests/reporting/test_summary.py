@@ -1,0 +1,56 @@
+"""Runs side by side: what varies, what the headlines say, and a figure that fits what varies."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egptlib._paths import write_json
+from egptlib.reporting._summary import quantity, summarize
+
+
+def _write(folder: Path, headline: dict[str, Any], state: str = "done", **parameters: Any) -> Path:
+    write_json(folder / "params.json", {"dataset": "streets", "pair": "mini", **parameters})
+    write_json(folder / "headline.json", headline)
+    write_json(folder / "status.json", {"state": state, "notebook": "04_x", "seconds": 3.2})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("91.1%", (91.1, "%")), ("1,234.5 MiB", (1234.5, "MiB")), (3, (3.0, "")), ("1.3x", (1.3, "x")), (True, None),
+     ("5 of 7", None), ("none", None), (None, None)],
+)  # fmt: skip
+def test_headlines_are_read_as_quantities(value: Any, expected: Any) -> None:
+    assert quantity(value) == expected
+
+
+def test_a_swept_number_becomes_an_axis_and_the_rest_lines(tmp_path: Path) -> None:
+    runs = [
+        _write(
+            tmp_path / f"{dataset}{gamma}",
+            {"tokens": gamma * 1.5, "same": 1, "text": "many"},
+            dataset=dataset,
+            gamma=gamma,
+        )
+        for dataset in ("clips", "streets")
+        for gamma in (1, 2, 4)
+    ]
+    runs.append(_write(tmp_path / "zfailed", {}, "failed"))
+    (summary,) = summarize(runs)
+    assert summary.columns == ["dataset", "gamma", "tokens", "same", "text", "took"]
+    assert summary.rows[1] == ("clips2.html", ["clips", "2", "3", "1", "many", "3 s"]) and len(summary.rows) == 6
+    assert summary.figure is not None
+    (axes,) = summary.figure.axes
+    assert axes.get_title(loc="left") == "tokens" and axes.get_xlabel() == "gamma"
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}  # type: ignore[arg-type]
+    assert lines == {f"dataset {d}": ([1, 2, 4], [1.5, 3, 6]) for d in ("clips", "streets")}
+
+
+def test_names_become_rows_and_one_run_has_no_figure(tmp_path: Path) -> None:
+    one = _write(tmp_path / "a", {"rate": "90.0%", "time": "3 ms"}, dataset="/data/500ms")
+    two = _write(tmp_path / "b", {"rate": "80.0%"}, dataset="clips")
+    (summary,) = summarize([one, two])
+    assert summary.figure is not None and [a.get_title(loc="left") for a in summary.figure.axes] == ["rate (%)"]
+    assert [t.get_text() for t in summary.figure.axes[0].get_yticklabels()] == ["500ms", "clips"]
+    assert summarize([one])[0].figure is None
