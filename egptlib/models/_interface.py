@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._stopwatch import Stopwatch
 
@@ -42,13 +43,13 @@ class State:
     Attributes:
         logits: [1, V], what the last position says about the next token.
         hidden: [1, T, H], last hidden states (after the final norm) of the prompt.
-        cache: keys and values of all positions read.
+        cache: keys and values of all positions read; `KeyValues` where the model takes the lean pass.
         length: how many that are.
     """
 
     logits: Tensor
     hidden: Tensor
-    cache: DynamicCache
+    cache: DynamicCache | KeyValues
     length: int
 
 
@@ -95,6 +96,7 @@ class Model(ABC):
         self.token_embedding: nn.Embedding = module.get_input_embeddings()
         self.final_norm: nn.Module = language_model.norm  # type: ignore[assignment]
         self.eos_token_ids = _eos_token_ids(module, tokenizer)
+        self._lean: LeanLlama | None = None
 
     @abstractmethod
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
@@ -129,9 +131,13 @@ class Model(ABC):
     def prefill(self, inputs: Inputs | Tensor) -> State:
         """Read a prompt, given as `Inputs` or as embeddings [1, T, H]."""
         embeds = self.embed(inputs) if isinstance(inputs, Inputs) else inputs
+        self._lean = lean_pass(self.language_model, self._lean) if len(embeds) == 1 else None
+        if self._lean is not None:
+            buffers = self._lean.cache(embeds.shape[1] + 128)
+            hidden = self._lean(embeds[0], buffers)[None]
+            return State(self.lm_head(hidden[:, -1]), hidden, buffers, hidden.shape[1])
         cache = DynamicCache(config=self.language_model.config)
-        out = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        hidden = out.last_hidden_state
+        hidden = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
         return State(self.lm_head(hidden[:, -1]), hidden, cache, hidden.shape[1])
 
     @torch.no_grad()
@@ -140,8 +146,11 @@ class Model(ABC):
 
         The state moves on by n; `state.logits` is stale until the next `step`.
         """
-        out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
         state.length += tokens.shape[1]
+        if isinstance(state.cache, KeyValues):
+            assert self._lean is not None
+            return self._lean(self.token_embedding(tokens[0]), state.cache)[None]
+        out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
         return out.last_hidden_state
 
     @torch.no_grad()

@@ -1,0 +1,186 @@
+"""A Llama's forward pass without the general machinery around it, for one sequence at a time.
+
+The same numbers as transformers' `LlamaModel` up to rounding. What it leaves out: masks for single tokens, caches that
+grow by concatenation, separate products for q, k, v and for gate and up. A decoding step of a small model on a CPU
+is mostly such overhead. Quantized and unusual models keep transformers' own pass (`lean_pass` gives None).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaModel
+
+COPY_LIMIT = 2**30  # bytes of weights up to which fused copies are made; larger models keep their own alone
+PACKED_ROWS = range(2, 65)  # numbers of tokens for which oneDNN's packed weights are the fastest float32 kernel
+SHORT = 32  # up to as many tokens at once, plain products beat the fused attention kernel with a mask
+
+
+class KeyValues:
+    """Keys and values of one sequence in preallocated buffers; forgetting is setting a number.
+
+    Attributes:
+        buffer: [layers, 2, key heads, capacity, d].
+        length: positions in use.
+    """
+
+    def __init__(self, layers: int, heads: int, width: int, capacity: int, dtype: torch.dtype, device: torch.device):
+        self.buffer = torch.zeros(layers, 2, heads, capacity, width, dtype=dtype, device=device)
+        self.length = 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def crop(self, count: int) -> None:
+        """Forget the last -count positions (transformers' convention: the number to remove, negative)."""
+        self.length += count
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions, and as many again when the buffer has to grow."""
+        if length > self.buffer.shape[3]:
+            grown = self.buffer.new_zeros(*self.buffer.shape[:3], 2 * length, self.buffer.shape[4])
+            grown[..., : self.length, :] = self.buffer[..., : self.length, :]
+            self.buffer = grown
+
+
+class Projection:
+    """Several linear layers without bias over one input as one product: [n, in] to [n, sum of outs]."""
+
+    def __init__(self, parts: list[nn.Linear], copy: bool):
+        self.parts = parts
+        weight = torch.cat([part.weight.detach() for part in parts]) if copy else None
+        self.weight = parts[0].weight.detach() if len(parts) == 1 else weight
+        self.packed: Tensor | None = None
+        if copy and weight is not None and weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self._packed_rows = range(1, 65) if parts[0].weight.dtype == torch.bfloat16 else PACKED_ROWS
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is not None and len(x) in self._packed_rows:
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        if self.weight is not None:
+            return F.linear(x, self.weight)
+        return torch.cat([F.linear(x, part.weight) for part in self.parts], dim=-1)
+
+
+class LeanLlama:
+    """The pass from embeddings to last hidden states; see `lean_pass` for which models it takes."""
+
+    def __init__(self, model: LlamaModel):
+        config = model.config
+        self.model = model
+        self.eps, self.hidden = config.rms_norm_eps, config.hidden_size
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.width = model.layers[0].self_attn.head_dim
+        self.scale = self.width**-0.5
+        self.versions = weight_versions(model)
+        copy = sum(p.nbytes for p in model.layers.parameters()) <= COPY_LIMIT
+        self.layers = [
+            (
+                layer.input_layernorm.weight.detach(),
+                Projection([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], copy),
+                Projection([layer.self_attn.o_proj], copy),
+                layer.post_attention_layernorm.weight.detach(),
+                Projection([layer.mlp.gate_proj, layer.mlp.up_proj], copy),
+                Projection([layer.mlp.down_proj], copy),
+            )
+            for layer in model.layers
+        ]
+        self.norm = model.norm.weight.detach()
+        self._cos = self._sin = torch.empty(0)
+        self._band = torch.empty(SHORT, SHORT - 1)  # no reach yet
+
+    def cache(self, capacity: int) -> KeyValues:
+        weight = self.norm
+        return KeyValues(len(self.layers), self.key_heads, self.width, capacity, weight.dtype, weight.device)
+
+    def __call__(self, embeds: Tensor, cache: KeyValues) -> Tensor:
+        """Read n embeddings [n, H] after what the cache holds; last hidden states [n, H], final norm included."""
+        x, past, n = embeds, cache.length, len(embeds)
+        cache.reserve(past + n)
+        cos, sin = self._rotation(past, past + n)
+        mask = self._mask(past, n)
+        queries = self.heads // self.key_heads  # per key head
+        both = self.heads + self.key_heads
+        for (norm, qkv, out, mlp_norm, gate_up, down), store in zip(self.layers, cache.buffer, strict=True):
+            states = qkv(F.rms_norm(x, (self.hidden,), norm, self.eps)).view(n, -1, self.width)  # [n, q + k + v, d]
+            qk = states[:, :both]
+            halves = qk.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (first, second) half to (second, first)
+            qk = torch.addcmul(qk * cos, halves, sin)
+            store[0, :, past : past + n] = qk[:, self.heads :].transpose(0, 1)
+            store[1, :, past : past + n] = states[:, both:].transpose(0, 1)
+            # The queries of one key head side by side, so that grouped heads need no copies of their keys.
+            q = qk[:, : self.heads].transpose(0, 1).reshape(self.key_heads, queries * n, self.width)
+            attended = self._attend(q, store[0, :, : past + n], store[1, :, : past + n], mask, causal=past == 0)
+            x = x + out(attended.view(self.heads, n, self.width).transpose(0, 1).reshape(n, -1))
+            gate, up = gate_up(F.rms_norm(x, (self.hidden,), mlp_norm, self.eps)).chunk(2, dim=-1)
+            x = x + down(F.silu(gate) * up)
+        cache.length += n
+        return F.rms_norm(x, (self.hidden,), self.norm, self.eps)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Attention of q [k heads, group * n, d] over keys and values [k heads, T, d]."""
+        if mask is None:  # one token, which sees everything
+            return F.scaled_dot_product_attention(q[None], k[None], v[None], scale=self.scale)[0]
+        if q.shape[1] > SHORT and causal and self.heads == self.key_heads:
+            return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=self.scale)[0]
+        if q.shape[1] > SHORT:
+            return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=self.scale)[0]
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=self.scale)
+        return torch.bmm(scores.softmax(dim=-1), v)
+
+    def _mask(self, past: int, n: int) -> Tensor | None:
+        """0 where token i of n sees a position, -inf where not: [group * n, past + n]; None for one token."""
+        if n == 1:
+            return None
+        if n > SHORT:
+            mask = self.norm.new_full((n, past + n), -torch.inf).triu(past + 1)
+        else:
+            reach = self._band.shape[1] - SHORT
+            if reach < past:
+                reach = 2 * past + SHORT
+                self._band = self.norm.new_full((SHORT, reach + SHORT), -torch.inf).triu(reach + 1)
+            # Row i of the band is open up to column reach + i; the slice starts so that row 0 is open up to `past`.
+            mask = self._band[:n, reach - past : reach + n]
+        return mask.repeat(self.heads // self.key_heads, 1)
+
+    def _rotation(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines [n, 1, d] of positions; the first half of the sines negated, see the caller."""
+        if len(self._cos) < end:
+            positions = torch.arange(2 * end, device=self.norm.device)[None]
+            cos, sin = self.model.rotary_emb(self.norm, positions)  # [1, 2 end, d]
+            sign = torch.ones_like(sin[0, 0])
+            sign[: self.width // 2] = -1
+            self._cos, self._sin = cos[0, :, None], (sin[0] * sign)[:, None]
+        return self._cos[start:end], self._sin[start:end]
+
+
+def lean_pass(model: nn.Module, before: LeanLlama | None = None) -> LeanLlama | None:
+    """The lean pass of a language model, or None where it has to keep its own.
+
+    Taken are Llamas in float32 or bfloat16 on one device, not quantized, without biases, hooks or training mode.
+    `before` is given back where its weights are still those of the model.
+    """
+    if not isinstance(model, LlamaModel) or model.training:
+        return None
+    if before is not None and before.model is model and before.versions == weight_versions(model):
+        return before
+    config = model.config
+    linears = [module for module in model.layers.modules() if "Linear" in type(module).__name__]
+    plain = all(type(module) is nn.Linear and module.bias is None for module in linears)
+    kinds = {(p.dtype, p.device) for p in model.parameters()}
+    usual = (
+        plain
+        and len(kinds) == 1
+        and next(iter(kinds))[0] in (torch.float32, torch.bfloat16)
+        and config.hidden_act == "silu"
+        and config.rope_parameters["rope_type"] in ("default", "linear", "llama3")
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    )
+    return LeanLlama(model) if usual else None
+
+
+def weight_versions(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Changes when weights are replaced or written to, so that fused copies are made anew."""
+    return tuple((p.data_ptr(), p._version) for p in model.parameters())
