@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write
+from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._writer import HiddenStateWriter
 
@@ -66,7 +67,8 @@ def extract(
     num_questions: int = 10,
     questions: Sequence[str] | None = None,
     dtype: str = "float32",
-    chunk_size: int = 64,
+    chunk_size: int = 1000,
+    commit_every: int = 50,
 ) -> Extraction:
     """Extract paired hidden states of `scenes` into the chunk folder `out`, or continue there.
 
@@ -93,6 +95,7 @@ def extract(
         questions: asked of every scene instead of its own.
         dtype: of the stored hidden states: "float32", "bfloat16", "float16".
         chunk_size: samples per file.
+        commit_every: most samples that a crash can cost.
 
     Raises:
         ValueError: an unknown path or dtype, or `out` was extracted under another configuration.
@@ -106,7 +109,8 @@ def extract(
     extracted = present = failed = 0
     start = time.perf_counter()
     ids: Sequence[str] = getattr(scenes, "ids", ())
-    with HiddenStateWriter(out, config, chunk_size, dtype) as writer:
+    with HiddenStateWriter(out, config, chunk_size, dtype, commit_every) as writer:
+        writer.add_heads(target=Head.of(pair.target), drafter=Head.of(pair.drafter))
         known = _own_questions(out)
         for i in tqdm(range(len(scenes)), desc=f"extract ({path})", unit="scene", leave=False):
             if ids and questions is None and known[ids[i]].issuperset(range(num_questions)):
@@ -187,7 +191,7 @@ class _SceneReader:
             "target_hidden": target_hidden,
             "token_ids": ids,
             "drafter_top1": drafter_logits.argmax(dim=-1),
-            "overlap": overlap(drafter_logits, _logits(target, target_hidden), self.pair.num_shared_tokens),
+            **figures(drafter_logits, _logits(target, target_hidden), self.pair.num_shared_tokens),
             "metadata": self._metadata(question) | {"target_text": target.decode_text(ids)},
         }
 
@@ -210,7 +214,7 @@ class _SceneReader:
             "target_hidden": target_hidden,
             "token_ids": target_ids[:n],
             "drafter_top1": drafter_ids[:n],
-            "overlap": overlap(drafter_logits, target_logits, self.pair.num_shared_tokens),
+            **figures(drafter_logits, target_logits, self.pair.num_shared_tokens),
             "metadata": self._metadata(question) | answers,
         }
 
@@ -244,16 +248,25 @@ def _logits(model: Model, hidden: Tensor) -> Tensor:
     return model.lm_head(hidden)
 
 
-def overlap(drafter_logits: Tensor, target_logits: Tensor, num_shared_tokens: int) -> Tensor:
-    """Return sum(min(p, q)) per position, float32 [n] on the CPU.
+def figures(drafter_logits: Tensor, target_logits: Tensor, num_shared_tokens: int) -> dict[str, Tensor]:
+    """Return what the two next-token distributions say at each position, float32 [n] on the CPU each.
+
+    `overlap` is sum(min(p, q)), `drafter_confidence` max(q), `target_entropy` that of p in nats.
 
     Args:
         drafter_logits, target_logits: [n, V] of each model's own vocabulary.
         num_shared_tokens: ids below it mean the same to both; the rest can never agree.
     """
-    q = drafter_logits.float().softmax(dim=-1)[:, :num_shared_tokens].cpu()
-    p = target_logits.float().softmax(dim=-1)[:, :num_shared_tokens].cpu()
-    return torch.minimum(p, q).sum(dim=-1).clamp(max=1.0)  # rounding of the sums may exceed 1 by 1e-7
+    q, log_p = drafter_logits.float().softmax(dim=-1), target_logits.float().log_softmax(dim=-1)
+    p = log_p.exp()
+    # The heads may sit on two devices.
+    shared = torch.minimum(p[:, :num_shared_tokens], q[:, :num_shared_tokens].to(p.device)).sum(dim=-1)
+    entropy = -(p * log_p.clamp(min=-1e4)).sum(dim=-1)  # 0 * -inf would be NaN
+    return {
+        "overlap": shared.clamp(max=1.0).cpu(),  # rounding of the sums may exceed 1 by 1e-7
+        "drafter_confidence": q.amax(dim=-1).cpu(),
+        "target_entropy": entropy.cpu(),
+    }
 
 
 def _configuration(pair: Pair, scenes: Sequence[Scene], path: str, max_new_tokens: int) -> dict[str, Any]:

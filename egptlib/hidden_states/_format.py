@@ -1,21 +1,37 @@
-"""What a chunk folder looks like.
+"""The store's files, byte by byte: index, chunks, checksums. FORMAT.md beside this module says the same in prose."""
 
-    index.json                        format, version, config, widths, and the list of chunks with their sizes
-    chunks/chunk_000000.safetensors   named after its first sample; every sample's positions one after the other
+from __future__ import annotations
 
-A chunk holds `drafter_hidden` [positions, drafter width], `target_hidden` [positions, target width],
-`token_ids` and `drafter_top1` int32 [positions], `overlap` float32 [positions], `offsets` int64 [samples + 1],
-and in its header, as JSON, one metadata record per sample. So a chunk is whole or not there, texts included; and
-as the index is written after it, both atomically, a sample counts only when both are on disk.
-"""
-
+import hashlib
 import json
+import mmap
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from egptlib._paths import atomic_write, write_json
+
 FORMAT = "egptlib hidden states"
-VERSION = 1
-HEADER_KEY = "samples"
+VERSION = 2
+INDEX = "index.json"
+DTYPES = {
+    "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "U8": torch.uint8,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -23,29 +39,208 @@ def read_index(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not JSON, or not of a chunk folder, or one of its chunks is not a plain file name.
+        ValueError: it is damaged, or not of a chunk folder, or names a file outside the folder.
     """
-    path = folder / "index.json"
+    path = folder / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; expected a hidden-state folder with index.json and chunks/")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+        raise ValueError(f"{path}: not valid JSON ({error}); try `egptlib check {folder} --repair`") from None
     if not isinstance(index, dict) or not isinstance(index.get("chunks"), list):
         raise ValueError(f"{path}: field 'chunks' is missing; expected a list of chunk files")
-    if not is_legacy(index) and (index.get("format"), index.get("version")) != (FORMAT, VERSION):
-        raise ValueError(
-            f"{path}: format {index.get('format')!r} version {index.get('version')!r}; "
-            f"expected {FORMAT!r} version {VERSION}"
-        )
-    for entry in index["chunks"]:
-        name = entry.get("path")
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{path}: chunk path {name!r}; expected the name of a file in chunks/")
+    if is_legacy(index):
+        entries = [entry.get("path") for entry in index["chunks"]]
+    else:
+        if (index.get("format"), index.get("version")) != (FORMAT, VERSION):
+            raise ValueError(
+                f"{path}: format {index.get('format')!r} version {index.get('version')!r}; "
+                f"expected {FORMAT!r} version {VERSION}"
+            )
+        if index.get("checksum") != _index_checksum(index):
+            raise ValueError(f"{path}: its checksum does not fit its content; try `egptlib check {folder} --repair`")
+        entries = [entry["path"] for entry in (*index["chunks"], *index["heads"].values())]
+    for name in entries:
+        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{path}: chunk path {name!r}; expected a file inside the folder")
     return index
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Write `index.json` with its own checksum, atomically: this is the moment at which a change counts."""
+    write_json(folder / INDEX, index | {"checksum": _index_checksum(index)})
+
+
+def new_index(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the index of an empty folder; `fields` comes with the first sample."""
+    return {
+        "format": FORMAT, "version": VERSION, "config": dict(config),
+        "fields": {}, "num_samples": 0, "chunks": [], "heads": {},
+    }  # fmt: skip
 
 
 def is_legacy(index: dict[str, Any]) -> bool:
     """Whether the index was left by the earlier writer (`total_samples`, chunks of torch.save)."""
     return "format" not in index and "total_samples" in index
+
+
+def _index_checksum(index: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in index.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def word_sum(data: np.ndarray) -> int:
+    """Sum of uint8 [n] read as little-endian 64-bit words (zeros behind the last), modulo 2**64.
+
+    Any single changed bit changes it, and it is as fast as memory; SHA-256, a twentieth of that, is for the whole file.
+    """
+    whole = len(data) // 8 * 8
+    total = int(np.add.reduce(data[:whole].view("<u8"), dtype=np.uint64))
+    return (total + int.from_bytes(data[whole:].tobytes(), "little")) % 2**64
+
+
+def sample_checksum(first: int, last: int, rows: Iterable[np.ndarray]) -> int:
+    """Checksum of the sample in rows `first` to `last` (exclusive) of a chunk, a signed 64-bit number.
+
+    Args:
+        rows: its bytes, uint8 [n], one array per column in the file's order.
+    """
+    total = (first + last + sum(word_sum(data) for data in rows)) % 2**64
+    return total - 2**64 if total >= 2**63 else total
+
+
+def as_bytes(tensor: Tensor) -> np.ndarray:
+    """The bytes of a contiguous CPU tensor, uint8 [n], without copying."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def write_chunk(
+    path: Path,
+    columns: Mapping[str, Sequence[Tensor]],
+    records: Sequence[Mapping[str, Any]],
+    start: int,
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write samples as one file, atomically and synced; nothing is put together in memory.
+
+    Args:
+        columns: per field one contiguous CPU tensor [length, ...] per sample, possibly memory-mapped.
+        records: the metadata of the samples.
+        start: number of the first one in its folder.
+        config: of the folder, so that an index can be rebuilt from chunks alone.
+
+    Returns:
+        The chunk's entry for the index; `path` is the bare file name.
+    """
+    offsets = [0]
+    for part in next(iter(columns.values())):
+        offsets.append(offsets[-1] + len(part))
+    checksums = [
+        sample_checksum(offsets[i], offsets[i + 1], [as_bytes(parts[i]) for parts in columns.values()])
+        for i in range(len(records))
+    ]
+    text = json.dumps(list(records), ensure_ascii=False, allow_nan=False).encode()
+    tensors: dict[str, Sequence[Tensor]] = {
+        "offsets": [torch.tensor(offsets)],
+        "checksums": [torch.tensor(checksums, dtype=torch.int64)],
+        **columns,
+        "metadata": [torch.frombuffer(bytearray(zlib.compress(text, 6)), dtype=torch.uint8)],
+    }
+    told = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(dict(config)), "start": str(start)}
+    told["columns"] = " ".join(columns)
+    head = file_header(tensors, told | {"checksum": chunk_checksum(told, as_bytes(tensors["metadata"][0]))})
+    digest, size = hashlib.sha256(), 0
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        for data in (memoryview(head), *(as_bytes(part).data for parts in tensors.values() for part in parts)):
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+    return {
+        "path": path.name, "start": start, "num_samples": len(records), "num_positions": offsets[-1],
+        "bytes": size, "sha256": digest.hexdigest(),
+    }  # fmt: skip
+
+
+def file_header(tensors: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, str]) -> bytes:
+    """The first bytes of a safetensors file that holds `tensors`, each the rows of its parts one after the other."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, parts in tensors.items():
+        start, end = end, end + sum(part.numel() * part.element_size() for part in parts)
+        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
+        table[name] = {"dtype": _NAMES[parts[0].dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def chunk_checksum(told: Mapping[str, str], metadata: np.ndarray) -> str:
+    names = ("format", "version", "config", "start", "columns")
+    return hashlib.sha256("\n".join(told[name] for name in names).encode() + metadata.tobytes()).hexdigest()
+
+
+@dataclass
+class MappedFile:
+    """A safetensors file, memory-mapped on first use; its tensors are views of the mapping.
+
+    Raises:
+        ValueError: on first use, when the file is not what its header says.
+    """
+
+    path: Path
+
+    @cached_property
+    def _opened(self) -> tuple[mmap.mmap, dict[str, Any], int]:
+        """Mapping, header, and where the tensors begin."""
+        try:
+            with self.path.open("rb") as file:
+                # Private: a caller who writes into a view changes neither the file nor crashes.
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            start = 8 + int.from_bytes(mapping[:8], "little")
+            if start > len(mapping):
+                raise ValueError(f"a header of {start - 8} bytes in a file of {len(mapping)}")
+            header = json.loads(mapping[8:start])
+            end = start
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    first, last = entry["data_offsets"]
+                    size = DTYPES[entry["dtype"]].itemsize * int(np.prod(entry["shape"], dtype=np.int64))
+                    if start + first != end or last - first != size or min(entry["shape"]) < 0:
+                        raise ValueError(f"tensor {name!r} does not fit")
+                    end = start + last
+            if end != len(mapping):
+                raise ValueError(f"{end} bytes expected, {len(mapping)} found")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path}: not a readable safetensors file ({error})") from None
+        return mapping, header, start
+
+    @property
+    def mapping(self) -> mmap.mmap:
+        return self._opened[0]
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What the header says besides the tensors."""
+        return self._opened[1].get("__metadata__", {})
+
+    @cached_property
+    def _bytes(self) -> Tensor:
+        return torch.frombuffer(self.mapping, dtype=torch.uint8)
+
+    def tensor(self, name: str) -> Tensor:
+        """A view of the whole tensor.
+
+        Raises:
+            ValueError: the file has no such tensor.
+        """
+        _, header, start = self._opened
+        if name not in header:
+            raise ValueError(f"{self.path}: tensor {name!r} is missing")
+        entry = header[name]
+        first, last = entry["data_offsets"]
+        dtype = DTYPES[entry["dtype"]]
+        data = self._bytes[start + first : start + last]
+        if (start + first) % dtype.itemsize:  # only where a caller's own writer left it unaligned
+            data = data.clone()
+        return data.view(dtype).view(entry["shape"])

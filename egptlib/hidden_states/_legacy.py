@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from egptlib.hidden_states._reader import HiddenSample
+from egptlib.hidden_states._sample import HiddenSample
 
 _FIELDS = ("egpt_hidden", "vl_hidden", "seq_lens", "metadata")
 
@@ -39,6 +39,10 @@ class LegacyChunk:
                     f"{self.path}: field '{name}' has {len(content[name])} samples, index.json says {self.num_samples}"
                 )
         return content
+
+    def release(self) -> None:
+        """Unmap the file; the next use maps it again."""
+        self.__dict__.pop("_content", None)
 
     def metadata(self) -> list[dict[str, Any]]:
         return [_in_our_words(record) for record in self._content["metadata"]]

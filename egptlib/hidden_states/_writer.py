@@ -1,5 +1,8 @@
-"""Write hidden states in chunks, so that a run that is stopped can be taken up again."""
+"""Write hidden states so that nothing committed is ever lost, and a run that was stopped ends with the same bytes."""
 
+from __future__ import annotations
+
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -8,14 +11,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from egptlib._paths import atomic_write, write_json
-from egptlib.hidden_states._format import FORMAT, HEADER_KEY, VERSION, is_legacy, read_index
-from egptlib.hidden_states._reader import HiddenStates
+from egptlib.hidden_states._chunk import SafetensorsChunk
+from egptlib.hidden_states._format import INDEX, is_legacy, new_index, read_index, write_chunk, write_index
+from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._recovery import rebuild_index, remove_leftovers
+from egptlib.hidden_states._sample import FIGURES, IDS
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SHORT = torch.iinfo(torch.int16).max
 
 
 class HiddenStateWriter:
@@ -23,18 +29,22 @@ class HiddenStateWriter:
 
         with HiddenStateWriter("hidden_states/streets_test", config={"pair": "mini"}) as writer:
             if ("seq_00/000000", "What is moving?") not in writer:
-                writer.add(drafter_hidden, target_hidden, token_ids, drafter_top1, overlap, metadata)
+                writer.add(drafter_hidden, target_hidden, token_ids, drafter_top1, overlap, metadata, ...)
 
-    A sample is on disk when its chunk is full, or at `flush` and at the end of the block (also when the block
-    ends by an error or Ctrl-C: samples are whole or absent). One writer per folder at a time.
+    A sample is safe on disk (synced, listed in a synced index) after its commit: every `commit_every` samples, when
+    a chunk is full, at `commit`, and at the end of the block, also when that ends by an error or Ctrl-C. A commit
+    writes a small file; once `chunk_size` samples are together they become one chunk. Files are never changed, only
+    replaced by a larger one, so the same samples end as the same bytes, whatever stopped the writing in between.
+    One writer per folder at a time, across processes.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         config: Mapping[str, Any] | None = None,
-        chunk_size: int = 64,
+        chunk_size: int = 1000,
         dtype: str = "float32",
+        commit_every: int = 50,
     ) -> None:
         """Open `folder`, made when missing.
 
@@ -42,111 +52,143 @@ class HiddenStateWriter:
             folder: the chunk folder.
             config: what the samples depend on, as plain JSON values; a folder holds samples of one config.
             chunk_size: samples per file.
-            dtype: of the stored hidden states: "float32", "bfloat16" or "float16". It counts as config.
+            dtype: of the stored hidden states: "float32", "bfloat16" or "float16". It counts as config. With the
+                short ones the three figures (overlap, confidence, entropy) are stored as float16.
+            commit_every: most samples that a crash can cost.
 
         Raises:
-            ValueError: an unknown dtype, or the folder holds samples of another config (the field is named).
+            ValueError: an unknown dtype, another writer at work in the folder, a folder that holds samples of
+                another config (the field is named), or one whose index is damaged beyond what its chunks tell.
         """
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size {chunk_size}: expected at least 1")
+        if dtype not in STORED_DTYPES:
+            raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(STORED_DTYPES)}")
+        if chunk_size < 1 or commit_every < 1:
+            raise ValueError(f"chunk_size {chunk_size}, commit_every {commit_every}: expected at least 1")
         self.folder = Path(folder)
-        self.chunk_size = chunk_size
+        self.chunk_size, self.commit_every = chunk_size, commit_every
         # Through JSON once, so that what is compared on resume has the same types (tuples become lists).
         self.config: dict[str, Any] = json.loads(json.dumps({**(config or {}), "dtype": dtype}))
-        self._dtype = DTYPES[dtype]
-        self._index: dict[str, Any] = {"format": FORMAT, "version": VERSION, "config": self.config}
-        self._index |= {"drafter_width": None, "target_width": None, "num_samples": 0, "chunks": []}
+        self._dtype = STORED_DTYPES[dtype]
+        self._figure_dtype = torch.float32 if dtype == "float32" else torch.float16
+        self._index = new_index(self.config)
         self._keys: set[tuple[str, str]] = set()
         self._pending: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
-        if (self.folder / "index.json").exists():
-            self._resume()
+        self._lock = FolderLock(self.folder)
+        try:
+            if not (self.folder / INDEX).exists() and any(self.folder.glob("chunks/chunk_*.safetensors")):
+                print(rebuild_index(self.folder), flush=True)
+            if (self.folder / INDEX).exists():
+                self._resume()
+            remove_leftovers(self.folder, self._index)
+            if self._tail_size() >= chunk_size:  # stopped between the last commit of a chunk and its merge
+                self._merge()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __len__(self) -> int:
-        """Number of samples, those not yet on disk included."""
+        """Number of samples, those not yet committed included."""
         return len(self._keys)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Iterate over (scene, question) of every sample, those not yet on disk included."""
+        """Iterate over (scene, question) of every sample, those not yet committed included."""
         return iter(self._keys)
 
     def __contains__(self, key: object) -> bool:
         """Whether the sample (scene, question) is there already."""
         return key in self._keys
 
+    @property
+    def num_committed(self) -> int:
+        """Number of samples that are safe on disk."""
+        return self._index["num_samples"]
+
     def add(
         self,
         drafter_hidden: Tensor,
         target_hidden: Tensor,
-        token_ids: Tensor,
-        drafter_top1: Tensor,
-        overlap: Tensor,
-        metadata: Mapping[str, Any],
+        token_ids: Tensor | None = None,
+        drafter_top1: Tensor | None = None,
+        overlap: Tensor | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        drafter_confidence: Tensor | None = None,
+        target_entropy: Tensor | None = None,
+        drafter_layers: Tensor | None = None,
+        target_layers: Tensor | None = None,
     ) -> None:
-        """Add one sample.
+        """Add one sample; what the fields mean is said at `HiddenSample`. All samples of a folder have the same ones.
 
         Args:
             drafter_hidden: [length, drafter width], any float dtype, stored in the writer's.
             target_hidden: [length, target width].
-            token_ids: [length] the target's tokens.
-            drafter_top1: [length] what the drafter says there.
-            overlap: [length] sum(min(p, q)).
+            token_ids, drafter_top1: integers [length].
+            overlap, drafter_confidence, target_entropy: [length].
             metadata: plain JSON values, with `scene` and `question`, which together name the sample.
+            drafter_layers, target_layers: [length, layers, width].
 
         Raises:
             ValueError: lengths or widths that do not fit, a value that is not finite once stored, or a sample
                 that is there already. Nothing is kept of the sample then.
+            OSError: it was time to commit, and that failed (a full disk). The samples not yet committed are kept
+                in memory, and `commit` can be called again.
         """
         try:
-            key = (str(metadata["scene"]), str(metadata["question"]))
+            key = (str((metadata or {})["scene"]), str((metadata or {})["question"]))
         except KeyError as missing:
             raise ValueError(f"metadata lacks {missing}; expected at least 'scene' and 'question'") from None
         where = f"scene {key[0]!r}, question {key[1]!r}"
         if key in self._keys:
             raise ValueError(f"{where}: already in {self.folder}")
-        tensors = {
-            "drafter_hidden": drafter_hidden.detach().to("cpu", self._dtype),
-            "target_hidden": target_hidden.detach().to("cpu", self._dtype),
-            "token_ids": token_ids.detach().to("cpu", torch.int32),
-            "drafter_top1": drafter_top1.detach().to("cpu", torch.int32),
-            "overlap": overlap.detach().to("cpu", torch.float32),
-        }
-        self._check(tensors, where)
-        record = json.loads(json.dumps(dict(metadata)))
-        for side in ("drafter", "target"):
-            self._index[f"{side}_width"] = tensors[f"{side}_hidden"].shape[1]
+        given = {
+            "drafter_hidden": drafter_hidden, "target_hidden": target_hidden,
+            "drafter_layers": drafter_layers, "target_layers": target_layers,
+            "token_ids": token_ids, "drafter_top1": drafter_top1, "overlap": overlap,
+            "drafter_confidence": drafter_confidence, "target_entropy": target_entropy,
+        }  # fmt: skip
+        tensors = {name: self._stored(name, tensor) for name, tensor in given.items() if tensor is not None}
+        fields = self._check(tensors, len(drafter_hidden), where)
+        record = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+        self._index["fields"] = fields
         self._pending.append((tensors, record))
         self._keys.add(key)
-        if len(self._pending) >= self.chunk_size:
-            self.flush()
+        full = self._tail_size() + len(self._pending) >= self.chunk_size
+        if full or len(self._pending) >= self.commit_every:
+            self.commit()
+            if full:
+                self._merge()
 
-    def flush(self) -> None:
-        """Write the samples added since the last chunk as one chunk, then the index."""
+    def add_heads(self, **heads: Head) -> None:
+        """Save `target=` and `drafter=` heads beside the chunks, where the folder does not have them yet.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for side, head in heads.items():
+            if side not in self._index["heads"]:
+                with _disk(self.folder, self.num_committed):
+                    entry = head.save(self.folder / f"{side}_head.safetensors")
+                    self._publish(self._index | {"heads": self._index["heads"] | {side: entry}})
+
+    def commit(self) -> None:
+        """Make every sample added so far safe on disk."""
         if not self._pending:
             return
-        columns = {name: [tensors[name] for tensors, _ in self._pending] for name in self._pending[0][0]}
-        lengths = torch.tensor([0] + [len(part) for part in columns["token_ids"]])
-        chunk = {name: torch.cat(parts) for name, parts in columns.items()}
-        chunk["offsets"] = lengths.cumsum(0)
-        start = self._index["num_samples"]
-        path = self.folder / "chunks" / f"chunk_{start:06d}.safetensors"
-        header = {HEADER_KEY: json.dumps([record for _, record in self._pending], ensure_ascii=False)}
-        with atomic_write(path) as temporary:
-            save_file(chunk, temporary, metadata=header)
-        entry = {
-            "path": path.name,
-            "start": start,
-            "num_samples": len(self._pending),
-            "num_positions": int(chunk["offsets"][-1]),
-            "bytes": path.stat().st_size,
-        }
-        index = self._index | {
-            "num_samples": start + len(self._pending),
-            "chunks": [*self._index["chunks"], entry],
-        }
-        write_json(self.folder / "index.json", index)
-        self._index, self._pending = index, []
+        names = self._index["fields"]
+        columns = {name: [tensors[name] for tensors, _ in self._pending] for name in names}
+        with _disk(self.folder, self.num_committed):
+            entry = self._write(columns, [record for _, record in self._pending], self._index["num_samples"])
+            index = self._index | {"num_samples": self._index["num_samples"] + len(self._pending)}
+            self._publish(index | {"chunks": [*self._index["chunks"], entry]})
+        self._pending = []
+
+    def close(self) -> None:
+        """Commit, make one chunk of the small files at the end, and let the next writer in."""
+        try:
+            self.commit()
+            self._merge()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -154,13 +196,72 @@ class HiddenStateWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
+        if isinstance(error, OSError):  # most likely the commit itself failed: what is committed stays as it is
+            self._lock.release()
+        else:
+            self.close()
+
+    def _stored(self, name: str, tensor: Tensor) -> Tensor:
+        if name in IDS:
+            return tensor.detach().to("cpu", torch.int32).contiguous()
+        dtype = self._figure_dtype if name in FIGURES else self._dtype
+        return tensor.detach().to("cpu", dtype, copy=True).contiguous()
+
+    def _write(self, columns: dict[str, list[Tensor]], records: list[dict[str, Any]], start: int) -> dict[str, Any]:
+        """One file of samples; named by its first and last sample, so that no other file ever has its name."""
+        for name in IDS:
+            if name in columns and all(int(part.max()) <= _SHORT for part in columns[name] if len(part)):
+                columns[name] = [part.to(torch.int16) for part in columns[name]]
+            elif name in columns:
+                columns[name] = [part.to(torch.int32) for part in columns[name]]
+        path = self.folder / "chunks" / f"chunk_{start:06d}_{start + len(records):06d}.safetensors"
+        entry = write_chunk(path, columns, records, start, self.config)
+        return entry | {"path": f"chunks/{path.name}"}
+
+    def _publish(self, index: dict[str, Any]) -> None:
+        write_index(self.folder, index)
+        self._index = index
+
+    def _tail(self) -> list[dict[str, Any]]:
+        """The files at the end that are smaller than a chunk."""
+        entries = self._index["chunks"]
+        first = len(entries)
+        while first and entries[first - 1]["num_samples"] < self.chunk_size:
+            first -= 1
+        return entries[first:]
+
+    def _tail_size(self) -> int:
+        return sum(entry["num_samples"] for entry in self._tail())
+
+    def _merge(self) -> None:
+        """Make one file of those at the end, memory-mapped, then list it instead of them, then remove them."""
+        tail = self._tail()
+        if len(tail) < 2:
+            return
+        chunks = [SafetensorsChunk(self.folder / entry["path"], entry["num_samples"]) for entry in tail]
+        columns: dict[str, list[Tensor]] = {name: [] for name in self._index["fields"]}
+        for chunk in chunks:
+            for i in range(chunk.num_samples):
+                for name, rows in chunk.rows(i).items():
+                    columns[name].append(rows)
+        records = [record for chunk in chunks for record in chunk.metadata()]
+        with _disk(self.folder, self.num_committed):
+            entry = self._write(columns, records, tail[0]["start"])
+            self._publish(self._index | {"chunks": [*self._index["chunks"][: -len(tail)], entry]})
+        for old in tail:
+            (self.folder / old["path"]).unlink()
 
     def _resume(self) -> None:
-        index = read_index(self.folder)
-        where = self.folder / "index.json"
+        where = self.folder / INDEX
+        try:
+            index = read_index(self.folder)
+        except ValueError as error:
+            print(f"{error}\n{rebuild_index(self.folder)}", flush=True)
+            index = read_index(self.folder)
         if is_legacy(index):
             raise ValueError(f"{where}: written by the earlier writer; it can be read, but not continued")
+        if any(not entry["path"].startswith("chunks/") for entry in index["chunks"]):
+            raise ValueError(f"{where}: joined from shards; it is continued by extracting with the same shards")
         for field in sorted(index["config"].keys() | self.config.keys()):
             there, here = index["config"].get(field), self.config.get(field)
             if there != here:
@@ -168,19 +269,47 @@ class HiddenStateWriter:
                     f"{where}: field '{field}' is {there!r} in this folder and {here!r} now; "
                     "continue with the same setting, write to another folder, or remove this one"
                 )
-        self._keys = {(m["scene"], m["question"]) for m in HiddenStates.open(self.folder).metadata()}
+        for entry in index["chunks"]:
+            chunk = SafetensorsChunk(self.folder / entry["path"], entry["num_samples"])
+            self._keys.update((record["scene"], record["question"]) for record in chunk.metadata())
         self._index = index
 
-    def _check(self, tensors: dict[str, Tensor], where: str) -> None:
-        length = len(tensors["token_ids"])
+    def _check(self, tensors: dict[str, Tensor], length: int, where: str) -> dict[str, list[int]]:
+        """Return the fields with the shape of a row, after comparing them with one another and the folder's."""
+        fields = {}
         for name, tensor in tensors.items():
-            dims = 2 if name.endswith("_hidden") else 1
-            if tensor.ndim != dims or len(tensor) != length:
-                expected = f"[{length}, width]" if dims == 2 else f"[{length}]"
-                raise ValueError(f"{where}: {name} {list(tensor.shape)}, expected {expected}")
+            inner = ["layers", "width"] if name.endswith("_layers") else ["width"] if name.endswith("_hidden") else []
+            if tensor.ndim != 1 + len(inner) or len(tensor) != length:
+                expected = ", ".join([str(length), *inner])
+                raise ValueError(f"{where}: {name} {list(tensor.shape)}, expected [{expected}]")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{where}: {name} is not finite as {str(tensor.dtype).removeprefix('torch.')}")
-        for side in ("drafter", "target"):
-            width, known = tensors[f"{side}_hidden"].shape[1], self._index[f"{side}_width"]
-            if known not in (None, width):
-                raise ValueError(f"{where}: {side}_hidden has width {width}, the folder's is {known}")
+            fields[name] = list(tensor.shape[1:])
+        known = self._index["fields"]
+        if known and known.keys() != fields.keys():
+            raise ValueError(f"{where}: fields {', '.join(fields)}; the folder's samples have {', '.join(known)}")
+        for name, shape in fields.items():
+            if known and known[name] != shape:
+                what = "width" if len(shape) == 1 else "shape"
+                raise ValueError(
+                    f"{where}: {name} has {what} {shape[0] if len(shape) == 1 else shape}, "
+                    f"the folder's is {known[name][0] if len(shape) == 1 else known[name]}"
+                )
+        return fields
+
+
+class _disk:
+    """Say of a full disk what it did not harm, and what to do."""
+
+    def __init__(self, folder: Path, committed: int) -> None:
+        self._folder, self._committed = folder, committed
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(
+                error.errno,
+                f"{self._folder}: the disk is full; the {self._committed} samples committed so far are whole. "
+                "Make space and run the same command again",
+            ) from error

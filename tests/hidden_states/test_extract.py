@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete
-from egptlib.hidden_states._extract import Extraction, overlap
+from egptlib.hidden_states._extract import Extraction, figures
 from egptlib.models import Model, Pair
 from egptlib.scenes import Scene
 from tests.hidden_states.conftest import make_scene
@@ -130,15 +130,20 @@ def test_each_on_its_own_path_is_cut_to_the_shorter(
     assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def test_overlap_at_its_ends() -> None:
+def test_figures_at_their_ends() -> None:
     logits = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)) * 4
-    assert torch.allclose(overlap(logits, logits, 30), torch.ones(5))
+    same = figures(logits, logits, 30)
+    assert torch.allclose(same["overlap"], torch.ones(5))
+    reference = torch.distributions.Categorical(logits=logits)
+    assert torch.allclose(same["target_entropy"], reference.entropy(), atol=1e-6)
+    assert torch.allclose(same["drafter_confidence"], reference.probs.max(-1).values)
     apart = torch.full((1, 30), -100.0).repeat(2, 1)
     apart[0, 3] = apart[1, 4] = 100.0
-    assert overlap(apart[:1], apart[1:], 30).item() == 0.0
+    sure = figures(apart[:1], apart[1:], 30)
+    assert [sure[name].item() for name in ("overlap", "drafter_confidence", "target_entropy")] == [0.0, 1.0, 0.0]
     # what is said outside the shared vocabulary can never agree
-    assert overlap(apart[:1], apart[:1], 3).item() == 0.0
-    assert overlap(logits.bfloat16(), logits.bfloat16(), 30).dtype == torch.float32
+    assert figures(apart[:1], apart[:1], 3)["overlap"].item() == 0.0
+    assert all(value.dtype == torch.float32 for value in figures(logits.bfloat16(), logits.bfloat16(), 30).values())
 
 
 def test_a_stopped_run_is_taken_up_and_ends_the_same(pair: Pair, tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_a_full_disk_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytes
     def save_file(*arguments: Any, **options: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("egptlib.hidden_states._writer.save_file", save_file)
+    monkeypatch.setattr("egptlib.hidden_states._writer.write_chunk", save_file)
     with pytest.raises(OSError, match="no space left"):
         extract(pair, Scenes(2), tmp_path, max_new_tokens=2, chunk_size=1)
 

@@ -1,7 +1,12 @@
 """The chunk folder: what is written is what is read, whatever stops the writer, and the earlier chunks too."""
 
+import errno
 import json
+import os
+import re
 import shutil
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from egptlib.hidden_states import HiddenStates, HiddenStateWriter
+from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store, rebuild_index
+from egptlib.hidden_states._format import read_index, write_index
 
 Sample = dict[str, Any]
 
@@ -24,6 +30,8 @@ def make_sample(number: int, length: int = 5, widths: tuple[int, int] = (6, 8)) 
         "token_ids": torch.randint(0, 32_000, (length,), generator=generator),
         "drafter_top1": torch.randint(0, 32_000, (length,), generator=generator),
         "overlap": torch.rand(length, generator=generator),
+        "drafter_confidence": torch.rand(length, generator=generator),
+        "target_entropy": torch.rand(length, generator=generator),
         "metadata": {
             "scene": f"seq_{number // 4}/{number:06d}",
             "sequence": f"seq_{number // 4}",
@@ -39,7 +47,7 @@ def write(folder: Path, samples: list[Sample], **settings: Any) -> None:
             writer.add(**sample)
 
 
-def assert_same(stored: HiddenStates, samples: list[Sample]) -> None:
+def assert_same(stored: Sequence[HiddenSample], samples: list[Sample]) -> None:
     assert len(stored) == len(samples)
     for read, sample in zip(stored, samples):
         for name, value in sample.items():
@@ -91,7 +99,7 @@ def test_batches_hold_the_samples_and_padding_only_outside_the_mask(tmp_path: Pa
     samples = [make_sample(i, length) for i, length in enumerate([3, 0, 7, 2, 5])]
     samples[2]["drafter_top1"] = samples[2]["token_ids"].clone()
     write(tmp_path, samples, chunk_size=2)
-    batches = list(HiddenStates.open(tmp_path).chunks())
+    batches = list(HiddenStates.open(tmp_path).chunks(2))
     assert [batch.mask.shape for batch in batches] == [(2, 3), (2, 7), (1, 5)]
     rows = [(batch, row) for batch in batches for row in range(len(batch.metadata))]
     for (batch, row), sample in zip(rows, samples):
@@ -103,7 +111,7 @@ def test_batches_hold_the_samples_and_padding_only_outside_the_mask(tmp_path: Pa
             assert (tensor[length:] == (-1 if tensor.dtype == torch.int32 else 0)).all()
     assert batches[1].match[0].all()
     assert not batches[0].match[1].any()  # padding is no match, though -1 equals -1
-    assert [b.mask.shape for b in HiddenStates.open(tmp_path)[1:4].chunks()] == [(1, 0), (2, 7)]
+    assert [b.mask.shape for b in HiddenStates.open(tmp_path)[1:4].chunks(2)] == [(2, 7), (1, 2)]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -131,21 +139,41 @@ def test_a_stop_between_chunk_and_index_counts_nothing_and_is_repaired(tmp_path:
     assert_same(HiddenStates.open(tmp_path), samples)
 
 
-def test_a_stop_while_a_chunk_is_written_leaves_the_folder_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize("fails_at", range(1, 13))
+def test_a_disk_that_fills_up_at_any_write_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    samples = [make_sample(i) for i in range(4)]
-    write(tmp_path, samples[:2])
+    """What was committed stays readable; with space again, the folder ends as if nothing had happened."""
+    samples = [make_sample(i) for i in range(7)]
+    write(tmp_path / "whole", samples, chunk_size=4, commit_every=2)
+    original, count = os.replace, 0
 
-    def fails(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half a chunk")
-        raise OSError("disk full")
+    def fails(source: Path, target: Path) -> None:
+        nonlocal count
+        count += 1
+        if count == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(source, target)
 
-    monkeypatch.setattr("egptlib.hidden_states._writer.save_file", fails)
-    with pytest.raises(OSError, match="disk full"):
-        write(tmp_path, samples[2:])
-    assert_same(HiddenStates.open(tmp_path), samples[:2])
-    assert [path.name for path in (tmp_path / "chunks").iterdir()] == ["chunk_000000.safetensors"]
+    folder = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr("egptlib._paths.os.replace", fails)
+        try:
+            write(folder, samples, chunk_size=4, commit_every=2)
+            assert count < fails_at
+        except OSError as error:
+            committed = int(re.findall(r"the (\d+) samples committed so far are whole", str(error))[0])
+            if (folder / "index.json").exists():
+                assert check_store(folder, deep=True) == []
+                assert_same(HiddenStates.open(folder), samples[:committed])
+    with HiddenStateWriter(folder, chunk_size=4, commit_every=2) as writer:
+        for sample in samples[len(writer) :]:
+            writer.add(**sample)
+    assert files(folder) == files(tmp_path / "whole")
 
 
 def test_samples_before_an_error_are_kept(tmp_path: Path) -> None:
@@ -197,28 +225,149 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"index\.json: not found"):
         HiddenStates.open(tmp_path)
     write(tmp_path, [make_sample(i) for i in range(4)], chunk_size=2)
-    index, chunk = tmp_path / "index.json", tmp_path / "chunks" / "chunk_000002.safetensors"
+    index, chunk = tmp_path / "index.json", tmp_path / "chunks" / "chunk_000002_000004.safetensors"
     content, original = chunk.read_bytes(), index.read_text()
 
     chunk.write_bytes(content[:-10])
-    with pytest.raises(ValueError, match=r"chunk_000002\.safetensors: \d+ bytes, index\.json says \d+"):
+    with pytest.raises(ValueError, match=r"chunk_000002_000004\.safetensors: \d+ bytes, index\.json says \d+"):
         HiddenStates.open(tmp_path)
     chunk.write_bytes(b"\xff" * len(content))
-    with pytest.raises(ValueError, match=r"chunk_000002\.safetensors: not a readable safetensors file"):
+    with pytest.raises(ValueError, match=r"chunk_000002_000004\.safetensors: not a readable safetensors file"):
         HiddenStates.open(tmp_path)[3]
     chunk.unlink()
-    with pytest.raises(FileNotFoundError, match=r"chunk_000002\.safetensors: listed in index\.json"):
+    with pytest.raises(FileNotFoundError, match=r"chunk_000002_000004\.safetensors: listed in index\.json"):
         HiddenStates.open(tmp_path)
 
     for text, message in [
         ("{", "not valid JSON"),
         ("[]", "field 'chunks' is missing"),
-        (json.dumps({"format": "other", "chunks": []}), "expected 'egptlib hidden states' version 1"),
-        (original.replace("chunk_000000", "../../chunk"), "expected the name of a file in chunks/"),
+        (json.dumps({"format": "other", "chunks": []}), "expected 'egptlib hidden states' version 2"),
+        (original.replace("chunk_000000", "chunk_000009"), "its checksum does not fit its content"),
     ]:
         index.write_text(text)
         with pytest.raises(ValueError, match=message):
             HiddenStates.open(tmp_path)
+
+
+def test_paths_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, [make_sample(0)])
+    index = read_index(tmp_path)
+    index["chunks"][0]["path"] = "../secret.safetensors"
+    write_index(tmp_path, index)
+    with pytest.raises(ValueError, match="expected a file inside the folder"):
+        HiddenStates.open(tmp_path)
+
+
+def test_every_flipped_bit_is_found_and_none_gives_a_wrong_sample(tmp_path: Path) -> None:
+    samples = [make_sample(i, 3 + i) for i in range(6)]
+    write(tmp_path, samples, chunk_size=4, dtype="bfloat16")
+    truth = [{n: getattr(s, n) for n in samples[0]} for s in HiddenStates.open(tmp_path)]
+    random = torch.Generator().manual_seed(3)
+    paths = sorted(p for p in tmp_path.rglob("*") if p.suffix in (".json", ".safetensors"))
+    assert len(paths) == 3
+    for number in range(150):
+        path = paths[number % 3]
+        whole = path.read_bytes()
+        bit = int(torch.randint(0, 8 * len(whole), (), generator=random))
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert check_store(tmp_path, deep=True), f"bit {bit} of {path.name}"
+        for i, expected in enumerate(truth):
+            try:
+                sample = HiddenStates.open(tmp_path)[i]
+            except ValueError:
+                continue
+            for name, value in expected.items():
+                read = getattr(sample, name)
+                assert read == value if name == "metadata" else torch.equal(read, value), f"bit {bit} of {path.name}"
+        path.write_bytes(whole)
+    assert check_store(tmp_path, deep=True) == []
+
+
+def test_a_lost_index_is_rebuilt_when_that_is_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [make_sample(i) for i in range(7)]
+    with HiddenStateWriter(tmp_path, {"a": 1}, chunk_size=3) as writer:
+        writer.add_heads(target=Head(torch.ones(4, 8), torch.ones(8), 1e-6))
+        for sample in samples:
+            writer.add(**sample)
+    whole = files(tmp_path)
+    (tmp_path / "index.json").write_bytes(whole["index.json"][:100])
+    with pytest.raises(ValueError, match=r"check .* --repair"):
+        HiddenStates.open(tmp_path)
+    with HiddenStateWriter(tmp_path, {"a": 1}, chunk_size=3) as writer:
+        assert len(writer) == 7
+    assert "rebuilt from 3 chunks with 7 samples, all checksums right" in capsys.readouterr().out
+    assert files(tmp_path) == whole
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(ValueError, match="field 'a' is 1 in this folder and 2 now"):
+        HiddenStateWriter(tmp_path, {"a": 2}, chunk_size=3)  # rebuilt, then compared
+    (tmp_path / "chunks" / "chunk_000003_000006.safetensors").unlink()
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(ValueError, match="chunks of the samples from 3 on are missing"):
+        rebuild_index(tmp_path)
+
+
+def test_two_writers_and_a_dead_one(tmp_path: Path) -> None:
+    with HiddenStateWriter(tmp_path) as first:
+        with pytest.raises(ValueError, match=rf"another writer is at work here \(process {os.getpid()} on "):
+            HiddenStateWriter(tmp_path)
+        first.add(**make_sample(0))
+    write(tmp_path, [make_sample(1)])
+    assert len(HiddenStates.open(tmp_path)) == 2
+
+
+def test_heads_are_kept_beside_the_chunks(tmp_path: Path) -> None:
+    head = Head(torch.randn(11, 8), torch.rand(8), 1e-6)
+    with HiddenStateWriter(tmp_path) as writer:
+        writer.add_heads(target=head)
+        writer.add(**make_sample(0))
+    hs = HiddenStates.open(tmp_path)
+    hidden = torch.randn(3, 8)
+    assert torch.equal(hs.target_head.logits(hidden), hidden @ head.lm_head.T)
+    expected = torch.nn.functional.rms_norm(hidden, (8,), head.norm, 1e-6)
+    assert torch.allclose(hs.target_head.normalise(hidden), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="the drafter's head is not in this folder"):
+        _ = hs.drafter_head
+    path = tmp_path / "target_head.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="another checksum"):
+        _ = hs.target_head
+
+
+def test_streams_are_whole_in_any_batches_and_orders(tmp_path: Path) -> None:
+    samples = [make_sample(i, 2 + i % 5) for i in range(23)]
+    for sample in samples:
+        sample["target_layers"] = torch.randn(len(sample["overlap"]), 3, 8)
+    write(tmp_path, samples, chunk_size=4)
+    hs = HiddenStates.open(tmp_path)
+    read = [sample for batch in hs.stream(5) for sample in batch]
+    assert_same(read, samples)
+    orders = []
+    for seed in (0, 0, 1):
+        shuffled = [sample for batch in hs.stream(5, shuffle=True, seed=seed) for sample in batch]
+        orders.append([sample.metadata["scene"] for sample in shuffled])
+        assert sorted(orders[-1]) == [sample["metadata"]["scene"] for sample in samples]
+    assert orders[0] == orders[1] != orders[2]
+    batch = next(hs[2:].stream(3))
+    assert batch.lengths.tolist() == [4, 5, 6] and batch.padded().mask.sum(1).tolist() == [4, 5, 6]
+    batch[0].target_hidden.zero_()  # a view: the file is not touched
+    assert check_store(tmp_path, deep=True) == []
+
+
+def test_a_chunk_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
+    """Readable as FORMAT.md says, without this library."""
+    samples = [make_sample(i, 3 + i) for i in range(4)]
+    write(tmp_path, samples)
+    (entry,) = json.loads((tmp_path / "index.json").read_text())["chunks"]
+    chunk = load_file(tmp_path / entry["path"])
+    records = json.loads(zlib.decompress(chunk["metadata"].numpy().tobytes()))
+    for i, sample in enumerate(samples):
+        rows = slice(chunk["offsets"][i], chunk["offsets"][i + 1])
+        assert torch.equal(chunk["target_hidden"][rows], sample["target_hidden"])
+        assert records[i] == sample["metadata"]
 
 
 def test_the_earlier_writers_chunks(shared: Path) -> None:
@@ -233,7 +382,7 @@ def test_the_earlier_writers_chunks(shared: Path) -> None:
         assert torch.allclose(sample.target_hidden.sum(), expected["sum_target"][i], rtol=1e-5, atol=1e-4)
     assert hs[0].metadata["question"] == "What is happening in scene 0? (0)"
     assert torch.equal(hs[-35].target_hidden, hs[25].target_hidden)
-    batches = list(hs.chunks())
+    batches = list(hs.chunks(25))
     assert [len(batch.metadata) for batch in batches] == [25, 25, 10]
     assert torch.equal(torch.cat([batch.mask.sum(1) for batch in batches]), expected["seq_lens"])
     assert hs.sequences == []

@@ -1,0 +1,87 @@
+"""Final norm and language-model head of a model, saved once beside its hidden states."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from egptlib._paths import atomic_write
+from egptlib.hidden_states._format import MappedFile, as_bytes, file_header
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns hidden states into logits, so that token-level figures need no model.
+
+    Attributes:
+        lm_head: [V, H] in the model's dtype; no bias.
+        norm: [H], weight of the final RMS norm. Stored hidden states stand behind it already.
+        norm_eps: its epsilon.
+    """
+
+    lm_head: Tensor
+    norm: Tensor
+    norm_eps: float
+
+    @classmethod
+    def of(cls, model: Any) -> Head:
+        """Of a `Model`.
+
+        Raises:
+            ValueError: its head is quantized (no plain weight) or has a bias.
+        """
+        head, norm = model.lm_head, model.final_norm
+        if not head.weight.is_floating_point() or head.bias is not None:
+            raise ValueError(f"{model.name}: expected a plain lm head without bias, found {head}")
+        weights = (head.weight.detach().cpu(), norm.weight.detach().cpu())
+        return cls(*weights, float(norm.variance_epsilon))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., V] in the head's dtype, of states behind the final norm, as they are stored."""
+        return F.linear(hidden.to(self.lm_head.dtype), self.lm_head)
+
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., H]: the final norm, for states that stand before it (such as `target_layers`)."""
+        wide = hidden.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.norm_eps)
+        return self.norm * wide.to(self.norm.dtype)
+
+    def save(self, path: Path) -> dict[str, Any]:
+        """Write it as safetensors, atomically; returns its entry for the index."""
+        tensors = {"lm_head.weight": [self.lm_head.contiguous()], "norm.weight": [self.norm.contiguous()]}
+        data = [as_bytes(parts[0]) for parts in tensors.values()]
+        told = {"norm_eps": repr(self.norm_eps)}
+        head = file_header(tensors, told | {"checksum": _checksum(told["norm_eps"], data)})
+        digest = hashlib.sha256()
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            for part in (memoryview(head), *(part.data for part in data)):
+                file.write(part)
+                digest.update(part)
+        return {"path": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+    @classmethod
+    def load(cls, path: Path) -> Head:
+        """Read it, checked.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        file = MappedFile(path)
+        lm_head, norm = file.tensor("lm_head.weight").clone(), file.tensor("norm.weight").clone()
+        eps = file.told.get("norm_eps", "")
+        if file.told.get("checksum") != _checksum(eps, [as_bytes(lm_head), as_bytes(norm)]):
+            raise ValueError(f"{path}: damaged: another checksum than its header says")
+        return cls(lm_head, norm, float(eps))
+
+
+def _checksum(eps: str, data: list[Any]) -> str:
+    digest = hashlib.sha256(eps.encode())
+    for part in data:
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""One writer per folder, also across processes; a writer that dies leaves nothing to clear away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+LOCK = "writer.lock"
+
+
+class FolderLock:
+    """An exclusive lock on `folder/writer.lock`, held until `release` or the end of the process.
+
+    The kernel holds it (`flock`), so it goes with its process however that ends. The file itself stays.
+
+    Raises:
+        ValueError: another writer holds it; its process is named.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._file, 100).decode(errors="replace").strip()
+            os.close(self._file)
+            raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it") from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next writer in. May be called twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

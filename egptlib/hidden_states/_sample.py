@@ -1,0 +1,122 @@
+"""What a stored sample is, alone and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+IDS = ("token_ids", "drafter_top1")
+FIGURES = ("overlap", "drafter_confidence", "target_entropy")
+_WIDENED = dict.fromkeys(IDS, torch.int32) | dict.fromkeys(FIGURES, torch.float32)
+
+
+@dataclass(frozen=True)
+class HiddenSample:
+    """One question about one scene. Row t stands before token t and predicts it.
+
+    Attributes:
+        drafter_hidden: [length, drafter width] last hidden state after the final norm, in the stored dtype.
+        target_hidden: [length, target width].
+        metadata: `scene`, `sequence`, `question`, `drafter_text`, `target_text` and what else the writer noted.
+        token_ids: int32 [length] the target's tokens. None, like the next four, in folders of the earlier writer.
+        drafter_top1: int32 [length] the drafter's most likely token at the position.
+        overlap: float32 [length] sum(min(p, q)) of the two next-token distributions.
+        drafter_confidence: float32 [length] max(q), the drafter's probability of its top-1.
+        target_entropy: float32 [length] entropy of p in nats.
+        drafter_layers: [length, layers, drafter width], only where layers were asked for; before the final norm.
+        target_layers: [length, layers, target width].
+    """
+
+    drafter_hidden: Tensor
+    target_hidden: Tensor
+    metadata: dict[str, Any]
+    token_ids: Tensor | None = None
+    drafter_top1: Tensor | None = None
+    overlap: Tensor | None = None
+    drafter_confidence: Tensor | None = None
+    target_entropy: Tensor | None = None
+    drafter_layers: Tensor | None = None
+    target_layers: Tensor | None = None
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Tensor], metadata: dict[str, Any]) -> HiddenSample:
+        """From stored rows, whose ids and figures may be narrower than a reader wants them."""
+        return cls(**{name: row.to(_WIDENED.get(name, row.dtype)) for name, row in rows.items()}, metadata=metadata)
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return self.drafter_hidden.shape[0]
+
+    def clone(self) -> HiddenSample:
+        """A copy in memory of its own."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        copies: dict[str, Any] = {name: value.clone() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **copies)
+
+
+@dataclass(frozen=True)
+class HiddenBatch:
+    """Samples padded to the longest: [sample, position, ...], zeros (ids: -1) where `mask` is false."""
+
+    drafter_hidden: Tensor
+    target_hidden: Tensor
+    mask: Tensor
+    metadata: list[dict[str, Any]]
+    token_ids: Tensor | None = None
+    drafter_top1: Tensor | None = None
+    overlap: Tensor | None = None
+    drafter_confidence: Tensor | None = None
+    target_entropy: Tensor | None = None
+    drafter_layers: Tensor | None = None
+    target_layers: Tensor | None = None
+
+    @property
+    def match(self) -> Tensor:
+        """Bool [sample, position]: the drafter's top-1 is the target's token. Exact where the path is "target".
+
+        Raises:
+            ValueError: the folder holds no token ids.
+        """
+        if self.token_ids is None or self.drafter_top1 is None:
+            raise ValueError("this folder was left by the earlier writer and holds no token ids")
+        return (self.token_ids == self.drafter_top1) & self.mask
+
+
+@dataclass(frozen=True)
+class RaggedBatch(Sequence[HiddenSample]):
+    """Samples as they are in the file, without padding and, where the file allows, without a copy.
+
+    The tensors are views of memory-mapped files: clone what is to be changed.
+    """
+
+    samples: list[HiddenSample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.samples[i]
+
+    def __iter__(self) -> Iterator[HiddenSample]:
+        return iter(self.samples)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [sample]: the number of positions of each."""
+        return torch.tensor([len(sample) for sample in self.samples])
+
+    def padded(self) -> HiddenBatch:
+        """The same as padded tensors with a mask: a copy."""
+        lengths = self.lengths
+        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        tensors = {}
+        for name in (f.name for f in fields(HiddenSample) if f.name != "metadata"):
+            rows = [row for sample in self.samples if (row := getattr(sample, name)) is not None]
+            if rows:
+                tensors[name] = pad_sequence(rows, batch_first=True, padding_value=-1 if name in IDS else 0)
+        return HiddenBatch(mask=mask, metadata=[sample.metadata for sample in self.samples], **tensors)
