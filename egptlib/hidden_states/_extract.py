@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import time
 from collections import defaultdict
@@ -14,20 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from egptlib._paths import atomic_write
+from egptlib.hidden_states._failures import FAILURES, Failures
+from egptlib.hidden_states._format import INDEX
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._reader import HiddenStates
+from egptlib.hidden_states._samples import Layers, SampleMaker, Seen
+from egptlib.hidden_states._signals import stop_on_signals
 from egptlib.hidden_states._writer import HiddenStateWriter
 
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
-    from egptlib.models import Inputs, Model, Pair
+    from egptlib.models import Model, Pair
     from egptlib.scenes import Scene
 
 TokenPath = Literal["target", "free"]
-FAILURES = "failures.jsonl"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Extraction:
         folder: the chunk folder.
         num_extracted: samples added by this run.
         num_present: samples of these scenes that were there before.
-        num_failed: samples set aside by this run, listed with reasons in `failures.jsonl`.
+        num_failed: samples set aside, by this run or an earlier one, listed with reasons in `failures.jsonl`.
         seconds: wall-clock time of this run.
+        num_ties: positions read by this run whose two likeliest tokens are equal up to rounding: another batch, or
+            the model alone, may say the other one there.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Extraction:
     num_present: int
     num_failed: int
     seconds: float
+    num_ties: int = 0
 
     def __str__(self) -> str:
         rate = self.num_extracted / self.seconds if self.seconds else 0.0
@@ -55,6 +58,8 @@ class Extraction:
             text += f", {self.num_present} were there already"
         if self.num_failed:
             text += f", {self.num_failed} set aside (see {FAILURES})"
+        if self.num_ties:
+            text += f", {self.num_ties} positions tied within rounding"
         return f"{text} -> {self.folder}"
 
 
@@ -66,9 +71,13 @@ def extract(
     max_new_tokens: int = 50,
     num_questions: int = 10,
     questions: Sequence[str] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     chunk_size: int = 1000,
     commit_every: int = 50,
+    batch_size: int = 64,
+    layers: Layers | None = None,
+    retry_failed: bool = False,
+    max_failures_in_row: int = 100,
 ) -> Extraction:
     """Extract paired hidden states of `scenes` into the chunk folder `out`, or continue there.
 
@@ -81,8 +90,12 @@ def extract(
     `overlap` is sum(min(p, q)) over the shared vocabulary, p and q each the softmax in float32 of a model's raw
     logits over its whole vocabulary: the chance that sampling at temperature 1 accepts a draft token.
 
+    Scenes are visited once, in batches that depend on the list of scenes alone. A batch that a stop cut in two is
+    computed again whole, so a run that was killed and run again ends with the same bytes as one that was not. Where
+    memory runs out the batch is halved, and stays halved.
+
     A sample that fails (a damaged clip, a prompt that is too long) is written to `failures.jsonl` with its reason
-    and the run goes on; the next run tries it again.
+    and the run goes on. Ctrl-C and SIGTERM commit what is there and end the run after the batch at work.
 
     Args:
         pair: from `load_pair`.
@@ -93,57 +106,149 @@ def extract(
         max_new_tokens: longest answer; an end token counts as one.
         num_questions: the first so many questions of each scene.
         questions: asked of every scene instead of its own.
-        dtype: of the stored hidden states: "float32", "bfloat16", "float16".
+        dtype: of the stored hidden states: "float32", "bfloat16", "float16"; None: the target's own.
         chunk_size: samples per file.
         commit_every: most samples that a crash can cost.
+        batch_size: samples per batch.
+        layers: states to keep besides the last ones, as {"drafter": (1,), "target": (3, 6, 9)}: those after so many
+            decoder layers, before the final norm, as EAGLE-3 fuses them (Li et al. 2025).
+        retry_failed: try again what an earlier run set aside.
+        max_failures_in_row: so many failures without a success between them stop the run.
 
     Raises:
         ValueError: an unknown path or dtype, or `out` was extracted under another configuration.
+        RuntimeError: too many failures in a row; the last one is its cause.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the commit.
     """
     if path not in get_args(TokenPath):
         raise ValueError(f"path {path!r}: expected one of {', '.join(get_args(TokenPath))}")
-    if max_new_tokens < 1 or num_questions < 1:
-        raise ValueError(f"max_new_tokens {max_new_tokens}, num_questions {num_questions}: expected at least 1")
-    config = _configuration(pair, scenes, path, max_new_tokens)
-    failures = _Failures(Path(out) / FAILURES)
-    extracted = present = failed = 0
+    if min(max_new_tokens, num_questions, batch_size) < 1:
+        raise ValueError(
+            f"max_new_tokens {max_new_tokens}, num_questions {num_questions}, batch_size {batch_size}: "
+            "expected at least 1"
+        )
     start = time.perf_counter()
+    config = _configuration(pair, scenes, path, max_new_tokens, layers or {})
+    maker = SampleMaker(pair, path, max_new_tokens, layers or {})
+    dtype = dtype or str(pair.target.dtype).removeprefix("torch.")
     ids: Sequence[str] = getattr(scenes, "ids", ())
     with HiddenStateWriter(out, config, chunk_size, dtype, commit_every) as writer:
         writer.add_heads(target=Head.of(pair.target), drafter=Head.of(pair.drafter))
+        run = _Run(maker, writer, Failures(Path(out)), batch_size, retry_failed, max_failures_in_row)
         known = _own_questions(out)
-        for i in tqdm(range(len(scenes)), desc=f"extract ({path})", unit="scene", leave=False):
-            if ids and questions is None and known[ids[i]].issuperset(range(num_questions)):
-                present += num_questions
+        per_batch = max(1, batch_size // (len(questions) if questions else num_questions))
+        bar = tqdm(total=len(scenes), desc=f"extract ({path})", unit="scene", leave=False)
+        with bar, stop_on_signals() as stop:
+            for first in range(0, len(scenes), per_batch):
+                numbers = range(first, min(first + per_batch, len(scenes)))
+                if ids and questions is None and all(known[ids[i]].issuperset(range(num_questions)) for i in numbers):
+                    run.num_present += num_questions * len(numbers)
+                else:
+                    run.batch(scenes, numbers, ids, questions, num_questions)
+                bar.update(len(numbers))
+                if stop.requested:
+                    break
+    result = Extraction(
+        Path(out), run.num_extracted, run.num_present, run.num_failed, time.perf_counter() - start, maker.num_ties
+    )
+    print(f"stopped: {result}" if stop.requested else result, flush=True)
+    if stop.requested:
+        raise KeyboardInterrupt
+    return result
+
+
+class _Run:
+    """The state of one run: what is done, what failed, how large a batch may be."""
+
+    def __init__(
+        self,
+        maker: SampleMaker,
+        writer: HiddenStateWriter,
+        failures: Failures,
+        batch_size: int,
+        retry_failed: bool,
+        max_failures_in_row: int,
+    ) -> None:
+        self.maker, self.writer, self.failures = maker, writer, failures
+        self.batch_size, self.retry_failed, self.max_failures_in_row = batch_size, retry_failed, max_failures_in_row
+        self.num_extracted = self.num_present = self.num_failed = self._in_row = 0
+
+    def batch(
+        self,
+        scenes: Sequence[Scene],
+        numbers: Sequence[int],
+        ids: Sequence[str],
+        questions: Sequence[str] | None,
+        num_questions: int,
+    ) -> None:
+        """Read some scenes and store what is missing of them."""
+        rows: list[tuple[Seen, str]] = []
+        for i in numbers:
+            name = ids[i] if ids else f"number {i}"
+            if (name, "") in self.failures and not self.retry_failed:
+                self.num_failed += 1
                 continue
             try:
-                scene = scenes[i]
+                seen = Seen(scenes[i])
             except Exception as error:
-                failures.add(ids[i] if ids else f"number {i}", "", error)
-                failed += 1
+                self._failed(name, "", error)
                 continue
-            reader = _SceneReader(pair, scene, max_new_tokens)
-            for question in (questions or scene.questions)[:num_questions]:
-                if (scene.id, question) in writer:
-                    present += 1
-                    continue
-                try:
-                    sample = reader.target_path(question) if path == "target" else reader.free_path(question)
-                except Exception as error:
-                    failures.add(scene.id, question, error)
-                    failed += 1
-                    continue
-                try:
-                    writer.add(**sample)
-                except ValueError as error:  # not finite; a full disk, an OSError, ends the run
-                    failures.add(scene.id, question, error)
-                    failed += 1
-                    continue
-                failures.remove(scene.id, question)
-                extracted += 1
-    result = Extraction(Path(out), extracted, present, failed, time.perf_counter() - start)
-    print(result, flush=True)
-    return result
+            rows += [(seen, question) for question in (questions or seen.scene.questions)[:num_questions]]
+        keys = [(seen.scene.id, question) for seen, question in rows]
+        wanted = {key for key in keys if key not in self.writer and (self.retry_failed or key not in self.failures)}
+        self.num_present += sum(key in self.writer for key in keys)
+        self.num_failed += sum(key not in self.writer and key not in wanted for key in keys)
+        # All or nothing: the composition of a batch, and so the last bits, must not depend on where a run stopped.
+        if wanted:
+            self._store(rows, wanted)
+
+    def _store(self, rows: list[tuple[Seen, str]], wanted: set[tuple[str, str]]) -> None:
+        """Read rows together; where that fails, in halves, down to the row that is to blame."""
+        if len(rows) > self.batch_size:
+            for first in range(0, len(rows), self.batch_size):
+                self._store(rows[first : first + self.batch_size], wanted)
+            return
+        try:
+            samples = self.maker.make(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                seen, question = rows[0]
+                if (seen.scene.id, question) in wanted:
+                    self._failed(seen.scene.id, question, error)
+                return
+            half = (len(rows) + 1) // 2
+            if isinstance(error, torch.OutOfMemoryError):
+                error.__traceback__ = None  # it holds the tensors that are to be freed
+                torch.cuda.empty_cache()
+                self.batch_size = half
+                print(f"out of memory with {len(rows)} samples at once; going on with {half}", flush=True)
+        else:
+            for (seen, question), sample in zip(rows, samples):
+                if (seen.scene.id, question) in wanted:
+                    self._keep(seen.scene.id, question, sample)
+            return
+        self._store(rows[:half], wanted)
+        self._store(rows[half:], wanted)
+
+    def _keep(self, scene: str, question: str, sample: dict[str, Any] | ValueError) -> None:
+        if isinstance(sample, ValueError):
+            self._failed(scene, question, sample)
+            return
+        try:
+            self.writer.add(**sample)
+        except ValueError as error:  # not finite; a full disk, an OSError, ends the run
+            self._failed(scene, question, error)
+            return
+        self.failures.remove(scene, question)
+        self.num_extracted += 1
+        self._in_row = 0
+
+    def _failed(self, scene: str, question: str, error: Exception) -> None:
+        self.failures.add(scene, question, error)
+        self.num_failed += 1
+        self._in_row += 1
+        if self._in_row >= self.max_failures_in_row:
+            raise RuntimeError(f"{self._in_row} failures in a row, the last one: {error}") from error
 
 
 def is_complete(out: str | os.PathLike[str], scenes: Sequence[Scene], num_questions: int = 10) -> bool:
@@ -162,116 +267,21 @@ def is_complete(out: str | os.PathLike[str], scenes: Sequence[Scene], num_questi
 def _own_questions(out: str | os.PathLike[str]) -> defaultdict[str, set[int]]:
     """Return, by scene, which of its own questions the folder `out` has: known without reading the scene."""
     known: defaultdict[str, set[int]] = defaultdict(set)
-    if (Path(out) / "index.json").is_file():
+    if (Path(out) / INDEX).is_file():
         for record in HiddenStates.open(out).metadata():
             if record.get("question_index") is not None:
                 known[record["scene"]].add(record["question_index"])
     return known
 
 
-class _SceneReader:
-    """Both models before one scene; its pictures go through each vision tower once for all questions."""
-
-    def __init__(self, pair: Pair, scene: Scene, max_new_tokens: int) -> None:
-        self.pair, self.scene, self.max_new_tokens = pair, scene, max_new_tokens
-        self._seen: dict[str, Inputs] = {}
-
-    def target_path(self, question: str) -> dict[str, Any]:
-        """Both along the target's greedy answer."""
-        drafter, target = self.pair.drafter, self.pair.target
-        ids, target_hidden = self._answer("target", question)
-        if int(ids.max()) >= self.pair.num_shared_tokens:
-            raise ValueError(
-                f"the target's answer holds token {int(ids.max())}, which the drafter does not have "
-                f"(shared are the first {self.pair.num_shared_tokens})"
-            )
-        drafter_hidden, drafter_logits = drafter.forward_answer(self._inputs("drafter", question), ids)
-        return {
-            "drafter_hidden": drafter_hidden,
-            "target_hidden": target_hidden,
-            "token_ids": ids,
-            "drafter_top1": drafter_logits.argmax(dim=-1),
-            **figures(drafter_logits, _logits(target, target_hidden), self.pair.num_shared_tokens),
-            "metadata": self._metadata(question) | {"target_text": target.decode_text(ids)},
-        }
-
-    def free_path(self, question: str) -> dict[str, Any]:
-        """Each along its own greedy answer, cut to the shorter."""
-        drafter, target = self.pair.drafter, self.pair.target
-        drafter_ids, drafter_hidden = self._answer("drafter", question)
-        target_ids, target_hidden = self._answer("target", question)
-        n = min(len(drafter_ids), len(target_ids))
-        drafter_hidden, target_hidden = drafter_hidden[:n], target_hidden[:n]
-        drafter_logits, target_logits = _logits(drafter, drafter_hidden), _logits(target, target_hidden)
-        answers = {
-            "drafter_text": drafter.decode_text(drafter_ids),
-            "target_text": target.decode_text(target_ids),
-            "drafter_ids": drafter_ids.tolist(),
-            "target_ids": target_ids.tolist(),
-        }
-        return {
-            "drafter_hidden": drafter_hidden,
-            "target_hidden": target_hidden,
-            "token_ids": target_ids[:n],
-            "drafter_top1": drafter_ids[:n],
-            **figures(drafter_logits, target_logits, self.pair.num_shared_tokens),
-            "metadata": self._metadata(question) | answers,
-        }
-
-    def _inputs(self, side: Literal["drafter", "target"], question: str) -> Inputs:
-        model: Model = getattr(self.pair, side)
-        inputs = model.encode(self.scene, question, like=self._seen.get(side))
-        self._seen[side] = inputs  # its visual tokens are filled by the model when it first embeds them
-        return inputs
-
-    def _answer(self, side: Literal["drafter", "target"], question: str) -> tuple[Tensor, Tensor]:
-        """Greedy answer: token ids [n] on the CPU, hidden states [n, hidden] that predict them."""
-        model: Model = getattr(self.pair, side)
-        state = model.prefill(self._inputs(side, question))
-        ids, hidden = model.decode_greedy(state, self.max_new_tokens)
-        return ids.cpu(), hidden
-
-    def _metadata(self, question: str) -> dict[str, Any]:
-        scene = self.scene
-        number = scene.questions.index(question) if question in scene.questions else None
-        return {
-            "scene": scene.id,
-            "sequence": scene.sequence,
-            "question": question,
-            "question_index": number,
-            "reference": scene.answers[number] if scene.answers and number is not None else None,
-        }
-
-
-@torch.no_grad()
-def _logits(model: Model, hidden: Tensor) -> Tensor:
-    return model.lm_head(hidden)
-
-
-def figures(drafter_logits: Tensor, target_logits: Tensor, num_shared_tokens: int) -> dict[str, Tensor]:
-    """Return what the two next-token distributions say at each position, float32 [n] on the CPU each.
-
-    `overlap` is sum(min(p, q)), `drafter_confidence` max(q), `target_entropy` that of p in nats.
-
-    Args:
-        drafter_logits, target_logits: [n, V] of each model's own vocabulary.
-        num_shared_tokens: ids below it mean the same to both; the rest can never agree.
-    """
-    q, log_p = drafter_logits.float().softmax(dim=-1), target_logits.float().log_softmax(dim=-1)
-    p = log_p.exp()
-    # The heads may sit on two devices.
-    shared = torch.minimum(p[:, :num_shared_tokens], q[:, :num_shared_tokens].to(p.device)).sum(dim=-1)
-    entropy = -(p * log_p.clamp(min=-1e4)).sum(dim=-1)  # 0 * -inf would be NaN
-    return {
-        "overlap": shared.clamp(max=1.0).cpu(),  # rounding of the sums may exceed 1 by 1e-7
-        "drafter_confidence": q.amax(dim=-1).cpu(),
-        "target_entropy": entropy.cpu(),
-    }
-
-
-def _configuration(pair: Pair, scenes: Sequence[Scene], path: str, max_new_tokens: int) -> dict[str, Any]:
+def _configuration(
+    pair: Pair, scenes: Sequence[Scene], path: str, max_new_tokens: int, layers: Layers
+) -> dict[str, Any]:
     """What a stored sample depends on, in plain values; a folder holds samples of one such configuration."""
     config: dict[str, Any] = {"path": path, "max_new_tokens": max_new_tokens, "pair": pair.name}
+    config["layers"] = {side: list(numbers) for side, numbers in layers.items()}
+    quantization = getattr(pair.target.module.config, "quantization_config", None)
+    config["quantization"] = None if quantization is None else str(getattr(quantization, "quant_method", quantization))
     config["dataset"] = getattr(scenes, "name", None)
     config["drafter_weights"], config["target_weights"] = _fingerprint(pair.drafter), _fingerprint(pair.target)
     options = getattr(scenes, "options", None)
@@ -289,37 +299,6 @@ def _fingerprint(model: Model) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-class _Failures:
-    """`failures.jsonl`: one line per sample that is missing, whole at any time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._records: dict[tuple[str, str], dict[str, str]] = {}
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
-                self._records[record["scene"], record["question"]] = record
-
-    def add(self, scene: str, question: str, error: Exception) -> None:
-        """Note a failure; an empty question stands for the whole scene."""
-        reason = f"{type(error).__name__}: {error}"
-        self._records[scene, question] = {"scene": scene, "question": question, "reason": reason}
-        self._write()
-
-    def remove(self, scene: str, question: str) -> None:
-        """Forget the failures that a sample's success makes void."""
-        void = [key for key in ((scene, question), (scene, "")) if key in self._records]
-        for key in void:
-            del self._records[key]
-        if void:
-            self._write()
-
-    def _write(self) -> None:
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in self._records.values()]
-        with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _duration(seconds: float) -> str:

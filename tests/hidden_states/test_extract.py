@@ -1,7 +1,9 @@
 """Extraction against transformers' own forward and generate, its resume, and what it does with broken samples."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,9 @@ import torch
 from torch import Tensor
 
 from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete
-from egptlib.hidden_states._extract import Extraction, figures
+from egptlib.hidden_states._batch import BatchReader, Reading
+from egptlib.hidden_states._extract import Extraction
+from egptlib.hidden_states._samples import SampleMaker, figures
 from egptlib.models import Model, Pair
 from egptlib.scenes import Scene
 from tests.hidden_states.conftest import make_scene
@@ -130,6 +134,102 @@ def test_each_on_its_own_path_is_cut_to_the_shorter(
     assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("path", ["target", "free"])
+def test_results_do_not_depend_on_the_batch(
+    pair: Pair, tmp_path: Path, path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts and answers of several lengths: tokens equal, states within 1e-4 of one at a time."""
+    for model in (pair.drafter, pair.target):
+        monkeypatch.setattr(model, "eos_token_ids", frozenset(range(0, 768, 5)))
+    scenes = Scenes(3)
+    questions = ("Who?", *scenes.scenes[0].questions, "Two red people, what is it that goes there and left?")
+    scenes.scenes = [replace(scene, questions=questions, answers=None) for scene in scenes.scenes]
+    options: dict[str, Any] = {"path": path, "max_new_tokens": LENGTH, "layers": {"target": (2, 5), "drafter": (1,)}}
+    for size in (1, 5, 64):
+        extract(pair, scenes, tmp_path / str(size), batch_size=size, **options)
+    alone = HiddenStates.open(tmp_path / "1")
+    assert len(alone) == 12 and len({len(sample) for sample in alone}) > 2
+    for size in (5, 64):
+        for one, many in zip(alone, HiddenStates.open(tmp_path / str(size)), strict=True):
+            assert one.metadata == many.metadata and one.token_ids is not None and many.token_ids is not None
+            assert torch.equal(one.token_ids, many.token_ids)
+            for name in ("drafter_hidden", "target_hidden", "drafter_layers", "target_layers", "overlap"):
+                torch.testing.assert_close(getattr(one, name), getattr(many, name), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_those_of_transformers(pair: Pair, tmp_path: Path) -> None:
+    extract(pair, Scenes(1), tmp_path, max_new_tokens=4, layers={"target": (2, 7), "drafter": (1,)})
+    for sample in HiddenStates.open(tmp_path):
+        scene, question = question_of(sample)
+        ids = sample.token_ids
+        assert ids is not None and sample.target_layers is not None and sample.drafter_layers is not None
+        inputs = pair.target.encode(scene, question)
+        tokens = torch.cat([inputs.input_ids, ids[None].long()], dim=1)
+        with torch.no_grad():
+            out = pair.target.module(
+                input_ids=tokens, pixel_values_videos=inputs.pixel_values, output_hidden_states=True
+            )
+        expected = torch.stack([out.hidden_states[number][0, -len(ids) - 1 : -1] for number in (2, 7)], dim=1)
+        torch.testing.assert_close(sample.target_layers, expected, rtol=1e-3, atol=1e-4)
+        assert sample.drafter_layers.shape == (len(ids), 1, pair.drafter.hidden_size)
+    with pytest.raises(ValueError, match="has layers 1 to 2"):
+        extract(pair, Scenes(1), tmp_path / "other", layers={"drafter": (3,)})
+
+
+def test_the_head_gives_the_tokens_back(pair: Pair, tmp_path: Path) -> None:
+    extract(pair, Scenes(1), tmp_path, max_new_tokens=4)
+    hs = HiddenStates.open(tmp_path)
+    for sample in hs:
+        assert sample.token_ids is not None and sample.drafter_top1 is not None
+        assert hs.target_head.logits(sample.target_hidden).argmax(-1).tolist() == sample.token_ids.tolist()
+        assert hs.drafter_head.logits(sample.drafter_hidden).argmax(-1).tolist() == sample.drafter_top1.tolist()
+
+
+def test_where_memory_runs_out_the_batch_is_halved(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, sizes = SampleMaker.make, []
+
+    def make(self: SampleMaker, rows: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, rows)
+
+    monkeypatch.setattr(SampleMaker, "make", make)
+    result = extract(pair, Scenes(4), tmp_path, max_new_tokens=2, num_questions=2, batch_size=4)
+    assert (result.num_extracted, result.num_failed) == (8, 0)
+    assert sizes == [4, 2, 2, 2, 2]
+    assert "out of memory with 4 samples at once; going on with 2" in capsys.readouterr().out
+
+
+def test_a_signal_commits_and_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options: dict[str, Any] = {"max_new_tokens": 2, "num_questions": 2, "batch_size": 4}
+    extract(pair, Scenes(5), whole, **options)
+    original = SampleMaker.make
+    for number in (signal.SIGINT, signal.SIGTERM):
+
+        def make(self: SampleMaker, rows: Any, number: int = number) -> Any:
+            os.kill(os.getpid(), number)
+            return original(self, rows)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(SampleMaker, "make", make)
+            extract(pair, Scenes(5), parts, **options)
+    assert len(HiddenStates.open(parts)) == 8
+    extract(pair, Scenes(5), parts, **options)
+    for name in ("index.json", "chunks/chunk_000000_000010.safetensors"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_many_failures_in_a_row_end_the_run(pair: Pair, tmp_path: Path) -> None:
+    scenes = Scenes(4)
+    scenes.broken = {0, 1, 2, 3}
+    with pytest.raises(RuntimeError, match="3 failures in a row, the last one: clip 2 is damaged"):
+        extract(pair, scenes, tmp_path, max_failures_in_row=3)
+
+
 def test_figures_at_their_ends() -> None:
     logits = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)) * 4
     same = figures(logits, logits, 30)
@@ -232,19 +332,20 @@ def test_broken_samples_are_set_aside_and_tried_again(
     ]
     scenes.broken = set()
     result = extract(pair, scenes, tmp_path, max_new_tokens=3)
+    assert (result.num_extracted, result.num_present, result.num_failed) == (0, 3, 2)
+    result = extract(pair, scenes, tmp_path, max_new_tokens=3, retry_failed=True)
     assert (result.num_extracted, result.num_present, result.num_failed) == (3, 3, 0)
     assert (tmp_path / "failures.jsonl").read_text() == ""
     assert len(HiddenStates.open(tmp_path)) == 6
 
 
 def test_states_that_are_no_numbers_are_set_aside(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = pair.drafter.forward_answer
+    original = BatchReader.read
 
-    def forward_answer(*arguments: Any) -> tuple[Tensor, Tensor]:
-        hidden, logits = original(*arguments)
-        return hidden * torch.nan, logits
+    def read(*arguments: Any) -> list[Reading]:
+        return [replace(reading, hidden=reading.hidden * torch.nan) for reading in original(*arguments)]
 
-    monkeypatch.setattr(pair.drafter, "forward_answer", forward_answer)
+    monkeypatch.setattr(BatchReader, "read", read)
     result = extract(pair, [make_scene(0)], tmp_path, max_new_tokens=3, num_questions=1)
     assert result.num_failed == 1
     assert "drafter_hidden is not finite" in (tmp_path / "failures.jsonl").read_text()
