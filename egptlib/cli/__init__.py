@@ -3,7 +3,14 @@
 Each verb imports what it needs when it is called, so that `--help` is quick.
 """
 
-from egptlib.cli import _adapters, _hidden_states, _models, _reporting, _scenes  # noqa: F401  (each registers its verbs)
+from egptlib.cli import (  # noqa: F401  (each registers its verbs)
+    _adapters,
+    _documents,
+    _hidden_states,
+    _models,
+    _reporting,
+    _scenes,
+)
 from egptlib.cli._app import app, main
 
 __all__ = ["app", "main"]
