@@ -16,7 +16,19 @@ from egptlib.cli import app, main
 from egptlib.hidden_states import HiddenStateWriter
 from egptlib.metrics import acceptance_metrics
 
-VERBS = ["check", "make-data", "cut-dsec", "plan-memory", "train-mini", "extract", "evaluate", "run", "report", "papers", "roadmap"]
+VERBS = [
+    "check",
+    "make-data",
+    "cut-dsec",
+    "plan-memory",
+    "train-mini",
+    "extract",
+    "evaluate",
+    "run",
+    "report",
+    "papers",
+    "roadmap",
+]
 
 
 Command = Callable[..., tuple[int, str, str]]
