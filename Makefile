@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test slow lint
+.PHONY: demo lab test slow lint
 
 # Data, notebooks and report, from nothing, on the CPU.
 demo: $(READY)
 	$(BIN)/egptlib make-data streets --sequences 8
 	$(BIN)/egptlib make-data clips
 	$(BIN)/egptlib run --dataset streets --dataset clips
+
+# JupyterLab with the notebooks, for this machine alone.
+lab: $(READY)
+	$(BIN)/egptlib lab
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"

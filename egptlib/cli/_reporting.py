@@ -1,4 +1,4 @@
-"""Verbs of the reporting room: run, sweep, runs, report, paper."""
+"""Verbs of the reporting room: run, sweep, runs, report, paper, lab."""
 
 import sys
 from pathlib import Path
@@ -157,6 +157,20 @@ def paper(
 
     path, counts = write_paper(runs or default_root(), out, starred=starred)
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" -> {path}")
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(min=1, help="First port tried.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open it on this screen.")] = True,
+) -> None:
+    """Start JupyterLab with the notebooks, reachable from this machine alone and with a token."""
+    import os
+
+    from egptlib.reporting._lab import lab_command
+
+    command, environment = lab_command(port, open_browser=browser)
+    os.execvpe(command[0], command, os.environ | environment)
 
 
 def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), **options: Any) -> None:

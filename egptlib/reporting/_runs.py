@@ -68,7 +68,9 @@ def is_headless() -> bool:
 
 
 def default_root() -> Path:
-    """Where runs go unless told otherwise: ``runs/`` of the checkout, or of the working folder."""
+    """Where runs go unless told otherwise: EGPTLIB_RUNS, ``runs/`` of the checkout, or of the working folder."""
+    if configured := os.environ.get("EGPTLIB_RUNS"):
+        return Path(configured).expanduser()
     return (project_root() or Path.cwd()) / "runs"
 
 

@@ -1,0 +1,108 @@
+"""Pages of a real run, opened from disk in a real browser: on a wide, a dark and a narrow screen, and on paper."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from egptlib.reporting._html import write_report
+from egptlib.reporting._notebooks import find_notebooks, plan
+from egptlib.reporting._runner import run_notebooks
+
+from .conftest import Watch, keep_screenshot
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.slow
+
+VIEWS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "device_scale_factor": 2},
+    "print": {"viewport": {"width": 760, "height": 1000}, "color_scheme": "dark"},  # a dark screen prints on white
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of notebook 04 on a few scenes, run with two thresholds: index, and pages with formulas and tables."""
+    from egptlib.scenes import open_scenes
+
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EGPTLIB_DATA", str(folder / "data"))
+        open_scenes("streets", num_sequences=2)
+        jobs = [
+            job for threshold in (0.1, 0.5, 0.9)
+            for job in plan(find_notebooks(["04"]), {"smoke": True, "threshold": threshold})
+        ]  # fmt: skip
+        outcomes = run_notebooks(jobs, folder / "runs")
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    return write_report(folder / "runs")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_page_is_whole_and_asks_for_nothing(chromium: "Browser", report: Path, view: str) -> None:
+    context = chromium.new_context(**VIEWS[view], offline=True)
+    for path in sorted(report.parent.glob("*.html")):
+        page = context.new_page()
+        watch = Watch(page, "file://")
+        if view == "print":
+            page.emulate_media(media="print")
+        page.goto(path.as_uri(), wait_until="load")
+        assert not watch.errors and not watch.requests
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert page.evaluate("document.images.length") >= 1
+        text = page.inner_text("body")
+        assert "interactive(children" not in text and "%|" not in text and "VBox(" not in text
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "wider than the screen"
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(20, 23, 28)" if view == "dark" else "rgb(255, 255, 255)")
+        if path.name != "index.html":
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert page.locator(".facts th", has_text="revision").count() == 1
+            assert page.locator("nav a").count() >= 5
+        keep_screenshot(page, f"{'index' if path.name == 'index.html' else 'page'}-{view}", full_page=True)
+        page.close()
+    context.close()
+
+
+def test_formulas_are_drawn_and_code_has_a_switch(chromium: "Browser", report: Path) -> None:
+    page = chromium.new_page()
+    page.goto(next(path for path in report.parent.glob("04*.html")).as_uri())
+    assert not page.locator(".code").first.is_visible()
+    page.locator("header label").click()
+    assert page.locator(".code").first.is_visible()
+    page.set_content("<p>before</p>" + _formula())
+    box = page.locator("math").bounding_box()
+    assert box is not None and box["width"] > 20 and box["height"] > 20  # two lines high: a fraction is one
+    assert "\\frac" not in page.inner_text("body")
+    page.close()
+
+
+def test_it_prints(chromium: "Browser", report: Path) -> None:
+    from pypdf import PdfReader
+
+    page = chromium.new_page()
+    page.goto(report.as_uri())
+    printed = PdfReader(io.BytesIO(page.pdf(format="A4")))
+    assert "Across runs" in "".join(one.extract_text() for one in printed.pages)
+    page.close()
+
+
+def test_pictures_have_two_pixels_a_point(chromium: "Browser", report: Path) -> None:
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(next(path for path in report.parent.glob("04*.html")).as_uri())
+    ratios = page.evaluate("[...document.images].map(i => i.naturalWidth / i.clientWidth)")
+    assert ratios and min(ratios) > 1.8
+    assert Image.open(io.BytesIO(page.screenshot())).width == 1280
+    page.close()
+
+
+def _formula() -> str:
+    from egptlib.reporting._html import to_mathml
+
+    return to_mathml(r"\frac{\tau}{\gamma c + v(\gamma)}", "block")
