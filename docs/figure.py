@@ -1,0 +1,34 @@
+"""Draw the README's figure: one scene as both models see it, and what they answer.
+
+``python docs/figure.py`` writes docs/figure.png; it needs `egptlib make-data streets`.
+"""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from egptlib.models import load_pair
+from egptlib.reporting._figures import scene_figure
+from egptlib.scenes import open_scenes
+
+QUESTION = "Is the camera moving or standing still?"
+
+
+def main() -> None:
+    """Take the first test scene, its question nearest to the drafter's strength, and write the picture."""
+    scene = open_scenes("streets", split="test", event_views=5)[0]
+    question = QUESTION if QUESTION in scene.questions else scene.questions[0]
+    pair = load_pair("mini")
+    answers = [model.greedy(scene, question, 50).text for model in (pair.drafter, pair.target)]
+    truth = dict(zip(scene.questions, scene.answers or ())).get(question)
+    buffer = io.BytesIO()
+    scene_figure(scene, question, *answers, truth).savefig(buffer, format="png", dpi=150)
+    target = Path(__file__).with_suffix(".png")
+    # 128 colours are enough for the pictures of streets, and a third of the size.
+    Image.open(buffer).convert("RGB").quantize(128).save(target, optimize=True)
+    print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
