@@ -1,36 +1,60 @@
 """Speculative decoding: the loop, drafters under one protocol, acceptance rules, vocabularies."""
 
-from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop
+from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
+from egptlib.decoding._cascade import CascadeDrafter
+from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
 from egptlib.decoding._generation import Event, Generation, Recorder, Round, acceptance_by_position
-from egptlib.decoding._lengths import DraftLength, FixedLength
-from egptlib.decoding._loop import as_drafter, read_prompt, speculative_decode, speculative_generate
+from egptlib.decoding._lengths import AdaptiveLength, DraftLength, FixedLength
+from egptlib.decoding._loop import (
+    Divergence,
+    as_drafter,
+    first_divergence,
+    read_prompt,
+    speculative_decode,
+    speculative_generate,
+)
+from egptlib.decoding._lossy import CosineThreshold, Deferral, Fuzzy, TopK, Typical
 from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_vocabulary
 
 __all__ = [
+    "AdapterDrafter",
+    "AdaptiveLength",
+    "CascadeDrafter",
+    "CosineThreshold",
+    "Deferral",
+    "Divergence",
     "Draft",
     "DraftLength",
     "Drafter",
     "Event",
     "FixedLength",
+    "Fuzzy",
     "Generation",
+    "HeadDrafter",
     "Lossless",
     "ModelDrafter",
     "NgramDrafter",
     "Recorder",
+    "RetokenizedDrafter",
     "Round",
     "Rule",
     "Sampler",
     "Sampling",
     "SequenceDrafter",
     "Stop",
+    "TopK",
+    "Typical",
     "Verdict",
     "Vocabulary",
+    "WatchingDrafter",
     "acceptance_by_position",
     "as_drafter",
     "common_vocabulary",
+    "first_divergence",
     "read_prompt",
     "shared_vocabulary",
     "speculative_decode",

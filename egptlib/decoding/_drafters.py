@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,6 +62,15 @@ class Drafter(Protocol):
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         """Propose up to `count` tokens (fewer or none are fine) that follow `answer`, ids of the target."""
+        ...
+
+
+@runtime_checkable
+class WatchingDrafter(Protocol):
+    """A drafter that builds on the target's states: the loop hands them over."""
+
+    def watch(self, rows: Tensor) -> None:
+        """The target's last hidden states [k, H] that gave the answer's next k tokens."""
         ...
 
 

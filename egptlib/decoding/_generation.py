@@ -84,7 +84,6 @@ class Generation:
         rounds: one entry per target pass after the prefill.
         events: stamped stages of both models; see `Event`.
         lossless: whether the acceptance rule keeps the target's own output (distribution).
-        gaps: gap between the two best target logits at each token [n] (only where the loop was asked for them).
     """
 
     token_ids: Tensor
@@ -92,7 +91,6 @@ class Generation:
     rounds: list[Round]
     events: list[Event]
     lossless: bool = True
-    gaps: Tensor | None = None
 
     @property
     def histogram(self) -> dict[int, int]:

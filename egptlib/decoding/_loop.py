@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from egptlib.decoding._drafters import Draft, Drafter
+from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, WatchingDrafter
 from egptlib.decoding._generation import Generation, Recorder, Round
 from egptlib.decoding._lengths import DraftLength, FixedLength
-from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._model_drafter import ModelDrafter, common_prefix
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._vocabulary import shared_vocabulary
@@ -44,13 +47,17 @@ def speculative_generate(
     """
     recorder = Recorder()
     drafter = as_drafter(drafter, target)
+    length = FixedLength(gamma) if isinstance(gamma, int) else gamma
     state = read_prompt(target, scene, question, recorder)
-    drafter.start(scene, question, recorder)
+    if length.pays(max_new_tokens):
+        drafter.start(scene, question, recorder)
+    else:
+        drafter, length = SequenceDrafter(), FixedLength(0)
     return speculative_decode(
         target,
         state,
         drafter,
-        gamma=gamma,
+        gamma=length,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         generator=generator,
@@ -86,20 +93,25 @@ def speculative_decode(
     rule, recorder, sampler = rule or Lossless(), recorder or Recorder(), Sampler(sampling, generator)
     prompt_length, tokens, rounds = state.length, list[int](), list[Round]()
     length.start()
+    watch = drafter.watch if isinstance(drafter, WatchingDrafter) else None
     draft = (draft or Draft()).first(max_new_tokens - 1)
     if not draft.tokens:
         tokens.append(sampler.choose(state.logits[0]))
+        if watch is not None:
+            watch(state.hidden[0, -1:])
     while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
         room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
         if tokens:
             draft = propose(drafter, tokens, min(length.count(), room), sampler, length, recorder)
         with recorder("target", "verify" if draft.tokens else "step", target.device) as info:
-            verdict = verify(target, state, tokens[-1:], draft, rule, sampler)
+            verdict, hidden = verify(target, state, tokens[-1:], draft, rule, sampler)
             gained, accepted = keep(verdict, draft, target.eos_token_ids)
             tokens += gained
             # All but the last token have been read: it opens the next pass.
             if state.length > prompt_length + len(tokens) - 1:
                 target.rollback(state, prompt_length + len(tokens) - 1)
+            if watch is not None:
+                watch(hidden[: len(gained)])
             info.update(drafted=len(draft.tokens), accepted=accepted)
         rounds.append(Round(len(draft.tokens), accepted, len(gained)))
         length.observe(len(draft.tokens), accepted)
@@ -133,8 +145,10 @@ def propose(
     return draft
 
 
-def verify(target: Model, state: State, unread: list[int], draft: Draft, rule: Rule, sampler: Sampler) -> Verdict:
-    """One target pass over the token not yet read and the draft, and the rule's verdict.
+def verify(
+    target: Model, state: State, unread: list[int], draft: Draft, rule: Rule, sampler: Sampler
+) -> tuple[Verdict, Tensor]:
+    """One target pass over the token not yet read and the draft; the rule's verdict, and the states [n + 1, H].
 
     Args:
         unread: the last token of the answer, or nothing straight after the prefill, whose own logits then judge the
@@ -145,7 +159,7 @@ def verify(target: Model, state: State, unread: list[int], draft: Draft, rule: R
     logits, hidden = step.logits[0], step.hidden[0]
     if before is not None:
         logits, hidden = torch.cat([before[0], logits]), torch.cat([before[1], hidden])
-    return rule(draft, logits, hidden, sampler)
+    return rule(draft, logits, hidden, sampler), hidden
 
 
 def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple[list[int], int]:
@@ -156,3 +170,29 @@ def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple
             gained = gained[: i + 1]
             break
     return gained, min(verdict.accepted, len(gained))
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two greedy answers part: the position, both tokens (None: the answer had ended), and the gap between the
+    two best logits of the target there. In low precision a small gap says that rounding broke a tie."""
+
+    position: int
+    token: int | None
+    reference: int | None
+    gap: float
+
+
+def first_divergence(
+    target: Model, scene: Any, question: str, token_ids: Sequence[int] | Tensor, reference: Sequence[int] | Tensor
+) -> Divergence | None:
+    """Compare an answer with plain decoding's; None where they are identical."""
+    ours, theirs = ([int(token) for token in ids] for ids in (token_ids, reference))
+    if ours == theirs:
+        return None
+    at = common_prefix(ours, theirs)
+    _, logits = target.forward_answer(target.encode(scene, question), [*ours[:at], 0])
+    best = logits[-1].float().topk(2).values
+    return Divergence(
+        at, ours[at] if at < len(ours) else None, theirs[at] if at < len(theirs) else None, float(best[0] - best[1])
+    )

@@ -37,6 +37,11 @@ class Vocabulary:
         # One vocabulary with added specials: ids are the same up to some number, and a slice does the mapping.
         self._prefix = len(pairs) if torch.equal(pairs, torch.arange(len(pairs))[:, None].expand(-1, 2)) else None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether an id means the same to both, added specials apart."""
+        return self._prefix is not None
+
     def __len__(self) -> int:
         """How many tokens both have."""
         return len(self.target_ids)

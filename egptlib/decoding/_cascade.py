@@ -1,0 +1,80 @@
+"""A cascade: a small drafter is verified by a middle model, and what that keeps is the target's draft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from egptlib.decoding._drafters import Draft, Drafter, Stop
+from egptlib.decoding._generation import Recorder
+from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._rules import Lossless, Rule
+from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._vocabulary import Vocabulary
+from egptlib.models import Model
+
+
+class CascadeDrafter(ModelDrafter):
+    """Drafter -> middle -> target, as in PyramidSD (and PipeSpec's order of stages, one after the other).
+
+    The middle model checks `gamma` tokens of the inner drafter at a time until as many as the target asked for are
+    found. With the lossless rule its tokens are its own (greedy) or drawn from its own distribution, so the target
+    can check them by rejection; a lossy inner rule (PyramidSD with fuzzy acceptance) goes with greedy decoding only.
+
+    Args:
+        middle: the model in between, over the target's vocabulary up to added specials.
+        drafter: what drafts for it, in the same ids.
+        vocabulary: between the middle model and the target.
+        gamma: tokens the inner drafter drafts at a time.
+    """
+
+    def __init__(
+        self,
+        middle: Model,
+        drafter: Drafter,
+        vocabulary: Vocabulary,
+        gamma: int = 3,
+        rule: Rule | None = None,
+        name: str | None = None,
+    ):
+        if not vocabulary.is_shared:
+            raise ValueError(f"cascade: {middle.name} and the target need one vocabulary")
+        super().__init__(middle, vocabulary, name or f"{drafter.name} > {middle.name}")
+        self.drafter, self.gamma, self.rule = drafter, gamma, rule or Lossless()
+        self.accepted: list[tuple[int, int]] = []  # (drafted, kept) of the inner verifications
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        super().start(scene, question, recorder)
+        self.drafter.start(scene, question, recorder)
+        self.accepted = []
+
+    @torch.no_grad()
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        if not (self.rule.lossless or sampler.greedy):
+            raise ValueError(f"{self.name}: under sampling the inner rule has to be lossless, found {self.rule.name}")
+        draft, answer = Draft(), list(answer)
+        logits, probabilities = [], []
+        while len(draft.tokens) < count:
+            known = [*answer, *draft.tokens]
+            room = count - len(draft.tokens) - 1
+            inner = self.drafter.propose(known, min(self.gamma, room), sampler) if room else Draft()
+            inner = inner.first(min(self.gamma, room))
+            self.catch_up([*self.vocabulary.to_drafter(known), *inner.tokens])  # the one pass of this verification
+            rows = torch.stack(self.rows[len(known) :])  # [n + 1, H]
+            theirs = self.vocabulary.to_target(self.model.lm_head(rows))
+            verdict = self.rule(inner, theirs, rows, sampler)
+            self.accepted.append((len(inner.tokens), verdict.accepted))
+            for i, token in enumerate([*inner.tokens[: verdict.accepted], verdict.token]):
+                draft.tokens.append(token)
+                draft.confidence.append(float((theirs[i][token] - theirs[i].logsumexp(dim=0)).exp()))
+                logits.append(theirs[i])
+                if not sampler.greedy:
+                    probabilities.append(sampler.probabilities(theirs[i]))
+                ended = token in self.vocabulary.end_token_ids or len(draft.tokens) == count
+                if ended or (stop is not None and stop(draft.confidence[-1])):
+                    draft.logits = torch.stack(logits)
+                    draft.probabilities = torch.stack(probabilities) if probabilities else None
+                    return draft
+        return draft
