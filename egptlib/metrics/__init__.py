@@ -7,23 +7,31 @@ from egptlib.metrics._acceptance import (
     masked_cosine,
     per_position_table,
 )
+from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
+from egptlib.metrics._formulas import expected_tokens, leviathan_speedup, steady_speedup
 from egptlib.metrics._legacy import legacy_speedup_estimates
 from egptlib.metrics._replay import Replay, accepted_from, expected_accepted, replay
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
 
 __all__ = [
     "AcceptanceAccumulator",
+    "CostModel",
     "Costs",
+    "Prediction",
     "Replay",
+    "Tag",
     "acceptance_metrics",
     "accepted_from",
     "consecutive_accepts",
     "exact_against_proxy",
     "expected_accepted",
+    "expected_tokens",
     "legacy_speedup_estimates",
+    "leviathan_speedup",
     "masked_cosine",
     "per_position_table",
     "replay",
+    "steady_speedup",
     "token_acceptance",
 ]

@@ -24,11 +24,10 @@ class Replay:
 
     Attributes:
         gammas: int [gamma].
-        drafted: int16 [round, sample, gamma], draft tokens a target pass had to judge; -1 where there was no such
-            round (after the last; the first, where no free draft was to be judged).
+        drafted: int16 [round, sample, gamma], draft tokens a target pass had to judge; -1 after the last round.
             What the drafter writes after its first wrong token lies on a path that was not recorded: only where it
             would have stopped there of its own accord (`stops`) is this figure an estimate.
-        accepted: int16 [round, sample, gamma], how many of them were kept (0 where there was none). Exact.
+        accepted: int16 [round, sample, gamma], how many of them were kept (0 after the last round). Exact.
         gained: int16 [round, sample, gamma], tokens of the answer that came out of it. Exact.
     """
 
@@ -99,8 +98,9 @@ def replay(
 ) -> Replay:
     """Replay greedy speculative decoding of recorded answers, all gammas at once.
 
-    The prefill of the target gives token 0. Every round drafts up to gamma tokens after what is there, reads them in
-    one target pass, keeps those before the first mismatch, and gains one more token from the target.
+    The prefill of the target gives token 0, unless there are free drafts. Every round drafts up to gamma tokens after
+    what is there, reads them in one target pass, keeps those before the first mismatch, and gains one more token from
+    the target.
 
     Args:
         match: whether the drafter's next token on the target's path is the target's. Only positions below a
@@ -109,13 +109,13 @@ def replay(
         gammas: each 0 (plain decoding) or more.
         limit: most tokens an answer may have. Near it the loop drafts less: no more than fit before the last token.
             None: an answer may have been longer than any here.
-        free: tokens the drafter wrote while the target read its prompt, starting with token 0: the prefill judges
-            the first of them, one pass the others, before the rounds begin. 0 where there are none; a pass is made
-            only when more than one was written and the first was right. One number, or one a sample.
+        free: tokens the drafter wrote while the target read its prompt, from token 0 on: one pass judges them all
+            (the prefill's own logits the first) before the rounds begin. 0: there are none, and token 0 comes from
+            the prefill. One number, or one a sample; cut to `limit` - 1, so that the bonus token has a place.
         then_plain: after the free drafts decode plainly (how the recorded `LVL` runs did it).
         stops: where the drafter ends its draft of its own accord, with this token as the last: its confidence fell
             below a threshold, or the token ends an answer.
-        skip: samples, or positions, at which nothing is drafted.
+        skip: samples, or positions, at which nothing is drafted. Neither this nor `stops` concerns the free drafts.
 
     Raises:
         ValueError: shapes that do not fit, a gamma below 0, a length of 0 or beyond `limit` or the columns.
@@ -130,35 +130,31 @@ def replay(
 
     shape = (samples, chosen.size)
     row = np.repeat(np.arange(samples), chosen.size)
-    wanted = np.tile(chosen, samples)
+    wanted = np.zeros(row.size, dtype=np.int64) if then_plain else np.tile(chosen, samples)
     length = lengths[row]
     stride = width + 1
     position = np.ones(samples * chosen.size, dtype=np.int64)
     rounds: list[ndarray] = []  # each [3, sample, gamma]: drafted, accepted, gained
 
+    first: ndarray | None = None
     if free is not None:
         written = np.broadcast_to(np.asarray(free, dtype=np.int64), (samples,))
         if (written < 0).any():
             raise ValueError(f"free: expected 0 or more tokens, got {int(written.min())}")
-        written = np.minimum(written, lengths if limit is None else limit)
-        position, first_round = _judge_free(run[:, 0], written, lengths)
-        position = np.repeat(position, chosen.size)
-        if (first_round[0] >= 0).any():
-            rounds.append(np.repeat(first_round, chosen.size, axis=1).reshape(3, *shape).astype(np.int16))
-        if then_plain:
-            wanted = np.zeros_like(wanted)
+        first = written[row] if limit is None else np.minimum(written[row], limit - 1)
+        position[first > 0] = 0
 
     active = np.flatnonzero(position < length)
     while active.size:
         at = position[active]
         place = row[active] * stride + at
-        drafted = wanted[active]
+        drafted = wanted[active] if first is None else np.where(at == 0, first[active], wanted[active])
         if limit is not None:
             drafted = np.minimum(drafted, limit - at - 1)
         if stop_after is not None:
-            drafted = np.minimum(drafted, stop_after.ravel()[place])
+            drafted = np.where(at == 0, drafted, np.minimum(drafted, stop_after.ravel()[place]))
         if idle is not None:
-            drafted = np.where(idle.ravel()[place], 0, drafted)
+            drafted = np.where(idle.ravel()[place] & (at > 0), 0, drafted)
         accepted = np.minimum(run.ravel()[place], drafted)
         gained = np.minimum(accepted + 1, length[active] - at)
         judged = np.zeros((3, row.size), dtype=np.int16)
@@ -230,15 +226,6 @@ def expected_accepted(
         path[:, : width - k] *= weights[:, k:]
         by_gamma[chosen == k + 1] = total
     return by_gamma
-
-
-def _judge_free(run: ndarray, written: ndarray, lengths: ndarray) -> tuple[ndarray, ndarray]:
-    """Return where decoding stands after the free drafts [sample], and (drafted, accepted, gained) [3, sample]."""
-    judged = (written > 1) & (run > 0) & (lengths > 1)
-    drafted = np.where(judged, written - 1, -1)
-    accepted = np.where(judged, np.minimum(run, written) - 1, 0)
-    gained = np.where(judged, np.minimum(accepted + 1, lengths - 1), 0)
-    return 1 + gained, np.stack([drafted, accepted, gained])
 
 
 def _runs(match: ndarray, lengths: ndarray) -> ndarray:

@@ -26,15 +26,16 @@ def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=N
         return accepted
 
     rounds, position = [], 1
-    if free is not None:
-        written = min(free, limit if limit is not None else n)
-        if written > 1 and match[0] and n > 1:
-            accepted = judge(1, written - 1)
-            gained = min(accepted + 1, n - 1)
-            rounds.append((written - 1, accepted, gained))
-            position += gained
-        if then_plain:
-            gamma = 0
+    if free:
+        written = free if limit is None else min(free, limit - 1)
+        accepted = judge(0, written)
+        position = min(accepted + 1, n)
+        if written:
+            rounds.append((written, accepted, position))
+        else:
+            position = 1
+    if free is not None and then_plain:
+        gamma = 0
     while position < n:
         count = gamma if limit is None else min(gamma, limit - position - 1)
         if skip is not None and skip[position]:
@@ -82,8 +83,8 @@ def test_equals_a_plain_loop(limit, options):
         )
         found = result.rounds(s, gamma)
         assert found == expected, (s, gamma)
-    total = 1 + result.gained.sum(axis=0)
-    assert (total == lengths[:, None]).all()
+    from_prefill = 1 if free is None else (free == 0)[:, None]
+    assert (from_prefill + result.gained.sum(axis=0) == lengths[:, None]).all()
 
 
 def test_plain_decoding_takes_one_pass_a_token() -> None:

@@ -1,0 +1,151 @@
+"""From a replayed schedule and measured costs to seconds: a distribution over samples, under a bound that holds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from egptlib.metrics._costs import Costs
+from egptlib.metrics._replay import Replay
+
+Tag = Literal["measured (overlapped)", "measured (sequential)", "computed overlap", "estimated"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of every sample with a method, beside plain decoding.
+
+    Attributes:
+        seconds: with the method.
+        baseline: plain decoding by the same target.
+        bound: no run of the method can take less: the target's prefill, and passes that accept every draft and
+            cost no more than the cheapest one, with drafting for nothing.
+        tag: where the seconds come from; stands beside every figure.
+
+    Raises:
+        ValueError: a sample takes less than its bound: the figures contradict one another.
+    """
+
+    seconds: Float[ndarray, "sample"]
+    baseline: Float[ndarray, "sample"]
+    bound: Float[ndarray, "sample"]
+    tag: Tag = "estimated"
+
+    def __post_init__(self) -> None:
+        beyond = np.flatnonzero(self.seconds < self.bound * (1 - 1e-9))
+        if beyond.size:
+            i = int(beyond[0])
+            raise ValueError(
+                f"sample {i}: {self.seconds[i]:.4f} s is less than the bound of {self.bound[i]:.4f} s "
+                "(every draft accepted, drafting free): no method can do that"
+            )
+
+    @property
+    def speedup(self) -> float:
+        """Ratio of sums: total plain time over total time."""
+        return float(self.baseline.sum() / self.seconds.sum())
+
+    @property
+    def mean_of_ratios(self) -> float:
+        return float((self.baseline / self.seconds).mean())
+
+    @property
+    def largest_speedup(self) -> float:
+        """What `speedup` can never exceed."""
+        return float(self.baseline.sum() / self.bound.sum())
+
+    @property
+    def share_slower(self) -> float:
+        """Share of samples that take longer than plain decoding."""
+        return float((self.seconds > self.baseline).mean())
+
+    def quantiles(self, at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> list[float]:
+        """Return quantiles of the samples' speedups."""
+        return np.quantile(self.baseline / self.seconds, at).tolist()
+
+    def __str__(self) -> str:
+        low, middle, high = self.quantiles()
+        return (
+            f"{self.speedup:.3f}x [{self.tag}], samples {low:.2f} to {high:.2f} (median {middle:.2f}), "
+            f"{self.share_slower:.0%} slower; at most {self.largest_speedup:.2f}x"
+        )
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Predicts wall-clock from costs.
+
+    What a round costs: the drafter reads what it has not read (one token; two after a round that kept every draft)
+    and goes on step by step, the target reads the last token and the draft in one pass, the host adds its share.
+    Steps get longer with the cache (`Costs.target_growth`, `drafter_growth`).
+    """
+
+    costs: Costs
+
+    def plain_seconds(self, lengths: Int[ndarray, "sample"]) -> Float[ndarray, "sample"]:
+        """Plain decoding: the prefill gives the first token, one step each of the others."""
+        steps = lengths - 1.0
+        growth = self.costs.target_growth * steps * (steps + 1) / 2
+        return self.costs.target_prefill + steps * self.costs.target_step + growth
+
+    def predict(
+        self, replayed: Replay, lengths: Int[ndarray, "sample"], gamma: int, overlap: bool = False
+    ) -> Prediction:
+        """Seconds of a replayed schedule at one gamma.
+
+        Args:
+            replayed: with `free` where free drafts were made.
+            lengths: as given to `replay`.
+            overlap: the drafter reads and drafts ahead while the target reads, each slowed down by the other. False:
+                one after the other, free drafts paid for.
+
+        Raises:
+            ValueError: the gamma was not replayed, or a draft is longer than the passes that were measured.
+        """
+        costs, g = self.costs, replayed._index(gamma)
+        drafted = replayed.drafted[..., g].astype(np.int64)  # [round, sample]
+        accepted = replayed.accepted[..., g].astype(np.int64)
+        gained = replayed.gained[..., g].astype(np.int64)
+        made = drafted >= 0
+        sizes = np.maximum(drafted, 0)
+        longest = int(sizes.max(initial=0))
+        verify = np.array([costs.verify_seconds(size) for size in range(longest + 1)])
+        ahead = gained.sum(axis=0) == lengths  # token 0 came from a free draft
+        before = np.where(ahead, 0, 1) + np.cumsum(gained, axis=0) - gained  # tokens known when a round begins
+        rounds = np.where(made, verify[sizes] + costs.round_overhead + costs.target_growth * before, 0.0)
+
+        free = made & (before == 0)
+        drafts = made & (sizes > 0) & ~free
+        full = np.zeros_like(made)
+        if made.shape[0] > 1:
+            full[1:] = (accepted[:-1] == drafted[:-1]) & (drafted[:-1] > 0)
+        two = costs.drafter_pass_seconds(2) if costs.drafter_passes else costs.drafter_step
+        catch_up = np.where(full, two, costs.drafter_step)
+        step = costs.drafter_step + costs.drafter_stages.get("adapter", 0.0) + costs.drafter_growth * before
+        drafting = np.where(drafts, catch_up + (sizes - 1) * step + (step - costs.drafter_step), 0.0)
+
+        ahead_seconds = (np.where(free, sizes, 0) * costs.drafter_step).sum(axis=0)
+        if overlap:
+            start = np.full(lengths.shape, costs.target_prefill * costs.contention_target)
+        else:
+            start = costs.target_prefill + costs.drafter_prefill + ahead_seconds
+        seconds = start + rounds.sum(axis=0) + drafting.sum(axis=0)
+        most = np.where(free, sizes, 0).sum(axis=0)
+        return Prediction(
+            seconds,
+            self.plain_seconds(lengths),
+            self.bound_seconds(lengths, gamma, most),
+            "estimated",
+        )
+
+    def bound_seconds(
+        self, lengths: Int[ndarray, "sample"], gamma: int, free: Int[ndarray, "sample"]
+    ) -> Float[ndarray, "sample"]:
+        """Least seconds at this gamma: every draft accepted, drafting and the host for nothing."""
+        cheapest = min(self.costs.verify_seconds(size) for size in range(gamma + 1))
+        known = np.where(free > 0, np.minimum(free + 1, lengths), 1)
+        passes = np.ceil((lengths - known) / (gamma + 1))
+        first = np.array([self.costs.verify_seconds(int(size)) if size else 0.0 for size in free])
+        return self.costs.target_prefill * min(1.0, self.costs.contention_target) + first + passes * cheapest

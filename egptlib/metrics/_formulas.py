@@ -1,0 +1,41 @@
+"""Standard formulas of speculative decoding, under their names. They assume one acceptance rate everywhere."""
+
+
+def expected_tokens(alpha: float, gamma: int) -> float:
+    """Tokens a target pass gives on average, bonus included: (1 - alpha^(gamma + 1)) / (1 - alpha).
+
+    Leviathan et al. 2023, equation 1; each draft token is accepted with probability alpha, independently.
+
+    Raises:
+        ValueError: alpha outside [0, 1] or gamma below 0.
+    """
+    if not 0 <= alpha <= 1 or gamma < 0:
+        raise ValueError(f"expected alpha in [0, 1] and gamma of 0 or more, got {alpha} and {gamma}")
+    return gamma + 1.0 if alpha == 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
+
+
+def leviathan_speedup(alpha: float, gamma: int, c: float) -> float:
+    """Expected speedup where checking gamma + 1 tokens costs one step (Leviathan et al. 2023, theorem 3.8).
+
+    With 4-bit kernels a check costs several steps: use `steady_speedup` with the measured verify cost. Errors as
+    `expected_tokens`.
+    """
+    return steady_speedup(expected_tokens(alpha, gamma), gamma, c, 1.0)
+
+
+def steady_speedup(mean_acceptance_length: float, gamma: int, c: float, verify_cost: float) -> float:
+    """tau / (gamma c + v(gamma)): decoding alone, prefill not counted.
+
+    Args:
+        mean_acceptance_length: tau, tokens per target pass with the bonus.
+        c: cost of a drafter step in target steps.
+        verify_cost: v, a target pass over gamma + 1 tokens in target steps.
+
+    Raises:
+        ValueError: tau outside [1, gamma + 1], a negative c, a verify cost that is not positive.
+    """
+    if not 1 <= mean_acceptance_length <= gamma + 1 + 1e-9:
+        raise ValueError(f"mean_acceptance_length: expected 1 to {gamma + 1}, got {mean_acceptance_length}")
+    if c < 0 or verify_cost <= 0:
+        raise ValueError(f"expected c of 0 or more and a positive verify_cost, got {c} and {verify_cost}")
+    return mean_acceptance_length / (gamma * c + verify_cost)

@@ -1,0 +1,84 @@
+"""The cost model against a simulated clock, the formulas against simulation, and the bound."""
+
+import numpy as np
+import pytest
+
+from egptlib.metrics import CostModel, Costs, Prediction, expected_tokens, leviathan_speedup, replay, steady_speedup
+
+COSTS = Costs(
+    target_step=1.0,
+    drafter_step=0.2,
+    verify={5: 1.5, 30: 4.0},
+    drafter_passes={2: 0.25},
+    target_stages={"prefill": 10.0},
+    drafter_stages={"prefill": 3.0, "adapter": 0.01},
+    round_overhead=0.03,
+    target_growth=0.002,
+    contention_target=1.2,
+)
+
+
+def clock(rounds, n, ahead, overlap):
+    """Add the seconds of one sample up, round by round."""
+    now = 12.0 if overlap else 13.0
+    known, full = (0, False) if ahead else (1, False)
+    for drafted, accepted, gained in rounds:
+        if known == 0:
+            now += 0.0 if overlap else 0.2 * drafted
+        elif drafted:
+            now += (0.25 if full else 0.2) + (drafted - 1) * 0.21 + 0.01
+        now += COSTS.verify_seconds(drafted) + 0.03 + 0.002 * known
+        known += gained
+        full = drafted > 0 and accepted == drafted
+    assert known == n
+    return now
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("with_free", [False, True])
+def test_prediction_is_what_the_clock_would_show(overlap: bool, with_free: bool) -> None:
+    rng = np.random.default_rng(1)
+    match = rng.random((40, 30)) < 0.8
+    lengths = rng.integers(5, 31, 40)
+    free = rng.integers(1, 20, 40) if with_free else None
+    result = replay(match, lengths, [4], limit=30, free=free)
+    found = CostModel(COSTS).predict(result, lengths, 4, overlap=overlap)
+    expected = [clock(result.rounds(s, 4), lengths[s], with_free, overlap) for s in range(40)]
+    assert found.seconds == pytest.approx(expected)
+    assert (found.seconds >= found.bound).all()
+    assert found.speedup <= found.largest_speedup
+    assert found.tag == "estimated" and "[estimated]" in str(found)
+
+
+def test_plain_decoding_is_predicted_as_plain() -> None:
+    lengths = np.array([3, 20])
+    costs = Costs(1.0, 0.2, target_stages={"prefill": 5.0}, target_growth=0.5)
+    found = CostModel(costs).predict(replay(np.zeros((2, 20), dtype=bool), lengths, [0]), lengths, 0)
+    assert found.baseline == pytest.approx([5 + 2 + 0.5 * 3, 5 + 19 + 0.5 * 19 * 20 / 2])
+    assert found.seconds == pytest.approx(found.baseline)
+
+
+def test_no_figure_above_the_bound() -> None:
+    one = np.array([1.0])
+    with pytest.raises(ValueError, match="less than the bound"):
+        Prediction(one * 0.5, one * 3, one)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_formulas_against_simulation(alpha: float, gamma: int) -> None:
+    match = np.random.default_rng(3).random((4000, 60)) < alpha
+    lengths = np.full(4000, 60)
+    # The first round of each sample only: later ones are cut off by the end.
+    tokens = replay(match, lengths, [gamma]).gained[0, :, 0].mean()
+    assert tokens == pytest.approx(expected_tokens(alpha, gamma), abs=0.08)
+    c = 0.2
+    assert leviathan_speedup(alpha, gamma, c) == pytest.approx(tokens / (gamma * c + 1), abs=0.08)
+
+
+def test_formulas_refuse_what_cannot_be() -> None:
+    assert steady_speedup(3.0, 5, 0.2, 1.5) == pytest.approx(1.2)
+    with pytest.raises(ValueError, match="expected 1 to 6"):
+        steady_speedup(6.35, 5, 0.2, 1.0)
+    with pytest.raises(ValueError, match="alpha"):
+        expected_tokens(1.2, 3)
