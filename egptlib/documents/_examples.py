@@ -43,7 +43,8 @@ def check_example(example: Example) -> str | None:
     """Evaluate an example; return what is wrong with it, or None.
 
     A number has to agree to half a unit of the last digit written; anything else has to be equal. Nested lists
-    are given to the function as tensors, and tensors it returns are compared as lists.
+    are given to the function as tensors, or all lists as arrays when it takes arrays; what it returns is compared
+    as lists.
     """
     try:
         function, positional, named = _parse(example.call)
@@ -70,16 +71,22 @@ def _parse(call: str) -> tuple[Any, list[Any], dict[str, Any]]:
 
     if module != _ROOM or name not in room.__all__:
         raise ValueError(f"{module}.{name} is not a public function of {_ROOM}")
+    function = getattr(room, name)
+    as_numpy = _takes_numpy(function)
     named = {}
     for keyword in tree.keywords:
         if keyword.arg is None:
             raise ValueError("** is not allowed in an example")
-        named[keyword.arg] = _argument(keyword.value)
-    return getattr(room, name), [_argument(node) for node in tree.args], named
+        named[keyword.arg] = _argument(keyword.value, as_numpy)
+    return function, [_argument(node, as_numpy) for node in tree.args], named
 
 
-def _argument(node: ast.expr) -> Any:
+def _argument(node: ast.expr, as_numpy: bool = False) -> Any:
     value = ast.literal_eval(node)
+    if isinstance(value, list) and as_numpy:
+        import numpy
+
+        return numpy.array(value)
     if isinstance(value, list) and value and isinstance(value[0], list):
         import torch
 
@@ -87,7 +94,22 @@ def _argument(node: ast.expr) -> Any:
     return value
 
 
+def _takes_numpy(function: Any) -> bool:
+    """Whether the first argument is annotated as a NumPy array; `metrics` uses both kinds."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    return first is not None and "ndarray" in str(first.annotation)
+
+
 def _agree(result: Any, written: Any, text: str) -> bool:
+    if isinstance(written, list):
+        parts = ast.parse(text, mode="eval").body
+        assert isinstance(parts, ast.List)
+        texts = [ast.get_source_segment(text, part) or "" for part in parts.elts]
+        return (
+            isinstance(result, list)
+            and len(result) == len(written)
+            and all(_agree(one, other, piece) for one, other, piece in zip(result, written, texts))
+        )
     if isinstance(written, float) and isinstance(result, (int, float)):
         decimals = len(text.partition(".")[2])
         return math.isfinite(result) and abs(result - written) <= 0.5 * 10.0**-decimals + 1e-12

@@ -1,11 +1,12 @@
 """This repository's own papers and documents pass every check."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from egptlib._paths import project_root
-from egptlib.documents import read_bibliography
+from egptlib.documents import Papers, Roadmap, check_papers, check_roadmap, read_bibliography, render_index
 from egptlib.documents._bibliography import check_bibliography
 
 
@@ -20,3 +21,32 @@ def test_the_bibliography_is_whole(root: Path) -> None:
     entries = read_bibliography(root / "papers" / "references.bib")
     assert check_bibliography(entries) == []
     assert len(entries) >= 99
+
+
+def test_the_papers_pass_every_check(root: Path) -> None:
+    papers = Papers.open(root / "papers")
+    assert check_papers(papers, root) == []
+    assert len(papers.notes) == 13 and papers.num_unverified == 19
+
+
+def test_the_roadmap_passes_every_check_and_its_index_is_fresh(root: Path) -> None:
+    roadmap = Roadmap.open(root / "roadmap")
+    assert check_roadmap(roadmap, Papers.open(root / "papers"), root) == []
+    assert len(roadmap.documents) == 13 and len(roadmap.hypotheses) == 18
+
+
+def test_an_edited_document_makes_the_index_stale(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "roadmap", tmp_path / "roadmap")
+    document = tmp_path / "roadmap" / "theory.md"
+    document.write_text(document.read_text(encoding="utf-8").replace("**H11** (open,", "**H11** (refuted,"))
+    problems = check_roadmap(Roadmap.open(tmp_path / "roadmap"), Papers.open(root / "papers"), tmp_path)
+    assert "INDEX.md is stale; `egptlib roadmap index` writes it" in problems
+
+
+def test_findings_appearing_leaves_the_index_fresh(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "roadmap", tmp_path / "roadmap")
+    (tmp_path / "roadmap" / "FINDINGS.md").write_text("# What the recorded runs say\n", encoding="utf-8")
+    papers = Papers.open(root / "papers")
+    assert render_index(Roadmap.open(tmp_path / "roadmap"), papers) == render_index(
+        Roadmap.open(root / "roadmap"), papers
+    )
