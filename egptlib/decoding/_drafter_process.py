@@ -1,0 +1,261 @@
+"""A drafter in a process of its own: it reads and drafts on its own core while the target's process works.
+
+A thread will not do on a CPU: torch releases the GIL inside an operation, but a small model's step is mostly Python
+between short operations, and two threads take turns there (`benchmarks/decoding.py --overlap` measures both).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import pickle
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import torch
+import torch.multiprocessing as multiprocessing
+
+from egptlib.decoding._drafters import Draft, Drafter, Stop
+from egptlib.decoding._generation import Event, Recorder
+from egptlib.decoding._sampling import Sampler
+
+MAX_TOKENS = 512  # of one job
+_GREEDY = Sampler()
+
+
+class _Board(ctypes.Structure):
+    """What both processes see. The worker writes a token before it raises `count`, so a reader never sees half of it.
+
+    `job` numbers the job that `count` and the arrays belong to. `stop` is the last job that is to end: a number and
+    not a flag, so that no reset can race with a worker that has not looked yet.
+    """
+
+    _fields_ = [  # noqa: RUF012
+        ("job", ctypes.c_int64),
+        ("stop", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("tokens", ctypes.c_int64 * MAX_TOKENS),
+        ("confidence", ctypes.c_double * MAX_TOKENS),
+    ]
+
+
+class DrafterProcess:
+    """Runs a drafter in a second process; one job at a time, drafted greedily.
+
+    The weights are shared, not copied. A draft holds tokens and confidences but no logits: under sampling its tokens
+    count as chosen with certainty, which keeps the verifier lossless.
+
+    Args:
+        drafter: anything of the `Drafter` protocol that can be pickled and sits on the CPU.
+        end_token_ids: after one of these nothing more is drafted.
+        num_threads: torch threads of the worker.
+
+    Raises:
+        RuntimeError: (by every method) the worker failed or died; its traceback is in the message.
+    """
+
+    def __init__(self, drafter: Drafter, end_token_ids: Iterable[int] = (), num_threads: int = 1):
+        if drafter.device.type != "cpu":
+            raise ValueError(f"{drafter.name}: a drafter process runs on the CPU, found {drafter.device}")
+        context = multiprocessing.get_context("spawn")  # a fork would inherit torch's thread pool in pieces
+        self.name, self.device = drafter.name, drafter.device
+        self._board: Any = context.RawValue(_Board)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve,
+            args=(drafter, frozenset(end_token_ids), theirs, self._board, num_threads),
+            name=f"drafter {drafter.name}",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        self._memory: SharedMemory | None = None
+        self._job, self._pending = 0, 0
+        self._events: list[Event] = []
+        self._receive()  # the worker says when it is ready
+
+    def begin(self, scene: Any, question: str, limit: int) -> None:
+        """Let the drafter read a prompt and then draft up to `limit` tokens; returns at once.
+
+        The job ends at the limit, at an end token, or after `take`.
+        """
+        if not 0 <= limit <= MAX_TOKENS:
+            raise ValueError(f"limit: expected 0 to {MAX_TOKENS} tokens, found {limit}")
+        self._drain()
+        self._events.clear()
+        self._send("begin", self._share(_without_frames(scene)), question, limit)
+
+    def take(self) -> Draft:
+        """Stop the job and return what was drafted so far, without waiting for the token being made."""
+        board = self._board
+        board.stop = self._job
+        count = board.count if board.job == self._job else 0
+        return Draft(list(board.tokens[:count]), list(board.confidence[:count]))
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        """Let the drafter read a prompt and wait for it, as any drafter does."""
+        self.begin(scene, question, limit=0)
+        recorder.events += self.events()
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        """Draft up to `count` tokens after `answer`, and wait for them."""
+        self._drain()
+        self._send("propose", list(answer), min(count, MAX_TOKENS))
+        seen, board = 0, self._board
+        while stop is not None and seen < count and not self._connection.poll(5e-5):
+            made = board.count if board.job == self._job else 0
+            while seen < made:
+                if stop(board.confidence[seen]):
+                    self.take()
+                seen += 1
+        self._drain()
+        made = board.count
+        confidence = list(board.confidence[:made])
+        for i in range(seen, made if stop is not None else 0):  # those that came after the last look
+            if stop is not None and stop(confidence[i]):
+                made = i + 1
+                break
+        return Draft(list(board.tokens[:made]), confidence[:made])
+
+    def events(self) -> list[Event]:
+        """Return what the worker did since `begin` and forget it; waits for the end of a stopped job."""
+        self._drain()
+        events, self._events = self._events, []
+        return events
+
+    def wait(self) -> None:
+        """Wait until the job has ended by itself."""
+        self._drain()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.is_alive():
+            self._board.stop = self._job
+            self._connection.close()  # the worker's next recv ends it
+            self._process.join(timeout=10)
+            if self._process.is_alive():
+                self._process.terminate()
+                self._process.join()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory.unlink()
+            self._memory = None
+
+    def __enter__(self) -> DrafterProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, verb: str, *arguments: Any) -> None:
+        self._job += 1
+        self._pending += 1
+        try:
+            self._connection.send((verb, self._job, *arguments))
+        except OSError:
+            self._receive()  # says why it died
+
+    def _drain(self) -> None:
+        while self._pending:
+            self._events += self._receive()
+            self._pending -= 1
+
+    def _receive(self) -> list[Event]:
+        try:
+            reply = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join(timeout=10)
+            raise RuntimeError(f"{self._process.name}: the process died, exit code {self._process.exitcode}") from None
+        if isinstance(reply, str):
+            self._pending = 0
+            raise RuntimeError(f"{self._process.name} failed:\n{reply}")
+        return reply
+
+    def _share(self, scene: Any) -> tuple[bytes, str, list[int]]:
+        """Pickle a scene with its arrays in shared memory: one copy of the pixels, and none through the pipe."""
+        buffers: list[pickle.PickleBuffer] = []
+        head = pickle.dumps(scene, protocol=5, buffer_callback=buffers.append)
+        views = [buffer.raw() for buffer in buffers]
+        sizes = [view.nbytes for view in views]
+        if self._memory is None or self._memory.size < sum(sizes):
+            if self._memory is not None:
+                self._memory.close()
+                self._memory.unlink()
+            self._memory = SharedMemory(create=True, size=max(1, sum(sizes)))
+        place = 0
+        for view in views:
+            self._memory.buf[place : place + view.nbytes] = view
+            place += view.nbytes
+        return head, self._memory.name, sizes
+
+
+def _without_frames(scene: Any) -> Any:
+    """The drafter sees events only; what the target sees need not travel."""
+    if is_dataclass(scene) and not isinstance(scene, type) and hasattr(scene, "frames"):
+        return replace(scene, frames=scene.frames[:0])
+    return scene
+
+
+def _serve(
+    drafter: Drafter, end_token_ids: frozenset[int], connection: Connection, board: Any, num_threads: int
+) -> None:
+    """The worker: jobs come through the pipe, tokens go out on the board, one reply ends each job."""
+    torch.set_num_threads(num_threads)
+    memory: SharedMemory | None = None
+    connection.send([])
+    while True:
+        try:
+            verb, job, *arguments = connection.recv()
+        except (EOFError, OSError):
+            break
+        recorder = Recorder()
+        try:
+            board.count, board.job = 0, job
+            if verb == "begin":
+                (head, name, sizes), question, limit = arguments
+                if memory is None or memory.name != name:
+                    if memory is not None:
+                        memory.close()
+                    memory = SharedMemory(name)
+                drafter.start(_unpickle(head, memory, sizes), question, recorder)
+                answer: list[int] = []
+            else:
+                answer, limit = arguments
+            _draft(drafter, end_token_ids, answer, limit, board, recorder)
+            # who waits for a proposal stamps it himself
+            connection.send(recorder.events if verb == "begin" else [])
+        except BaseException:
+            connection.send(traceback.format_exc())
+            raise
+    if memory is not None:
+        memory.close()
+
+
+def _unpickle(head: bytes, memory: SharedMemory, sizes: list[int]) -> Any:
+    buffers, place = [], 0
+    for size in sizes:
+        buffers.append(bytearray(memory.buf[place : place + size]))  # a copy: the next scene overwrites the memory
+        place += size
+    return pickle.loads(head, buffers=buffers)
+
+
+def _draft(
+    drafter: Drafter, end_token_ids: frozenset[int], answer: list[int], limit: int, board: Any, recorder: Recorder
+) -> None:
+    """Draft token by token, so that each is on the board when it is made."""
+    if limit < 1:
+        return
+    with recorder("drafter", "draft", drafter.device) as info:
+        info["drafted"] = 0
+        while board.count < limit and board.stop < board.job:
+            made = board.count
+            draft = drafter.propose([*answer, *board.tokens[:made]], 1, _GREEDY)
+            if not draft.tokens:
+                break
+            board.tokens[made], board.confidence[made] = draft.tokens[0], draft.confidence[0]
+            board.count = info["drafted"] = made + 1
+            if draft.tokens[0] in end_token_ids:
+                break
