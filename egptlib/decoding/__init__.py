@@ -2,6 +2,8 @@
 
 from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
 from egptlib.decoding._cascade import CascadeDrafter
+from egptlib.decoding._drafter_process import DrafterProcess
+from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
 from egptlib.decoding._generation import Event, Generation, Recorder, Round, acceptance_by_position
 from egptlib.decoding._lengths import AdaptiveLength, DraftLength, FixedLength
@@ -15,6 +17,14 @@ from egptlib.decoding._loop import (
 )
 from egptlib.decoding._lossy import CosineThreshold, Deferral, Fuzzy, TopK, Typical
 from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._prefill_hiding import (
+    ConcurrentDrafter,
+    Contention,
+    HidingRun,
+    compare_prefill_hiding,
+    contention,
+    hidden_prefill_generate,
+)
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
@@ -24,17 +34,22 @@ __all__ = [
     "AdapterDrafter",
     "AdaptiveLength",
     "CascadeDrafter",
+    "ConcurrentDrafter",
+    "Contention",
     "CosineThreshold",
     "Deferral",
     "Divergence",
     "Draft",
     "DraftLength",
     "Drafter",
+    "DrafterProcess",
+    "DrafterThread",
     "Event",
     "FixedLength",
     "Fuzzy",
     "Generation",
     "HeadDrafter",
+    "HidingRun",
     "Lossless",
     "ModelDrafter",
     "NgramDrafter",
@@ -54,7 +69,10 @@ __all__ = [
     "acceptance_by_position",
     "as_drafter",
     "common_vocabulary",
+    "compare_prefill_hiding",
+    "contention",
     "first_divergence",
+    "hidden_prefill_generate",
     "read_prompt",
     "shared_vocabulary",
     "speculative_decode",

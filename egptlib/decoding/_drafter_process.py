@@ -1,7 +1,7 @@
 """A drafter in a process of its own: it reads and drafts on its own core while the target's process works.
 
-A thread will not do on a CPU: torch releases the GIL inside an operation, but a small model's step is mostly Python
-between short operations, and two threads take turns there (`benchmarks/decoding.py --overlap` measures both).
+torch releases the GIL inside an operation only: threads of one process take turns between operations, and a small
+model's step is mostly that. `benchmarks/decoding.py --hiding` measures both kinds side by side.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Board(ctypes.Structure):
     not a flag, so that no reset can race with a worker that has not looked yet.
     """
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("job", ctypes.c_int64),
         ("stop", ctypes.c_int64),
         ("count", ctypes.c_int64),
@@ -104,21 +104,22 @@ class DrafterProcess:
         """Draft up to `count` tokens after `answer`, and wait for them."""
         self._drain()
         self._send("propose", list(answer), min(count, MAX_TOKENS))
-        seen, board = 0, self._board
-        while stop is not None and seen < count and not self._connection.poll(5e-5):
+        board, end = self._board, 0
+        while stop is not None and not self._connection.poll(5e-5):
             made = board.count if board.job == self._job else 0
-            while seen < made:
-                if stop(board.confidence[seen]):
-                    self.take()
-                seen += 1
+            while end < made and board.stop < self._job:
+                end += 1
+                if stop(board.confidence[end - 1]):
+                    board.stop = self._job
         self._drain()
         made = board.count
-        confidence = list(board.confidence[:made])
-        for i in range(seen, made if stop is not None else 0):  # those that came after the last look
-            if stop is not None and stop(confidence[i]):
-                made = i + 1
-                break
-        return Draft(list(board.tokens[:made]), confidence[:made])
+        if stop is not None:  # tokens that came after the last look, and those the worker made after it was stopped
+            while end < made and board.stop < self._job:
+                end += 1
+                if stop(board.confidence[end - 1]):
+                    break
+            made = end
+        return Draft(list(board.tokens[:made]), list(board.confidence[:made]))
 
     def events(self) -> list[Event]:
         """Return what the worker did since `begin` and forget it; waits for the end of a stopped job."""
@@ -185,9 +186,10 @@ class DrafterProcess:
                 self._memory.close()
                 self._memory.unlink()
             self._memory = SharedMemory(create=True, size=max(1, sum(sizes)))
-        place = 0
+        place, memory = 0, self._memory.buf
+        assert memory is not None
         for view in views:
-            self._memory.buf[place : place + view.nbytes] = view
+            memory[place : place + view.nbytes] = view
             place += view.nbytes
         return head, self._memory.name, sizes
 
@@ -235,9 +237,10 @@ def _serve(
 
 
 def _unpickle(head: bytes, memory: SharedMemory, sizes: list[int]) -> Any:
-    buffers, place = [], 0
+    buffers, place, view = [], 0, memory.buf
+    assert view is not None
     for size in sizes:
-        buffers.append(bytearray(memory.buf[place : place + size]))  # a copy: the next scene overwrites the memory
+        buffers.append(bytearray(view[place : place + size]))  # a copy: the next scene overwrites the memory
         place += size
     return pickle.loads(head, buffers=buffers)
 

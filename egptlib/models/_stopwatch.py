@@ -12,9 +12,12 @@ STAGES = ("load", "preprocess", "vision", "prefill", "decode")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it; returns at once on the CPU."""
+    """Wait until the device has done what this thread asked of it; returns at once on the CPU.
+
+    It waits for the current stream alone, so that a second model on a stream of its own is not waited for.
+    """
     if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+        torch.accelerator.current_stream(device).synchronize()
 
 
 class Stopwatch:

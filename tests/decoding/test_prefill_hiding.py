@@ -1,0 +1,146 @@
+"""The drafter beside the target: same tokens as the target alone, events of both on one clock, errors told."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from egptlib.decoding import (
+    Drafter,
+    DrafterProcess,
+    DrafterThread,
+    Sampler,
+    as_drafter,
+    compare_prefill_hiding,
+    contention,
+    hidden_prefill_generate,
+)
+from egptlib.decoding._drafters import Draft
+from egptlib.decoding._prefill_hiding import ConcurrentDrafter
+from egptlib.models import Model
+
+from .conftest import make_model
+
+
+class FailingDrafter:
+    """Cannot read its prompt."""
+
+    name, device = "failing", torch.device("cpu")
+
+    def start(self, scene: Any, question: str, recorder: Any) -> None:
+        raise ValueError("no events here")
+
+    def propose(self, answer: Any, count: int, sampler: Sampler, stop: Any = None) -> Draft:
+        return Draft()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """A worker process finds the classes of these tests by name."""
+    folder = str(Path(__file__).parent.parent)
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def target() -> Model:
+    return make_model(0, layers=3, name="target")
+
+
+@pytest.fixture(scope="module")
+def drafter(target: Model) -> Drafter:
+    return as_drafter(make_model(1, layers=3, like=target, noise=0.05), target)
+
+
+@pytest.fixture(scope="module", params=["process", "thread"])
+def beside(request: pytest.FixtureRequest, target: Model, drafter: Drafter) -> Iterator[ConcurrentDrafter]:
+    kind = {"process": DrafterProcess, "thread": DrafterThread}[request.param]
+    with kind(drafter, target.eos_token_ids) as running:
+        yield running
+
+
+def plain(target: Model, prompt: list[int], count: int) -> list[int]:
+    return target.decode_greedy(target.prefill(target.encode(prompt, "")), count)[0].tolist()
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_output_is_the_targets_own(target: Model, beside: ConcurrentDrafter, overlap: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for trial in range(30):
+        prompt = torch.randint(3, 24, (int(torch.randint(1, 12, (1,), generator=generator)),), generator=generator)
+        free, gamma, count = trial % 7, trial % 5, 1 + trial % 23
+        generation = hidden_prefill_generate(
+            target,
+            beside,
+            prompt.tolist(),
+            "",
+            overlap=overlap,
+            max_free_tokens=free,
+            gamma=gamma,
+            max_new_tokens=count,
+        )
+        assert generation.token_ids.tolist() == plain(target, prompt.tolist(), count)
+
+
+def test_in_sequence_all_free_tokens_are_verified_at_once(target: Model, beside: ConcurrentDrafter) -> None:
+    prompt = [5, 9, 11, 4]
+    generation = hidden_prefill_generate(
+        target, beside, prompt, "", overlap=False, max_free_tokens=6, max_new_tokens=30
+    )
+    drafted = next(e for e in generation.events if e.stage == "draft")
+    verified = next(e for e in generation.events if e.stage == "verify")
+    assert verified.info["free"] == verified.info["drafted"] == drafted.info["drafted"] == generation.rounds[0].drafted
+    first = min(e.start for e in generation.events if e.lane == "target")
+    ahead = [e for e in generation.events if e.lane == "drafter" and e.start < first]
+    assert {e.stage for e in ahead} == {"preprocess", "vision", "prefill", "draft"}
+    assert all(e.end <= first for e in ahead)  # one clock in both processes
+
+
+def test_three_figures_stand_side_by_side(target: Model, beside: ConcurrentDrafter) -> None:
+    runs = compare_prefill_hiding(target, beside, [(_scene([7, 8, 9]), "")], repeats=3, warm_ups=1, max_new_tokens=12)
+    assert len(runs) == 1 and runs[0].identical
+    run = runs[0]
+    assert run.on_paper < run.in_sequence and run.free_accepted <= run.free_tokens
+    between = contention(runs)
+    assert between.target == pytest.approx(run.target_beside / run.target_alone)
+    with pytest.raises(ValueError, match="at least one run"):
+        contention([])
+
+
+def test_a_failure_of_the_drafter_is_told(target: Model) -> None:
+    with DrafterProcess(FailingDrafter()) as process:
+        process.begin([4, 5], "", 3)
+        with pytest.raises(RuntimeError, match="no events here"):
+            process.wait()
+    with DrafterThread(FailingDrafter()) as thread:
+        thread.begin([4, 5], "", 3)
+        with pytest.raises(ValueError, match="no events here"):
+            thread.wait()
+
+
+def test_limits_are_checked(beside: ConcurrentDrafter) -> None:
+    if isinstance(beside, DrafterProcess):
+        with pytest.raises(ValueError, match="expected 0 to 512"):
+            beside.begin([4], "", 513)
+
+
+def test_a_stop_rule_ends_a_proposal(beside: ConcurrentDrafter) -> None:
+    beside.begin([5, 6, 7], "", 0)
+    beside.wait()
+    draft = beside.propose([8], 6, Sampler(), lambda confidence: True)
+    assert len(draft.tokens) == len(draft.confidence) == 1
+
+
+class _Tokens(list[int]):
+    """A prompt with what a scene has besides its pictures."""
+
+    id = "p"
+    metadata: dict[str, Any] = {}  # noqa: RUF012
+
+
+def _scene(tokens: list[int]) -> Any:
+    return _Tokens(tokens)
