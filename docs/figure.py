@@ -20,13 +20,13 @@ def main() -> None:
     scene = open_scenes("streets", split="test", event_views=5)[0]
     question = QUESTION if QUESTION in scene.questions else scene.questions[0]
     pair = load_pair("mini")
-    answers = [model.greedy(scene, question, 50).text for model in (pair.drafter, pair.target)]
+    drafted, right = (model.greedy(scene, question, 50).text for model in (pair.drafter, pair.target))
     truth = dict(zip(scene.questions, scene.answers or ())).get(question)
     buffer = io.BytesIO()
-    scene_figure(scene, question, *answers, truth).savefig(buffer, format="png", dpi=150)
+    scene_figure(scene, question, drafted, right, truth).savefig(buffer, format="png", dpi=150)
     target = Path(__file__).with_suffix(".png")
-    # 128 colours are enough for the pictures of streets, and a third of the size.
-    Image.open(buffer).convert("RGB").quantize(128).save(target, optimize=True)
+    # 256 colours are enough for the pictures of streets, and half the size.
+    Image.open(buffer).convert("RGB").quantize(256, kmeans=3).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
 
 
