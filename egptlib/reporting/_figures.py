@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 # What is exact is black; cosine thresholds, the lossy proxy, go from light to dark of one hue.
 EXACT_COLOR = "#000000"
-_PROXY_COLORS = ("#A6D8C6", "#5DB999", "#009E73", "#00593F")
+_PROXY_COLORS = ("#CDEBE0", "#A6D8C6", "#5DB999", "#009E73", "#00593F")
 _SERIES_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Parts and stages: neither of the two models' colours.
 _PART_COLORS = ("#BBBBBB", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#6B7280", "#000000", "#A6D8C6")
@@ -110,7 +110,7 @@ def per_position_figure(
         upper, lower = grid[0, column], grid[1, column]
         positions = [row["position"] + 1 for row in rows]
         keys = [key for key in rows[0] if key.startswith("accept_")]
-        for key, color in zip(keys, _PROXY_COLORS[-len(keys) :] if len(keys) < 4 else _PROXY_COLORS):
+        for key, color in zip(keys, _PROXY_COLORS[-len(keys) :], strict=True):
             label = f"cosine > {float(key.removeprefix('accept_')) / 100:.2f}"
             upper.plot(positions, [100 * row[key] for row in rows], color=color, label=label)
         if matches is not None and name in matches:

@@ -103,9 +103,9 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
     figure = _quick_figure(DOUBLE_COLUMN, 2.7)
     left, right = figure.subplots(1, 2, gridspec_kw=dict(left=0.07, right=0.985, top=0.88, bottom=0.17, wspace=0.22))
     left.plot(grid.gammas, grid.exact, color=EXACT_COLOR, linestyle=(0, (4, 1.5)), label="tokens equal (exact)")
-    left.plot(grid.gammas, grid.proxy[row], color=_PROXY_COLORS[2], label=f"cosine > {threshold:.2f} (lossy)")
+    left.plot(grid.gammas, grid.proxy[row], color=_PROXY_COLORS[-2], label=f"cosine > {threshold:.2f} (lossy)")
     left.axvline(gamma, color=NEUTRAL_COLOR, linewidth=0.9, linestyle=":")
-    for values, color in ((grid.exact, EXACT_COLOR), (grid.proxy[row], _PROXY_COLORS[2])):
+    for values, color in ((grid.exact, EXACT_COLOR), (grid.proxy[row], _PROXY_COLORS[-2])):
         left.plot(gamma, values[column], "o", color=color, markersize=5)
     top = max(float(grid.exact.max()), float(grid.proxy.max()), 0.1)
     left.set(
@@ -113,7 +113,7 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
     )
     left.set_title(f"gamma {gamma}: {grid.exact[column]:.2f} exact, {grid.proxy[row, column]:.2f} by proxy", fontsize=9)
     left.legend(loc="upper left")
-    right.plot(grid.thresholds, 100 * grid.share, color=_PROXY_COLORS[2], label="accepted by the proxy")
+    right.plot(grid.thresholds, 100 * grid.share, color=_PROXY_COLORS[-2], label="accepted by the proxy")
     right.plot(grid.thresholds, 100 * grid.equal, color=EXACT_COLOR, label="of these, tokens equal")
     right.axvline(threshold, color=NEUTRAL_COLOR, linewidth=0.9, linestyle=":")
     right.set(xlim=(grid.thresholds[0], grid.thresholds[-1]), ylim=(-3, 108))
