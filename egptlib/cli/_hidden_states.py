@@ -1,4 +1,4 @@
-"""Verbs of the hidden states and metrics rooms: extract, evaluate."""
+"""Verbs of the hidden states and metrics rooms: extract, plan-extraction, convert, evaluate."""
 
 import json
 from collections.abc import Sequence
@@ -29,23 +29,88 @@ def extract(
     quantization: Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     target_device: Annotated[str | None, typer.Option(help="The drafter's when left out.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the states; the target's own if left out."),
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Target layers to keep besides the last states, as 3,6,9.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at once.")] = 64,
+    commit_every: Annotated[int, typer.Option(min=1, help="Most samples that a crash can cost.")] = 50,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what was set aside.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, one GPU each.")] = 1,
+    cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, instead of workers.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will cost, from a short trial.")] = False,
 ) -> None:
     """Run both models over a dataset and keep their last hidden states."""
     from egptlib.hidden_states import extract as run
+    from egptlib.hidden_states import extract_shards, plan_extraction
     from egptlib.models import load_pair
     from egptlib.scenes import open_scenes
 
-    scenes = open_scenes(dataset, split=split, event_views=event_views)
-    models = load_pair(
-        pair,
+    scenes = open_scenes(dataset, split=split, event_views=event_views)[:num_scenes]
+    models: dict[str, Any] = {
+        "name": pair,
+        "eventgpt": eventgpt,
+        "video_llava": video_llava,
+        "visual_tower": visual_tower,
+        "quantization": quantization,
+        "device": device,
+        "target_device": target_device,
+    }
+    options: dict[str, Any] = {"path": path, "max_new_tokens": max_new_tokens, "num_questions": num_questions}
+    options |= {"dtype": dtype, "batch_size": batch_size}
+    if layers:
+        options["layers"] = {"target": tuple(int(number) for number in layers.split(","))}
+    if plan:
+        print(plan_extraction(load_pair(**models), scenes, **options))
+        return
+    options |= {"commit_every": commit_every, "retry_failed": retry_failed}
+    if workers > 1 or cluster:
+        extract_shards(models, scenes, out, workers, cluster, **options)
+    else:
+        run(load_pair(**models), scenes, out, **options)
+
+
+@app.command()
+def plan_extraction(
+    dataset: Dataset = "streets",
+    split: Split = "test",
+    pair: PairName = "mini",
+    num_scenes: Annotated[int | None, typer.Option(min=1, help="Scenes to use; all when left out.")] = None,
+    num_questions: Annotated[int, typer.Option(min=1, help="Questions per scene.")] = 10,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
+    eventgpt: EventGPTFolder = None,
+    video_llava: VideoLlavaFolder = None,
+    quantization: Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Say what an extraction will cost, from a short trial; `extract --plan` takes all options."""
+    extract(
+        out=Path(),
+        dataset=dataset,
+        split=split,
+        pair=pair,
+        num_scenes=num_scenes,
+        num_questions=num_questions,
+        max_new_tokens=max_new_tokens,
         eventgpt=eventgpt,
         video_llava=video_llava,
-        visual_tower=visual_tower,
         quantization=quantization,
         device=device,
-        target_device=target_device,
+        plan=True,
     )
-    run(models, scenes[:num_scenes], out, path=path, max_new_tokens=max_new_tokens, num_questions=num_questions)
+
+
+@app.command()
+def convert(
+    old: Annotated[Path, typer.Argument(help="Folder of the earlier writer (.pt chunks).")],
+    new: Annotated[Path, typer.Argument(help="Folder to write; an unfinished one is continued.")],
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the states.")] = "bfloat16",
+) -> None:
+    """Turn the earlier writer's chunks into the present format, resumably, and compare all sums."""
+    from egptlib.hidden_states import convert as run
+
+    print(run(old, new, dtype))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Verbs of the scenes room: check, make-data, cut-dsec."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,23 @@ from egptlib.cli._app import app
 
 
 @app.command()
-def check(data: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
-    """Name every broken sample of a dataset folder; exit code 1 when there is one."""
-    from egptlib.scenes import check_folder
+def check(
+    data: Annotated[Path, typer.Argument(help="Dataset folder, or folder of hidden states.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Hidden states: compare the checksums of every byte.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Hidden states: rebuild a damaged index.")] = False,
+) -> None:
+    """Name everything that is broken in a folder of scenes or of hidden states; exit code 1 when something is."""
+    if (data / "index.json").exists() or (data / "chunks").is_dir():
+        from egptlib.hidden_states import check_store, rebuild_index
 
-    problems = check_folder(data)
+        problems: Sequence[object] = check_store(data, deep)
+        if repair and any("index.json" in str(problem) for problem in problems):
+            print(rebuild_index(data))
+            problems = check_store(data, deep)
+    else:
+        from egptlib.scenes import check_folder
+
+        problems = check_folder(data)
     for problem in problems:
         print(problem)
     if problems:

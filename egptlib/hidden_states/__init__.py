@@ -1,14 +1,18 @@
 """Paired hidden states on disk: written durably, resumed, read lazily; and the extraction that makes them."""
 
+from egptlib.hidden_states._convert import convert
 from egptlib.hidden_states._extract import Extraction, extract, is_complete
 from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._plan import ExtractionPlan, plan_extraction
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._recovery import check_store, rebuild_index
 from egptlib.hidden_states._sample import HiddenBatch, HiddenSample, RaggedBatch
+from egptlib.hidden_states._shards import extract_shards
 from egptlib.hidden_states._writer import HiddenStateWriter
 
 __all__ = [
     "Extraction",
+    "ExtractionPlan",
     "Head",
     "HiddenBatch",
     "HiddenSample",
@@ -16,7 +20,10 @@ __all__ = [
     "HiddenStates",
     "RaggedBatch",
     "check_store",
+    "convert",
     "extract",
+    "extract_shards",
     "is_complete",
+    "plan_extraction",
     "rebuild_index",
 ]

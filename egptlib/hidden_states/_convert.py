@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -35,7 +34,10 @@ def convert(
         start = len(writer)
         with tqdm(total=len(source), initial=start, desc="convert", unit="sample", leave=False) as bar:
             for number, sample in _samples(source, start):
-                writer.add(sample.drafter_hidden, sample.target_hidden, metadata=_named(sample.metadata, number))
+                metadata = sample.metadata
+                if (metadata["scene"], metadata["question"]) in writer:  # the earlier writer did not look
+                    metadata = metadata | {"scene": f"{metadata['scene']}#{number}"}
+                writer.add(sample.drafter_hidden, sample.target_hidden, metadata=metadata)
                 bar.update()
     target = HiddenStates.open(new)
     if len(target) != len(source):
@@ -47,7 +49,7 @@ def convert(
                 if expected.shape != found.shape or expected.double().sum() != found.double().sum():
                     raise ValueError(f"{new}: sample {number}: {name} is not that of {old}")
             bar.update()
-    size = sum((Path(new) / "chunks" / path.name).stat().st_size for path in (Path(new) / "chunks").iterdir())
+    size = sum(path.stat().st_size for path in (Path(new) / "chunks").iterdir())
     return (
         f"converted {len(source) - start} samples, {start} were there already; {size / 1e9:.2f} GB, sums right -> {new}"
     )
@@ -59,8 +61,3 @@ def _samples(hs: HiddenStates, start: int) -> Iterator[tuple[int, HiddenSample]]
         for sample in batch:
             yield number, sample
             number += 1
-
-
-def _named(metadata: dict[str, Any], number: int) -> dict[str, Any]:
-    """The earlier writer did not keep scene and question unique; the number of the sample makes them so."""
-    return metadata | {"scene": f"{metadata['scene']}#{number}" if metadata.get("scene") else f"#{number}"}

@@ -112,7 +112,10 @@ def sample_checksum(first: int, last: int, rows: Iterable[np.ndarray]) -> int:
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
     """The bytes of a contiguous CPU tensor, uint8 [n], without copying."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.reshape(-1)
+    if flat.stride(0) != 1:  # a single value taken from a column counts as contiguous, but cannot be viewed as bytes
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy()
 
 
 def write_chunk(

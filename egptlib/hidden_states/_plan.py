@@ -1,0 +1,75 @@
+"""What an extraction will cost, before it starts: samples, bytes, hours, from a short trial on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from egptlib.hidden_states._extract import extract
+from egptlib.hidden_states._reader import HiddenStates
+
+if TYPE_CHECKING:
+    from egptlib.models import Pair
+    from egptlib.scenes import Scene
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What to expect.
+
+    Attributes:
+        num_samples: scenes times questions.
+        num_bytes: of the finished folder, from the lengths of the trial's answers; heads included.
+        seconds: for all of it, one process, from the trial's rate.
+        num_trial: samples of the trial.
+    """
+
+    num_samples: int
+    num_bytes: float
+    seconds: float
+    num_trial: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_samples:,} samples, {self.num_bytes / 1e9:.2f} GB, {self.seconds / 3600:.2f} hours in one "
+            f"process (from {self.num_trial} samples tried here)"
+        )
+
+
+def plan_extraction(
+    pair: Pair, scenes: Sequence[Scene], num_questions: int = 10, trial_scenes: int = 6, **options: Any
+) -> ExtractionPlan:
+    """Extract a few scenes, evenly taken, into a folder that is thrown away, and project.
+
+    The first batch warms up and is not counted.
+
+    Args:
+        pair, scenes: as for `extract`.
+        num_questions: per scene.
+        trial_scenes: scenes of the counted trial.
+        options: what `extract` will be given (path, max_new_tokens, dtype, layers, batch_size).
+
+    Raises:
+        ValueError: no scene, or none of those tried could be read.
+    """
+    if not len(scenes):
+        raise ValueError("scenes: expected at least one")
+    step = max(1, len(scenes) // trial_scenes)
+    tried = [scenes[i] for i in range(0, len(scenes), step)][:trial_scenes]
+    with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as folder:
+        extract(pair, tried[:1], Path(folder, "warm"), num_questions=num_questions, **options)
+        start = time.perf_counter()
+        done = extract(pair, tried, Path(folder, "trial"), num_questions=num_questions, **options)
+        seconds = time.perf_counter() - start
+        if not done.num_extracted:
+            raise ValueError(f"none of {len(tried)} scenes could be read: see `egptlib check` of the dataset")
+        trial = HiddenStates.open(Path(folder, "trial"))
+        chunks = sum(path.stat().st_size for path in trial.folder.glob("chunks/*"))
+        heads = sum(path.stat().st_size for path in trial.folder.glob("*_head.safetensors"))
+    total = len(scenes) * num_questions
+    share = total / done.num_extracted
+    return ExtractionPlan(total, chunks * share + heads, seconds * share, done.num_extracted)

@@ -1,0 +1,184 @@
+"""Extraction in several processes, on this machine or a Dask cluster: shards side by side, joined by one index."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from egptlib._paths import write_json
+from egptlib.hidden_states._extract import Extraction, extract
+from egptlib.hidden_states._format import INDEX, read_index, write_index
+from egptlib.hidden_states._lock import FolderLock
+
+if TYPE_CHECKING:
+    from egptlib.models import Pair
+    from egptlib.scenes import Scene
+
+PLAN = "shards.json"
+_claimed: list[int] = []  # open lock files of this process's GPU
+
+
+def extract_shards(
+    pair: Mapping[str, Any],
+    scenes: Sequence[Scene],
+    out: str | os.PathLike[str],
+    workers: int = 2,
+    cluster: str | None = None,
+    num_shards: int | None = None,
+    attempts: int = 3,
+    **options: Any,
+) -> Extraction:
+    """`extract` spread over processes; the joined folder reads like one that a single process wrote.
+
+    The scenes are cut into shards of whole batches; each is a folder of its own under `out/shards`, with its own lock
+    and commits. A worker that dies loses at most what it had not committed: its shard is taken up again by another one,
+    and nothing is written twice. At the end one index lists the chunks of all shards; none is copied.
+
+    Args:
+        pair: what `load_pair` is called with, in each worker: {"name": "mini", "device": "cuda", ...}.
+        scenes, out: as for `extract`; every worker must see the same paths.
+        workers: processes on this machine, one GPU each where `device` is "cuda". Not used with `cluster`.
+        cluster: address of a Dask scheduler ("tcp://127.0.0.1:8786"), whose workers take the shards.
+        num_shards: how finely to cut; what was begun keeps its number. None: four a worker.
+        attempts: how often shards whose worker died are handed out again.
+        options: further arguments of `extract`.
+
+    Raises:
+        ValueError: `out` was begun with another number of shards or scenes, or by a single process.
+        RuntimeError: workers died in every attempt.
+    """
+    out = Path(out)
+    start, lock = time.perf_counter(), FolderLock(out)
+    try:
+        per_scene = len(options.get("questions") or ()) or options.get("num_questions", 10)
+        parts = _plan(out, scenes, max(1, options.get("batch_size", 64) // per_scene), num_shards or 4 * workers)
+        jobs = [
+            delayed(_shard)(dict(pair), scenes[first:last], out / "shards" / f"{number:03d}", options)
+            for number, (first, last) in enumerate(parts)
+        ]
+        done = _run(jobs, workers, cluster, attempts)
+        _join(out, len(parts))
+    finally:
+        lock.release()
+    total = Extraction(
+        out,
+        num_extracted=sum(part.num_extracted for part in done),
+        num_present=sum(part.num_present for part in done),
+        num_failed=sum(part.num_failed for part in done),
+        seconds=time.perf_counter() - start,
+        num_ties=sum(part.num_ties for part in done),
+    )
+    print(f"{len(parts)} shards joined: {total}", flush=True)
+    return total
+
+
+def claim_gpu() -> None:
+    """Take a GPU of this machine that no other worker has, and hide the others; before CUDA is first used.
+
+    Held by a lock file until the process ends. Where CUDA_VISIBLE_DEVICES names one device already, that is it.
+
+    Raises:
+        RuntimeError: all are taken.
+    """
+    import tempfile
+
+    import torch
+
+    if _claimed:
+        return
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    if len(devices) == 1:
+        return
+    for device in devices:
+        place = Path(tempfile.gettempdir(), f"egptlib-{os.getuid()}-gpu-{device.strip()}.lock")
+        file = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            continue
+        _claimed.append(file)
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.strip()
+        return
+    raise RuntimeError(f"no free GPU among {', '.join(devices) or 'none'}: start at most one worker for each")
+
+
+@lru_cache(maxsize=1)
+def _load(pair: str) -> Pair:
+    from egptlib.models import load_pair
+
+    return load_pair(**json.loads(pair))
+
+
+def _shard(pair: dict[str, Any], scenes: Sequence[Scene], folder: Path, options: dict[str, Any]) -> Extraction:
+    """One shard, in a worker."""
+    if str(pair.get("device", "cpu")).startswith("cuda"):
+        claim_gpu()
+    return extract(_load(json.dumps(pair, default=str, sort_keys=True)), scenes, folder, **options)
+
+
+def _plan(out: Path, scenes: Sequence[Scene], per_batch: int, num_shards: int) -> list[tuple[int, int]]:
+    """First and last scene of each shard, in whole batches; written down, and compared when it is continued."""
+    if (out / INDEX).exists() and not (out / PLAN).exists():
+        raise ValueError(f"{out / INDEX}: written by a single process; go on without workers, or take another folder")
+    batches = -(-len(scenes) // per_batch)
+    if (out / PLAN).exists():
+        num_shards = json.loads((out / PLAN).read_text())["num_shards"]
+    num_shards = max(1, min(num_shards, batches))
+    bounds = [min(len(scenes), batches * i // num_shards * per_batch) for i in range(num_shards + 1)]
+    plan = {"num_shards": num_shards, "num_scenes": len(scenes), "bounds": bounds}
+    if (out / PLAN).exists():
+        there = json.loads((out / PLAN).read_text())
+        if there != plan:
+            raise ValueError(
+                f"{out / PLAN}: begun with {there['num_scenes']} scenes cut at {there['bounds']}, now "
+                f"{len(scenes)} cut at {bounds}; continue with the same scenes and batch size, or take another folder"
+            )
+    else:
+        write_json(out / PLAN, plan)
+    return list(pairwise(bounds))
+
+
+def _run(jobs: list[Any], workers: int, cluster: str | None, attempts: int) -> list[Extraction]:
+    if cluster is not None:
+        from distributed import Client
+
+        # Dask hands the tasks of a worker that died to another one by itself.
+        with Client(cluster), parallel_config(backend="dask"):
+            return Parallel(n_jobs=-1, batch_size=1)(jobs)
+    for attempt in range(attempts):
+        try:
+            return Parallel(n_jobs=workers, batch_size=1)(jobs)
+        except TerminatedWorkerError:
+            print(f"a worker died; taking up its shards again (attempt {attempt + 2} of {attempts})", flush=True)
+    raise RuntimeError(f"workers died in each of {attempts} attempts: most likely they ran out of memory")
+
+
+def _join(out: Path, num_shards: int) -> None:
+    """One index over the chunks of all shards."""
+    joined: dict[str, Any] = {}
+    for number in range(num_shards):
+        folder = f"shards/{number:03d}"
+        index = read_index(out / folder)
+        joined = joined or index | {"chunks": [], "num_samples": 0, "heads": {}}
+        if index["config"] != joined["config"] or (index["fields"] or joined["fields"]) != joined["fields"]:
+            raise ValueError(f"{out / folder}: another configuration than the shards before it; remove it, run again")
+        start = joined["num_samples"]
+        for entry in index["chunks"]:
+            moved = {"path": f"{folder}/{entry['path']}", "start": start + entry["start"]}
+            joined["chunks"].append(entry | moved)
+        for side, head in index["heads"].items():
+            joined["heads"].setdefault(side, head | {"path": f"{folder}/{head['path']}"})
+        joined["num_samples"] += index["num_samples"]
+    write_index(out, joined)

@@ -1,0 +1,149 @@
+"""Convert, plan, shards, and the check verb."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from egptlib.cli import app
+from egptlib.hidden_states import HiddenStates, convert, extract, extract_shards, plan_extraction
+from egptlib.hidden_states._shards import _claimed, claim_gpu
+from egptlib.models import Pair
+from tests.hidden_states.conftest import make_scene
+
+
+def test_earlier_chunks_are_converted_resumably(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = shared / "golden" / "legacy_chunks", tmp_path / "new"
+    with monkeypatch.context() as patch:
+        patch.setattr("egptlib.hidden_states._convert._samples", lambda hs, start: _broken(hs))
+        with pytest.raises(RuntimeError, match="power"):
+            convert(old, new)
+    assert len(HiddenStates.open(new)) == 33
+    line = convert(old, new)
+    assert line.startswith("converted 27 samples, 33 were there already") and "sums right" in line
+    for before, after in zip(HiddenStates.open(old), HiddenStates.open(new), strict=True):
+        assert torch.equal(before.target_hidden.bfloat16(), after.target_hidden)
+        assert before.metadata == after.metadata
+
+
+def _broken(hs: HiddenStates) -> Iterator[Any]:
+    yield from ((i, hs[i]) for i in range(33))
+    raise RuntimeError("power")
+
+
+def test_the_plan_tells_the_size(pair: Pair, tmp_path: Path) -> None:
+    scenes = [make_scene(i) for i in range(4)]
+    plan = plan_extraction(pair, scenes, num_questions=2, trial_scenes=2, max_new_tokens=4)
+    assert (plan.num_samples, plan.num_trial) == (8, 4) and plan.seconds > 0
+    extract(pair, scenes, tmp_path, num_questions=2, max_new_tokens=4)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert plan.num_bytes == pytest.approx(size, rel=0.02)
+
+
+def test_check_of_a_store(pair: Pair, tmp_path: Path) -> None:
+    extract(pair, [make_scene(0)], tmp_path, num_questions=2, max_new_tokens=2)
+    runner = CliRunner()
+    assert runner.invoke(app, ["check", str(tmp_path), "--deep"]).exit_code == 0
+    (chunk,) = (tmp_path / "chunks").iterdir()
+    content = bytearray(chunk.read_bytes())
+    content[2000] ^= 1
+    chunk.write_bytes(content)
+    assert runner.invoke(app, ["check", str(tmp_path)]).exit_code == 0
+    result = runner.invoke(app, ["check", str(tmp_path), "--deep"])
+    assert result.exit_code == 1 and "another SHA-256" in result.output
+    content[2000] ^= 1
+    chunk.write_bytes(content)
+    (tmp_path / "index.json").write_text("{")
+    result = runner.invoke(app, ["check", str(tmp_path), "--repair"])
+    assert result.exit_code == 0 and "rebuilt from 1 chunks with 2 samples" in result.output
+
+
+def test_a_gpu_is_claimed_before_cuda_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    taken = []
+    for expected in ("4", "7"):  # as if from two processes
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+        claim_gpu()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+        taken.append(_claimed.pop())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    with pytest.raises(RuntimeError, match="no free GPU among 4, 7"):
+        claim_gpu()
+    for file in taken:
+        os.close(file)
+
+
+def test_shards_in_this_process_are_joined(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan and the join, without processes: workers=1 runs the jobs here."""
+    monkeypatch.setattr("egptlib.hidden_states._shards._load", lambda pair_: pair)
+    scenes = [make_scene(i) for i in range(5)]
+    options: dict[str, Any] = {"num_questions": 2, "max_new_tokens": 3, "batch_size": 2}
+    extract(pair, scenes, tmp_path / "one", **options)
+    extract_shards({}, scenes, tmp_path / "many", workers=1, num_shards=3, **options)
+    assert_equal(tmp_path / "one", tmp_path / "many")
+    assert not list((tmp_path / "many").glob("chunks"))
+    again = extract_shards({}, scenes, tmp_path / "many", workers=1, **options)
+    assert (again.num_extracted, again.num_present) == (0, 10)
+    with pytest.raises(ValueError, match=r"shards\.json: begun with 5 scenes"):
+        extract_shards({}, scenes[:4], tmp_path / "many", workers=1, **options)
+    with pytest.raises(ValueError, match="joined from shards"):
+        extract(pair, scenes, tmp_path / "many", **options)
+    with pytest.raises(ValueError, match="written by a single process"):
+        extract_shards({}, scenes, tmp_path / "one", workers=1, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["processes", "dask"])
+def test_a_killed_worker_costs_nothing(tmp_path: Path, backend: str) -> None:
+    """Two workers, one killed by SIGKILL midway: the joined folder equals that of one process."""
+    import psutil
+
+    from egptlib.models import load_pair
+
+    scenes = [make_scene(i, 3) for i in range(36)]
+    options: dict[str, Any] = {"num_questions": 3, "max_new_tokens": 30, "batch_size": 6, "commit_every": 6}
+    extract(load_pair("mini"), scenes, tmp_path / "one", **options)
+    out = tmp_path / "many"
+    killed: list[int] = []
+
+    def kill() -> None:
+        begun = time.monotonic()
+        while not killed and time.monotonic() < begun + 120:
+            time.sleep(0.05)
+            if len(list(out.glob("shards/*/chunks/*"))) < 3:
+                continue
+            for child in psutil.Process().children(recursive=True):
+                held = [file.path for file in child.open_files()]
+                if any(path.endswith("writer.lock") for path in held):
+                    os.kill(child.pid, signal.SIGKILL)
+                    killed.append(child.pid)
+                    break
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    if backend == "processes":
+        extract_shards({"name": "mini"}, scenes, out, workers=2, num_shards=4, **options)
+    else:
+        from distributed import LocalCluster
+
+        with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+            extract_shards({"name": "mini"}, scenes, out, cluster=cluster.scheduler_address, num_shards=4, **options)
+    thread.join()
+    assert killed
+    assert_equal(tmp_path / "one", out)
+
+
+def assert_equal(one: Path, many: Path) -> None:
+    for a, b in zip(HiddenStates.open(one), HiddenStates.open(many), strict=True):
+        assert a.metadata == b.metadata
+        for name in ("drafter_hidden", "target_hidden", "token_ids", "drafter_top1", "overlap"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert HiddenStates.open(many).target_head.lm_head.shape == HiddenStates.open(one).target_head.lm_head.shape
