@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from egptlib.reporting._figures import scene_figure
 from egptlib.reporting._figures_explore import (
     AcceptanceGrid,
@@ -55,12 +57,15 @@ def explore(draw: "Callable[..., Figure]", **controls: "Widget") -> "Widget":
 
 
 def to_png(figure: "Figure") -> bytes:
-    """Draw a figure as it is, without cutting its margins: that would draw it twice."""
-    import matplotlib
+    """Draw a figure as it is, once. `savefig` draws twice, the first time to see how large everything is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"savefig.bbox": "standard"}):
-        figure.savefig(buffer, format="png", dpi=_DPI)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
