@@ -111,14 +111,16 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
     left.set(
         xlim=(0.7, grid.gammas[-1] + 0.3), ylim=(0, 1.1 * top), xlabel="gamma (tokens)", ylabel="accepted (tokens)"
     )
-    left.set_title(f"gamma {gamma}: {grid.exact[column]:.2f} exact, {grid.proxy[row, column]:.2f} by proxy", fontsize=9)
+    left.set_title(
+        f"gamma {gamma}: {grid.exact[column]:.2f} exact, {grid.proxy[row, column]:.2f} by proxy", fontsize=9, y=1.0
+    )
     left.legend(loc="upper left")
     right.plot(grid.thresholds, 100 * grid.share, color=_PROXY_COLORS[-2], label="accepted by the proxy")
     right.plot(grid.thresholds, 100 * grid.equal, color=EXACT_COLOR, label="of these, tokens equal")
     right.axvline(threshold, color=NEUTRAL_COLOR, linewidth=0.9, linestyle=":")
     right.set(xlim=(grid.thresholds[0], grid.thresholds[-1]), ylim=(-3, 108))
     right.set(xlabel="threshold (cosine)", ylabel="positions (%)")
-    right.set_title(f"threshold {threshold:.2f}: {grid.share[row]:.1%} accepted", fontsize=9)
+    right.set_title(f"threshold {threshold:.2f}: {grid.share[row]:.1%} accepted", fontsize=9, y=1.0)
     right.legend(loc="lower left")
     return figure
 
@@ -160,7 +162,7 @@ def timeline_cursor_figure(events: Sequence[Stamped], at: float | None = None) -
     for label, lane in zip(axes.get_yticklabels(), lanes):
         label.set_color(_LANES.get(lane, NEUTRAL_COLOR))
     title = f"{at:.1f} of {end:.1f} ms" + ("" if at >= end else ": " + ", ".join(f"{k} {v}" for k, v in doing.items()))
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, y=1.0)
     handles = [axes.plot([], [], color=colors[stage], linewidth=6)[0] for stage in stages]
     figure.legend(
         handles, [s.replace("_", " ") for s in stages], loc="lower center", ncols=min(7, len(stages)), fontsize=7
