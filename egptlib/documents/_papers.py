@@ -108,6 +108,7 @@ def _note_problems(note: Markdown) -> list[str]:
 
 def _statements(section: str) -> list[str]:
     """Bullets of a section, continuation lines joined; tables and plain text are taken as one statement."""
+    section = re.sub(r"^```.*?^```$", "", section, flags=re.M | re.S)  # worked examples are ours, not the paper's
     parts = re.split(r"\n(?=- )|\n\s*\n", section.strip())
     return [" ".join(part.split()) for part in parts if part.strip()]
 
