@@ -1,0 +1,240 @@
+"""One training loop for everything this room trains: deterministic, resumable, stopped by what validation is asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from egptlib._paths import write_json
+from egptlib.adapters._files import write_tensors
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train.
+
+    Attributes:
+        epochs: at most so many.
+        batch_size: samples per step and process.
+        learning_rate: AdamW's, at the end of the warm-up; a cosine leads from there to zero.
+        weight_decay: on matrices only.
+        warmup: share of all steps until the full learning rate.
+        clip: norm at which the gradient is clipped.
+        patience: epochs without a better `monitor` after which training stops.
+        monitor: name of the validation figure that decides which epoch is best.
+        lower_is_better: whether less of it is better (a loss).
+        seed: of the order of samples and of dropout.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip: float = 1.0
+    patience: int = 5
+    monitor: str = "mean_acceptance_length"
+    lower_is_better: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training setting {name}: expected at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"training settings: expected learning_rate > 0 and 0 <= warmup < 1, "
+                f"got {self.learning_rate} and {self.warmup}"
+            )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training left.
+
+    Attributes:
+        folder: the run folder.
+        history: one row per epoch: epoch, loss and its terms, the figures of validation, seconds.
+        best_epoch: whose weights are in `best/`.
+        seconds: of training and validation, all sessions together.
+    """
+
+    folder: Path
+    history: list[Row]
+    best_epoch: int
+    seconds: float
+
+    @property
+    def best(self) -> Row:
+        """The row of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+
+def fit(
+    objective: nn.Module,
+    batches: Callable[[int], Iterable[Any]],
+    steps_per_epoch: int,
+    validate: Callable[[], Row],
+    save_best: Callable[[Path, Row], object],
+    settings: FitSettings,
+    folder: Path,
+    description: dict[str, Any],
+) -> Fit:
+    """Train `objective`, or go on where a stopped run left `folder`.
+
+    The order of samples and dropout of an epoch depend on the seed and the epoch alone, and the whole state is written
+    after each epoch, so a run that was killed and continued gives the curve of one that was not.
+
+    Args:
+        objective: called with a batch, returns a dict of scalars whose "loss" is minimised. Its parameters that
+            require gradients are trained.
+        batches: epoch (from 1) -> that epoch's batches.
+        steps_per_epoch: how many those are.
+        validate: figures over all validation samples, in evaluation mode.
+        save_best: writes the weights worth keeping into a folder, given the row of their epoch.
+        settings: how to train.
+        folder: run folder: `settings.json`, `history.json`, `state.safetensors`, `best/`.
+        description: plain values that tell what is trained on what; kept in `settings.json`.
+
+    Raises:
+        ValueError: `folder` was started with other settings, `monitor` is no figure of `validate`, or the loss is no
+            longer finite.
+    """
+    told = json.loads(json.dumps({"training": asdict(settings), **description}))
+    _check_same(folder / "settings.json", told)
+    cuda = torch.cuda.is_available() and any(p.is_cuda for p in objective.parameters())
+    accelerator = Accelerator(mixed_precision="bf16" if cuda else "no", cpu=not cuda)
+    named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
+    total = settings.epochs * steps_per_epoch
+    warmup = max(1, round(settings.warmup * total))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, total, warmup))
+    history = _restore(folder / "state.safetensors", named, optimiser)
+    for _ in range(len(history) * steps_per_epoch):
+        schedule.step()
+    prepared, runner = accelerator.prepare(objective, optimiser)
+    sign = -1.0 if settings.lower_is_better else 1.0
+    for epoch in range(len(history) + 1, settings.epochs + 1):
+        if _stopped(history, settings, sign):
+            break
+        start = time.perf_counter()
+        torch.manual_seed(settings.seed * 1_000_003 + epoch)
+        prepared.train()
+        sums: Row = {}
+        steps = 0
+        for batch in _mine(
+            tqdm(batches(epoch), total=steps_per_epoch, desc=f"epoch {epoch}", leave=False, disable=None), accelerator
+        ):
+            with accelerator.autocast():
+                terms: dict[str, Tensor] = prepared(batch)
+            if not torch.isfinite(terms["loss"]):
+                raise ValueError(f"{folder}: the loss is {terms['loss'].item()} in epoch {epoch}; lower learning_rate")
+            accelerator.backward(terms["loss"])
+            nn.utils.clip_grad_norm_([p for _, p in named], settings.clip)
+            runner.step()
+            schedule.step()
+            runner.zero_grad(set_to_none=True)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + term.item()
+            steps += 1
+        prepared.eval()
+        with torch.no_grad():
+            figures = validate()
+        if settings.monitor not in figures:
+            raise ValueError(f"monitor {settings.monitor!r}: expected one of {', '.join(figures)}")
+        row = {"epoch": epoch, **{name: value / steps for name, value in sums.items()}, **figures}
+        row["seconds"] = time.perf_counter() - start
+        history.append(row)
+        if accelerator.is_main_process:
+            if _best(history, settings.monitor, sign) == epoch:
+                save_best(folder / "best", row)
+            _keep(folder / "state.safetensors", named, optimiser, history)
+            write_json(folder / "history.json", history)
+        accelerator.wait_for_everyone()
+    return Fit(folder, history, _best(history, settings.monitor, sign), sum(row["seconds"] for row in history))
+
+
+def shortened(settings: FitSettings, **changes: Any) -> FitSettings:
+    """The same settings but for `changes`; for smoke runs."""
+    return replace(settings, **changes)
+
+
+def _mine(batches: Iterable[Any], accelerator: Accelerator) -> Iterator[Any]:
+    """Every process takes each so-many-th batch; what does not fill a round is left out, so that all stay in step."""
+    held: list[Any] = []
+    for batch in batches:
+        held.append(batch)
+        if len(held) == accelerator.num_processes:
+            yield held[accelerator.process_index]
+            held.clear()
+
+
+def _warm_cosine(step: int, total: int, warmup: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+def _best(history: list[Row], monitor: str, sign: float) -> int:
+    """Number of the best epoch, the first of equals."""
+    return max(range(len(history)), key=lambda i: (sign * history[i][monitor], -i)) + 1
+
+
+def _stopped(history: list[Row], settings: FitSettings, sign: float) -> bool:
+    return bool(history) and len(history) - _best(history, settings.monitor, sign) >= settings.patience
+
+
+def _check_same(path: Path, told: dict[str, Any]) -> None:
+    if not path.is_file():
+        write_json(path, told)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted(before.keys() | told.keys()):
+        if before.get(name) != told.get(name):
+            raise ValueError(
+                f"{path}: this run was started with {name} {before.get(name)!r}, not {told.get(name)!r}; "
+                "give another folder or the same settings"
+            )
+
+
+def _keep(
+    path: Path, named: list[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer, history: list[Row]
+) -> None:
+    """Write weights, moments and history as one safetensors file: whole or as before."""
+    tensors = {"history": torch.frombuffer(bytearray(json.dumps(history).encode()), dtype=torch.uint8)}
+    for name, parameter in named:
+        tensors[f"weight.{name}"] = parameter
+        tensors |= {f"{kind}.{name}": value for kind, value in optimiser.state[parameter].items()}
+    write_tensors(path, tensors)
+
+
+def _restore(path: Path, named: list[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer) -> list[Row]:
+    if not path.is_file():
+        return []
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, parameter in named:
+            parameter.copy_(file.get_tensor(f"weight.{name}"))
+            optimiser.state[parameter] = {
+                "step": file.get_tensor(f"step.{name}"),
+                "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
+                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
+            }
+        history: list[Row] = json.loads(bytes(file.get_tensor("history").tolist()))
+    return history
