@@ -24,6 +24,8 @@ VERBS = [
     "train-mini",
     "extract",
     "evaluate",
+    "adapters",
+    "train",
     "run",
     "report",
     "papers",

@@ -125,10 +125,8 @@ def fit(
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
     total = settings.epochs * steps_per_epoch
     warmup = max(1, round(settings.warmup * total))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, total, warmup))
     history = _restore(folder / "state.safetensors", named, optimiser)
-    for _ in range(len(history) * steps_per_epoch):
-        schedule.step()
+    step = len(history) * steps_per_epoch
     prepared, runner = accelerator.prepare(objective, optimiser)
     sign = -1.0 if settings.lower_is_better else 1.0
     for epoch in range(len(history) + 1, settings.epochs + 1):
@@ -148,8 +146,10 @@ def fit(
                 raise ValueError(f"{folder}: the loss is {terms['loss'].item()} in epoch {epoch}; lower learning_rate")
             accelerator.backward(terms["loss"])
             nn.utils.clip_grad_norm_([p for _, p in named], settings.clip)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * _warm_cosine(step, total, warmup)
             runner.step()
-            schedule.step()
+            step += 1
             runner.zero_grad(set_to_none=True)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.item()

@@ -108,7 +108,7 @@ def pad_ids(rows: Sequence[Sequence[int]] | Sequence[Tensor], length: int) -> Te
     """Rows of ids as one int64 tensor [rows, length], cut or filled with `NOTHING`."""
     padded = torch.full((len(rows), length), NOTHING)
     for i, row in enumerate(rows):
-        ids = torch.as_tensor(row[:length], dtype=torch.long)
+        ids = torch.as_tensor(row, dtype=torch.long)[:length]
         padded[i, : len(ids)] = ids
     return padded
 

@@ -1,0 +1,56 @@
+"""From stored samples to what a level takes, and from its output to the rows it stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egptlib.adapters._levels import Adapter, AttentionAdapter, FusedHead, Head, token_states
+from egptlib.hidden_states import HiddenBatch
+
+
+def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]:
+    """The tensors that `adapter.inputs` names, float32, on the lm head's device.
+
+    L5F gets the drafter's row t + 1 beside the target's row t (see `FusedHead`).
+
+    Raises:
+        ValueError: the folder does not hold a field.
+    """
+    tensors = []
+    for name in adapter.inputs:
+        if name == "token_states":
+            tensors.append(token_states(_field(batch, "token_ids").to(lm_head.device), lm_head).float())
+            continue
+        tensor = _field(batch, name).to(lm_head.device).float()
+        if name == "drafter_hidden" and isinstance(adapter, FusedHead):
+            tensor = torch.cat([tensor[:, 1:], torch.zeros_like(tensor[:, :1])], dim=1)
+        tensors.append(tensor)
+    return tensors
+
+
+def predictions(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor, depths: int) -> list[tuple[int, Tensor]]:
+    """Return (offset, states [b, t, hidden]): states at row t are an idea of the target's row t + offset."""
+    tensors = given(adapter, batch, lm_head)
+    if isinstance(adapter, Head):
+        return list(enumerate(adapter.ahead(*tensors, depths=depths), start=1))
+    if isinstance(adapter, AttentionAdapter):
+        return [(0, adapter(*tensors, batch.mask.to(lm_head.device)))]
+    return [(0, adapter(*tensors))]
+
+
+def moved(rows: Tensor, offset: int, fill: Any = 0) -> Tensor:
+    """Row t + offset in place t; `fill` where there is none."""
+    out = torch.full_like(rows, fill)
+    if offset < rows.shape[1]:
+        out[:, : rows.shape[1] - offset] = rows[:, offset:]
+    return out
+
+
+def _field(batch: HiddenBatch, name: str) -> Tensor:
+    tensor: Tensor | None = getattr(batch, name)
+    if tensor is None:
+        raise ValueError(f"these hidden states hold no {name}; extract again (E3 needs layers of the target)")
+    return tensor

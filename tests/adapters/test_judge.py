@@ -1,0 +1,73 @@
+"""Acceptance by replay against a decoder that is written out, majority predictors, and the recorded tokens."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egptlib.adapters import Majority, acceptance_length
+from egptlib.adapters._judge import by_depth
+from egptlib.metrics import token_acceptance
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.randoms(use_true_random=False),
+)
+def test_replay_is_what_a_decoder_does(answers: list[list[int]], gamma: int, random) -> None:  # type: ignore[no-untyped-def]
+    guesses = [[random.randint(0, 2) for _ in answer] for answer in answers]
+    tokens = passes = 0
+    for answer, guess in zip(answers, guesses):
+        said = answer[:1]  # the prefill's token
+        while len(said) < len(answer):
+            draft = guess[len(said) : len(said) + gamma]
+            kept: list[int] = []
+            for token in draft:
+                if token != answer[len(said) + len(kept)]:
+                    break
+                kept.append(token)
+            bonus = answer[len(said) + len(kept) :][:1]
+            said = said + kept + bonus
+            tokens += len(kept) + len(bonus)
+            passes += 1
+    matches = [by_depth(torch.tensor(a) == torch.tensor(g), 6) for a, g in zip(answers, guesses)]
+    assert acceptance_length(matches, gamma) == pytest.approx(tokens / passes if passes else 1.0)
+
+
+def test_majority_is_fitted_where_it_is_told_to_be() -> None:
+    majority = Majority([[1, 2], [1, 3], [4, 3]], ["a", "a", "b"])
+    assert majority.predict(3, "b") == [4, 3, -1]
+    assert Majority([[1, 2], [1, 3], [4, 3]]).predict(3) == [1, 3, -1]
+
+
+def test_majority_on_the_recorded_tokens(shared: Path) -> None:
+    """0.2500 by the recorded script: positions 1 to 49, the folds it was written with."""
+    results = json.loads((shared / "recorded/test_tokens_1q.json").read_text())["results"]
+    rows = [result["vl_tokens"] for result in results]
+    hits = total = 0
+    for train, test in ((rows[:550], rows[550:]), (rows[550:], rows[:550])):
+        majority = Majority(train).predict(50)
+        hits += sum(row[i] == majority[i] for row in test for i in range(1, 50))
+        total += 49 * len(test)
+    expected = json.loads((shared / "recorded/expected_aggregates.json").read_text())["test_tokens_1q"]
+    name = "per_position_majority_predictor_on_vl[1:]_2fold_contiguous"
+    assert hits / total == pytest.approx(expected[name], abs=1e-12)
+    assert round(hits / total, 4) == 0.2500
+
+
+def test_the_recorded_two_percent_is_bos(shared: Path) -> None:
+    results = json.loads((shared / "recorded/test_tokens_1q.json").read_text())["results"]
+    ours = [result["egpt_tokens"] for result in results]
+    theirs = [result["vl_tokens"] for result in results]
+    without = token_acceptance(ours, theirs, bos_token_id=1)
+    assert (without["positional_matches"], without["positions_compared"]) == (546, 37_533)
+    assert without["accepted_prefix_histogram"] == {0: 792, 1: 8}
+    kept = token_acceptance([[1, *row] for row in ours], [[1, *row] for row in theirs])
+    assert kept["positional_matches"] == 546 + 800  # one match a sample that nobody predicted
+    dropped = token_acceptance([[1, *row] for row in ours], [[1, *row] for row in theirs], bos_token_id=1)
+    assert dropped == without

@@ -1,0 +1,170 @@
+"""Training: loss terms against their formulas, resume to the same curve, every level learns, judged where unseen."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from egptlib.adapters import (
+    LEVELS,
+    FitSettings,
+    Head,
+    LossSettings,
+    TokenAdapter,
+    TokenAdapterSettings,
+    collect_training,
+    create_adapter,
+    judge,
+    judge_baselines,
+    judge_token_adapter,
+    load_adapter,
+    new_run_folder,
+    pad_ids,
+    split_by_sequence,
+    star,
+    train_adapter,
+    train_token_adapter,
+)
+from egptlib.adapters._train import loss_terms
+from egptlib.hidden_states import Head as SavedHead
+from egptlib.hidden_states import HiddenStates, HiddenStateWriter
+
+HIDDEN, VOCAB = 16, 12
+SMALL: dict[str, Any] = {"bottleneck": 16, "num_heads": 2, "ffn_dim": 32, "max_positions": 32, "num_source_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> HiddenStates:
+    """Token t + 1 follows from token t by one rule; the drafter's states are the target's, turned."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator))[0] * 4
+    lm_head, turn = rows[:VOCAB].clone(), torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator))[0]
+    follows = torch.randperm(VOCAB, generator=generator)
+    folder = tmp_path_factory.mktemp("states")
+    with HiddenStateWriter(folder) as writer:
+        for number in range(48):
+            ids = [number % VOCAB]
+            while len(ids) < 7 + number % 3:
+                ids.append(int(follows[ids[-1]]))
+            token_ids = torch.tensor(ids)
+            target = lm_head[token_ids] + 0.1 * torch.randn(len(ids), HIDDEN, generator=generator)
+            writer.add(
+                drafter_hidden=target @ turn,
+                target_hidden=target,
+                token_ids=token_ids,
+                drafter_top1=(token_ids + (torch.arange(len(ids)) % 4 == 3)) % VOCAB,
+                overlap=torch.ones(len(ids)),
+                drafter_confidence=torch.ones(len(ids)),
+                target_entropy=torch.zeros(len(ids)),
+                target_layers=torch.stack([target, -target], dim=1),
+                metadata={"scene": str(number), "sequence": f"seq_{number // 4:02d}", "question": str(number % 2)},
+            )
+        writer.add_heads(target=SavedHead(lm_head, torch.ones(HIDDEN), 1e-6))
+    return HiddenStates.open(folder)
+
+
+def test_loss_terms_are_their_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(5, HIDDEN, generator=generator), torch.randn(5, HIDDEN, generator=generator)
+    lm_head, ids = torch.randn(VOCAB, HIDDEN, generator=generator), torch.tensor([0, 3, 1, 2, 11])
+    terms = loss_terms(x, y, ids, lm_head, LossSettings(token=1.0))
+    q, p = (x @ lm_head.T).softmax(-1), (y @ lm_head.T).softmax(-1)
+    expected = {
+        "mse": ((x - y) ** 2).sum() / x.numel(),
+        "cosine": sum(1 - a @ b / (a.norm() * b.norm()) for a, b in zip(x, y)) / 5,
+        "token": -torch.stack([q[i, t].log() for i, t in enumerate(ids.tolist())]).mean(),
+        "kl": (p * (p.log() - q.log())).sum() / 5,
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], torch.as_tensor(value), atol=1e-5, rtol=1e-5)
+
+
+def test_validation_shares_no_sequence(states: HiddenStates) -> None:
+    train, validation = split_by_sequence(states, 0.25)
+    assert not set(train.sequences) & set(validation.sequences)
+    assert len(train) + len(validation) == len(states)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_learns_the_rule(states: HiddenStates, tmp_path: Path, level: str) -> None:
+    torch.manual_seed(0)
+    adapter = create_adapter(level, HIDDEN, dropout=0.0, **SMALL)
+    settings = FitSettings(epochs=15, batch_size=8, learning_rate=1e-2, patience=25)
+    result = train_adapter(adapter, states, tmp_path / level, settings, LossSettings(depths=3))
+    assert result.best["mean_acceptance_length"] > 2.4  # 3 to 4 at best: the answers are short
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    best = load_adapter(result.folder)
+    validation = split_by_sequence(states)[1]
+    again = judge(best, validation, states.target_head.lm_head, gammas=(5,)).figures()
+    assert again["mean_acceptance_length"] == pytest.approx(result.best["mean_acceptance_length"])
+
+
+def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_path: Path) -> None:
+    def run(folder: Path, stop_after: int | None = None) -> list[dict[str, float]]:
+        torch.manual_seed(0)
+        adapter = create_adapter("L5", HIDDEN, **SMALL)
+        assert isinstance(adapter, Head)
+        settings = FitSettings(epochs=4, batch_size=8)
+        if stop_after is not None:
+            calls: list[int] = []
+
+            def count(module: torch.nn.Module, _: object) -> None:
+                calls.append(1)
+                if len(calls) > stop_after:
+                    raise KeyboardInterrupt
+
+            adapter.layers[0].register_forward_pre_hook(count)
+        rows = train_adapter(adapter, states, folder, settings, LossSettings(depths=2)).history
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", stop_after=45)
+    assert run(tmp_path / "stopped") == whole
+    assert run(tmp_path / "again") == whole
+    with pytest.raises(ValueError, match="was started with"):
+        train_adapter(create_adapter("L1", HIDDEN, **SMALL), states, tmp_path / "whole", FitSettings(epochs=4))
+    star(tmp_path / "whole")
+    table = collect_training(tmp_path)
+    assert table["run"].tolist() == ["whole", "again", "stopped"]
+    assert table["epochs"].tolist() == [4, 4, 4]
+    assert new_run_folder(tmp_path, "L1") != new_run_folder(tmp_path, "L1")
+
+
+def test_baselines_against_plain_counting(states: HiddenStates) -> None:
+    train, validation = split_by_sequence(states)
+    rows = {row.name: row for row in judge_baselines(validation, train, states.target_head.lm_head)}
+    hits = positions = 0
+    for batch in validation.chunks():
+        hits, positions = hits + int(batch.match.sum()), positions + int(batch.mask.sum())
+    expected = hits / positions
+    assert rows["drafter's own tokens"].top1 == pytest.approx(expected)
+    assert set(rows) == {
+        "drafter's own tokens",
+        "identity",
+        "mean state by position",
+        "majority by position",
+        "majority by question",
+    }
+
+
+def test_the_token_adapter_learns_resumes_and_is_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    drafter = [[(i + t) % 9 for t in range(6 - i % 2)] for i in range(40)]
+    target = [[(token * 2 + 1) % 9 for token in row] for row in drafter]
+    ids = pad_ids(drafter, 6), pad_ids(target, 6)
+    small = TokenAdapterSettings(vocab_size=9, hidden_size=16, num_layers=1, num_heads=2, ffn_dim=32, max_positions=8)
+    settings = FitSettings(epochs=20, batch_size=8, learning_rate=1e-2, monitor="accepted_prefix", patience=20)
+    result = train_token_adapter(TokenAdapter(small), ids, ids, tmp_path, settings)
+    assert result.best["top1"] > 0.99
+    adapter = TokenAdapter.load(tmp_path)
+    assert judge_token_adapter(adapter, *ids)["top1"] == pytest.approx(result.best["top1"])
+    changed = ids[0].clone()
+    changed[:, 4:] = 0
+    torch.testing.assert_close(adapter(changed)[:, :4], adapter(ids[0])[:, :4])
+
+
+def test_the_token_adapter_has_the_size_that_is_stated() -> None:
+    with torch.device("meta"):
+        assert TokenAdapter().num_parameters == 45_641_216
