@@ -112,10 +112,10 @@ def render_index(roadmap: Roadmap, papers: Papers) -> str:
     lines += ["", "## Reading notes", "", "| note | paper | arXiv |", "| --- | --- | --- |"]
     entries = {entry.key: entry for entry in papers.entries}
     for note in papers.notes:
-        cited = [entries[found.text] for found in note.citations() if found.text in entries]
-        if not cited:
+        named = [entries[found.text] for found in note.citations() if found.text in entries]
+        if not named:
             continue  # `papers check` names it
-        entry = cited[0]
+        entry = named[0]
         lines.append(
             f"| [{_cell(note.title)}](../papers/notes/{note.path.name}) | {_cell(entry.title)} | {entry.arxiv or ''} |"
         )
