@@ -6,11 +6,12 @@ READY := $(VENV)/.installed
 
 .PHONY: demo lab test slow lint
 
-# Data, notebooks and report, from nothing, on the CPU.
+# Data, notebooks and report, from nothing, on the CPU: all notebooks on streets, those without training on real video.
 demo: $(READY)
 	$(BIN)/egptlib make-data streets --sequences 8
 	$(BIN)/egptlib make-data clips
-	$(BIN)/egptlib run --dataset streets --dataset clips
+	$(BIN)/egptlib run --dataset streets
+	$(BIN)/egptlib run 01 02 04 --dataset clips
 
 # JupyterLab with the notebooks, for this machine alone.
 lab: $(READY)
