@@ -45,7 +45,7 @@ def explore(draw: "Callable[..., Figure]", **controls: "Widget") -> "Widget":
     """
     import ipywidgets as widgets
 
-    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
+    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
 
     def update(_: Any = None) -> None:
         picture.value = to_png(draw(**{name: control.value for name, control in controls.items()}))
@@ -177,7 +177,7 @@ def marked_tokens(pair: AnswerPair) -> str:
             style = _ACCEPTED if position < pair.num_accepted else ""
             if side == "drafter" and position == pair.num_accepted:
                 style = _REJECTED
-            text = html.escape(token.replace("▁", " "))
+            text = html.escape(token.replace("▁", " ").replace("Ġ", " "))  # SentencePiece, byte-level BPE
             spans.append(f'<span style="{style};white-space:pre-wrap">{text}</span>')
         rows.append(
             f"<tr><td style='padding-right:1em;vertical-align:top'><b>{side}</b></td><td>{''.join(spans)}</td></tr>"
@@ -214,7 +214,7 @@ def browse_samples(
         "events": menu("events", [events_of(by_id[pair.scene]) for pair in pairs]),
     }
     slider = widgets.IntSlider(value=0, min=0, max=len(pairs) - 1, description="sample")
-    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
+    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
     words, found = widgets.HTML(), widgets.HTML()
     chosen = list(pairs)
 

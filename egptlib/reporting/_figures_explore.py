@@ -114,14 +114,14 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
     left.set_title(
         f"gamma {gamma}: {grid.exact[column]:.2f} exact, {grid.proxy[row, column]:.2f} by proxy", fontsize=9, y=1.0
     )
-    left.legend(loc="upper left")
+    left.legend(loc="lower right", bbox_to_anchor=(1, 0.04))
     right.plot(grid.thresholds, 100 * grid.share, color=_PROXY_COLORS[-2], label="accepted by the proxy")
     right.plot(grid.thresholds, 100 * grid.equal, color=EXACT_COLOR, label="of these, tokens equal")
     right.axvline(threshold, color=NEUTRAL_COLOR, linewidth=0.9, linestyle=":")
     right.set(xlim=(grid.thresholds[0], grid.thresholds[-1]), ylim=(-3, 108))
     right.set(xlabel="threshold (cosine)", ylabel="positions (%)")
     right.set_title(f"threshold {threshold:.2f}: {grid.share[row]:.1%} accepted", fontsize=9, y=1.0)
-    right.legend(loc="lower left")
+    right.legend(loc="center right")
     return figure
 
 
