@@ -1,0 +1,226 @@
+"""Drafters beyond a plain model, over one and over two vocabularies: greedy answers stay the target's own."""
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from egptlib.adapters import create_adapter
+from egptlib.decoding import (
+    AdapterDrafter,
+    CascadeDrafter,
+    Drafter,
+    Fuzzy,
+    HeadDrafter,
+    ModelDrafter,
+    NgramDrafter,
+    Recorder,
+    RetokenizedDrafter,
+    Sampler,
+    Sampling,
+    SequenceDrafter,
+    common_vocabulary,
+    first_divergence,
+    shared_vocabulary,
+    speculative_generate,
+)
+from egptlib.models import Inputs
+
+from .conftest import VOCAB, TextModel, make_model, plain
+
+
+def adapted(level: str, target: TextModel, drafter: TextModel) -> Drafter:
+    torch.manual_seed(0)
+    adapter: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, bottleneck=16)
+    vocabulary = shared_vocabulary(drafter, target)
+    kind = HeadDrafter if adapter.runs_ahead else AdapterDrafter
+    return kind(drafter, adapter, target, vocabulary)
+
+
+@pytest.mark.parametrize("level", ["L1", "L2", "L3", "L4", "L5", "L5F", "B1"])
+def test_adapters_and_heads(level: str, target: TextModel, drafter: TextModel) -> None:
+    chance, accepted = random.Random(level), 0
+    proposes = adapted(level, target, drafter)
+    for _ in range(4):
+        prompt = [chance.randrange(3, VOCAB) for _ in range(5)]
+        limit = chance.randint(2, 25)
+        out = speculative_generate(target, proposes, prompt, "", gamma=4, max_new_tokens=limit)
+        assert out.token_ids.tolist() == plain(target, prompt, limit)
+        assert out.num_drafted_tokens > 0 or len(out.token_ids) <= 2
+        accepted += sum(r.accepted for r in out.rounds)
+        hot = Sampling(1.0)
+        generator = torch.Generator().manual_seed(1)
+        assert (
+            len(
+                speculative_generate(
+                    target, proposes, prompt, "", sampling=hot, max_new_tokens=6, generator=generator
+                ).token_ids
+            )
+            > 0
+        )
+    if level in ("L1", "L2", "L3"):
+        assert accepted > 0  # near the identity, and the drafter is near the target
+
+
+def test_a_head_drafts_what_its_own_pass_predicts(target: TextModel, drafter: TextModel) -> None:
+    """B1 against `ahead` on the target's states of a whole answer, read at once."""
+    head: Any = create_adapter("B1", hidden_size=32, num_heads=4, ffn_dim=64).eval()
+    proposes = HeadDrafter(drafter, head, target, shared_vocabulary(drafter, target))
+    prompt = [5, 9, 4, 7]
+    answer = plain(target, prompt, 9)[:6]
+    hidden, _ = target.forward_answer(target.encode(prompt, ""), answer)
+    proposes.start(prompt, "", Recorder())
+    proposes.watch(hidden)
+    with torch.no_grad():
+        ahead = head.ahead(hidden[None], depths=3)
+        expected = [int(target.lm_head(state[0, -1]).argmax()) for state in ahead]
+    found = proposes.propose(answer, 3, Sampler()).tokens
+    assert found == expected[: len(found)]
+    assert len(found) == 3 or found[-1] in target.eos_token_ids
+
+
+def test_an_unfit_adapter_is_named(target: TextModel, drafter: TextModel) -> None:
+    vocabulary = shared_vocabulary(drafter, target)
+    small = {"hidden_size": 32, "num_heads": 4, "ffn_dim": 64}
+    with pytest.raises(ValueError, match="L5 runs ahead"):
+        AdapterDrafter(drafter, create_adapter("L5", **small), target, vocabulary)
+    head: Any = create_adapter("E3", **small)
+    with pytest.raises(ValueError, match="E3: needs target_layers"):
+        HeadDrafter(drafter, head, target, vocabulary)
+
+
+@pytest.mark.parametrize("inner", ["model", "n-grams", "nothing"])
+def test_cascades(inner: str, target: TextModel, drafter: TextModel) -> None:
+    middle = make_model(11, layers=3, like=target, noise=0.1, name="middle")
+    drafters: dict[str, Drafter] = {
+        "model": ModelDrafter(drafter, shared_vocabulary(drafter, middle)),
+        "n-grams": NgramDrafter(),
+        "nothing": SequenceDrafter(),
+    }
+    small = drafters[inner]
+    chance = random.Random(inner)
+    for rule in (None, Fuzzy(0.3) if inner == "model" else None):
+        cascade = CascadeDrafter(middle, small, shared_vocabulary(middle, target), gamma=3, rule=rule)
+        for _ in range(5):
+            prompt = [chance.randrange(3, VOCAB) for _ in range(5)]
+            limit = chance.randint(1, 30)
+            out = speculative_generate(target, cascade, prompt, "", gamma=6, max_new_tokens=limit)
+            assert out.token_ids.tolist() == plain(target, prompt, limit)
+            if (
+                rule is None and out.rounds and out.rounds[0].drafted
+            ):  # what it drafts is the middle model's own greedy answer
+                start = out.token_ids[:1].tolist()
+                own = plain(middle, [*prompt, *start], out.rounds[0].drafted)
+                cascade.start(prompt, "", Recorder())
+                assert cascade.propose(start, len(own), Sampler()).tokens == own
+    with pytest.raises(ValueError, match="under sampling the inner rule has to be lossless"):
+        CascadeDrafter(middle, small, shared_vocabulary(middle, target), rule=Fuzzy()).propose(
+            [], 2, Sampler(Sampling())
+        )
+
+
+def test_ngrams_propose_what_followed_last() -> None:
+    drafter = NgramDrafter(lambda text, add_special_tokens: SimpleNamespace(input_ids=[7, 8, 9, 7, 8, 5]), max_ngram=2)
+    drafter.start(None, "", Recorder())
+    assert drafter.propose([7, 8], 3, Sampler()).tokens == [5, 7, 8]  # the latest place of (7, 8)
+    assert drafter.propose([8, 9], 2, Sampler()).tokens == [7, 8]
+    assert drafter.propose([1, 9], 1, Sampler()).tokens == [7]  # no pair, so the single token
+    assert drafter.propose([1], 4, Sampler()).tokens == []
+
+
+def trained(kind: str, size: int, text: list[str]) -> Any:
+    """Two really different tokenizers: byte-level BPE and a Unigram over spaced words."""
+    if kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False,
+            initial_alphabet=sorted(set("".join(text)) - {" "}) + ["Ġ"],
+        )  # fmt: skip
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=size, special_tokens=["</s>", "<unk>", "<s>"], unk_token="<unk>", show_progress=False
+        )
+    tokenizer.train_from_iterator(text, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", bos_token="<s>")
+
+
+class WordModel(TextModel):
+    """Reads a text as its "scene"."""
+
+    def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
+        ids = self.tokenizer(scene, add_special_tokens=False).input_ids
+        return Inputs(torch.tensor([ids]), torch.empty(0))
+
+
+def word_model(tokenizer: Any, seed: int) -> WordModel:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    module = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        module.get_input_embeddings().weight.normal_()
+        module.lm_head.weight.normal_(std=0.4)
+    return WordModel(module, tokenizer, f"model {seed}")
+
+
+def test_two_tokenizers() -> None:
+    """Greedy identity over token intersection and over text; and sampled answers stay within the target's law."""
+    text = ["a red car turns left", "a blue bus goes straight on", "two people cross the road at dusk"] * 4
+    bpe, unigram = trained("bpe", 70, text), trained("unigram", 60, text)
+    assert bpe("a red car").input_ids != unigram("a red car").input_ids
+    assert bpe.eos_token_id != unigram.eos_token_id
+    for first, second in ((bpe, unigram), (unigram, bpe)):
+        target, drafter = word_model(first, 1), word_model(second, 2)
+        vocabulary = common_vocabulary(drafter, target)
+        assert 5 < len(vocabulary) < min(len(first), len(second))
+        assert not vocabulary.is_shared
+        for prompt in ("a red car", "two people cross"):
+            reference = plain(target, first(prompt, add_special_tokens=False).input_ids, 20)
+            replay = ModelDrafter(drafter, vocabulary)
+            by_text = RetokenizedDrafter(drafter, target)
+            for proposes in (replay, by_text):
+                out = speculative_generate(target, proposes, prompt, "", gamma=4, max_new_tokens=20)
+                assert out.token_ids.tolist() == reference
+                assert out.num_drafted_tokens > 0
+
+
+def test_mapped_logits_are_the_drafters_own_confined() -> None:
+    text = ["a red car turns left", "two people cross the road at dusk"] * 4
+    target, drafter = word_model(trained("bpe", 60, text), 1), word_model(trained("unigram", 50, text), 2)
+    vocabulary = common_vocabulary(drafter, target)
+    logits = torch.randn(3, drafter.vocab_size)
+    q = vocabulary.to_target(logits).softmax(dim=-1)
+    own = logits.softmax(dim=-1)[:, vocabulary.drafter_ids]
+    torch.testing.assert_close(q[:, vocabulary.target_ids], own / own.sum(dim=-1, keepdim=True))
+    torch.testing.assert_close(q.sum(dim=-1), torch.ones(3))
+    for mine, theirs in zip(vocabulary.drafter_ids.tolist(), vocabulary.target_ids.tolist(), strict=True):
+        if theirs not in target.eos_token_ids:
+            assert drafter.tokenizer.convert_ids_to_tokens(mine) == target.tokenizer.convert_ids_to_tokens(theirs)
+    assert vocabulary.to_drafter(target.tokenizer("red", add_special_tokens=False).input_ids)
+
+
+def test_where_answers_part(target: TextModel) -> None:
+    prompt = [5, 9, 4, 7]
+    reference = plain(target, prompt, 8)
+    assert first_divergence(target, prompt, "", reference, torch.tensor(reference)) is None
+    other = [*reference[:3], (reference[3] + 1) % VOCAB, *reference[4:]]
+    found = first_divergence(target, prompt, "", other, reference)
+    assert found is not None
+    assert (found.position, found.token, found.reference) == (3, other[3], reference[3])
+    with torch.no_grad():
+        best = target.module(torch.tensor([[*prompt, *reference[:3]]])).logits[0, -1].topk(2).values
+    assert found.gap == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    short = first_divergence(target, prompt, "", reference[:5], reference)
+    assert short is not None
+    assert (short.position, short.token, short.reference) == (5, None, reference[5])

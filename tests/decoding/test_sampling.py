@@ -1,0 +1,158 @@
+"""Sampling is lossless: what comes out is distributed as the target, counted exactly over a tiny vocabulary."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from egptlib.decoding import (
+    CascadeDrafter,
+    Draft,
+    Drafter,
+    Lossless,
+    ModelDrafter,
+    Sampler,
+    Sampling,
+    SequenceDrafter,
+    shared_vocabulary,
+    speculative_generate,
+)
+
+from .conftest import TextModel, make_model
+
+SMALL = 5  # ids 0, 1, 3, 4 and the end token 2
+LENGTH = 3
+RUNS = 800
+# 0.999 quantiles of chi-square for 1 to 130 degrees of freedom lie below this (Wilson and Hilferty 1931, + 1 %).
+WORST_Z = 3.09
+
+
+def chi_square_bound(degrees: int) -> float:
+    spread = 2 / (9 * degrees)
+    return 1.01 * degrees * (1 - spread + WORST_Z * spread**0.5) ** 3 + 0.5
+
+
+@pytest.mark.parametrize(
+    "settings", [(0.7, None, 1.0), (1.3, 4, 1.0), (1.0, None, 0.8), (0.9, 6, 0.6), (1, 1, 1), (1, 50, 0.01)]
+)
+def test_settings_mean_what_they_mean_in_transformers(settings: tuple[float, int | None, float]) -> None:
+    temperature, top_k, top_p = settings
+    logits = 3 * torch.randn(40, 11, generator=torch.Generator().manual_seed(0))
+    processors = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
+    if top_k is not None:
+        processors.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        processors.append(TopPLogitsWarper(top_p))
+    expected = processors(torch.zeros(40, 1, dtype=torch.long), logits).softmax(dim=-1)
+    torch.testing.assert_close(Sampling(temperature, top_k, top_p).probabilities(logits), expected)
+
+
+@pytest.mark.parametrize(("field", "value"), [("temperature", 0), ("top_k", 0), ("top_p", 0), ("top_p", 1.1)])
+def test_wrong_settings_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field}: expected"):
+        Sampling(**{field: value})  # type: ignore[arg-type]
+
+
+def exact_distribution(target: TextModel, prompt: list[int], sampling: Sampling) -> dict[tuple[int, ...], float]:
+    """Probability of every answer of at most LENGTH tokens, by enumeration."""
+    found: dict[tuple[int, ...], float] = {}
+
+    def extend(answer: tuple[int, ...], weight: float) -> None:
+        if len(answer) == LENGTH or (answer and answer[-1] in target.eos_token_ids):
+            found[answer] = weight
+            return
+        with torch.no_grad():
+            logits = target.module(torch.tensor([[*prompt, *answer]])).logits[0, -1]
+        for token, p in enumerate(sampling.probabilities(logits).tolist()):
+            if p > 0:
+                extend((*answer, token), weight * p)
+
+    extend((), 1.0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def small() -> TextModel:
+    return make_model(5, SMALL, 1)
+
+
+def drafters(target: TextModel) -> dict[str, Drafter]:
+    other = make_model(6, SMALL, 1, target, noise=0.6)
+    middle = make_model(7, SMALL, 1, target, noise=0.3)
+    own = ModelDrafter(other, shared_vocabulary(other, target))
+    return {
+        "model": own,
+        "sequence": SequenceDrafter([3, 4, 1, 3]),
+        "cascade": CascadeDrafter(middle, own, shared_vocabulary(middle, target), gamma=2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "gamma", "sampling"),
+    [
+        ("model", 1, Sampling(1.0)),
+        ("model", 2, Sampling(0.7, top_k=4)),
+        ("model", 5, Sampling(1.2, top_p=0.85)),
+        ("sequence", 3, Sampling(1.0)),
+        ("cascade", 3, Sampling(1.0)),
+    ],
+)
+def test_answers_are_distributed_as_the_targets_own(
+    small: TextModel, kind: str, gamma: int, sampling: Sampling
+) -> None:
+    prompt, drafter = [3, 4, 1], drafters(small)[kind]
+    expected = exact_distribution(small, prompt, sampling)
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
+    generator = torch.Generator().manual_seed(gamma)
+    counts: Counter[tuple[int, ...]] = Counter()
+    accepted = 0
+    for _ in range(RUNS):
+        out = speculative_generate(
+            small, drafter, prompt, "", gamma=gamma, max_new_tokens=LENGTH, sampling=sampling, generator=generator
+        )
+        counts[tuple(out.token_ids.tolist())] += 1
+        accepted += sum(r.accepted for r in out.rounds)
+    assert set(counts) <= set(expected)
+    assert accepted > 0
+    common = [answer for answer, p in expected.items() if p * RUNS >= 5]
+    cells = [(counts[answer], expected[answer] * RUNS) for answer in common]
+    rest = 1 - sum(expected[answer] for answer in common)
+    if rest * RUNS >= 5:
+        cells.append((RUNS - sum(counts[answer] for answer in common), rest * RUNS))
+    statistic = sum((observed - mean) ** 2 / mean for observed, mean in cells)
+    assert statistic < chi_square_bound(len(cells) - 1)
+
+
+def enumerate_rejection(p: Tensor, q: Tensor) -> Tensor:
+    """The law of the first token of one verification, summed over every draft token x ~ q."""
+    kept = torch.minimum(p, q)
+    rest = (p - q).clamp_min(0)
+    return kept + (1 - kept.sum()) * rest / rest.sum()
+
+
+def test_one_rejection_step_keeps_the_law() -> None:
+    """Many draws of one step against p, for a q that is nothing like it; and the bound test catches a wrong law."""
+    p, q = torch.tensor([0.5, 0.2, 0.2, 0.1]), torch.tensor([0.1, 0.1, 0.3, 0.5])
+    torch.testing.assert_close(enumerate_rejection(p, q), p)
+    sampler = Sampler(Sampling(), torch.Generator().manual_seed(1))
+    counts, logits = [0] * 4, torch.stack([p, p]).log()
+    for _ in range(4000):
+        draft = Draft([sampler.draw(q)], [1.0], q[None])
+        verdict = Lossless()(draft, logits, torch.empty(0), sampler)
+        counts[draft.tokens[0] if verdict.accepted else verdict.token] += 1
+
+    def statistic(law: Tensor) -> float:
+        return sum((n - 4000 * m) ** 2 / (4000 * m) for n, m in zip(counts, law.tolist(), strict=True))
+
+    assert statistic(p) < chi_square_bound(3)
+    assert statistic(0.9 * p + 0.1 * q) > chi_square_bound(3)
+
+
+def test_where_drafter_and_target_agree_everything_is_kept() -> None:
+    p = torch.tensor([[0.25, 0.75]])
+    sampler = Sampler(Sampling(), torch.Generator().manual_seed(0))
+    for _, token in itertools.product(range(50), range(2)):
+        assert Lossless()(Draft([token], [1.0], p), p.log().expand(2, 2), torch.empty(0), sampler).accepted == 1
