@@ -10,6 +10,7 @@ from egptlib.cli import (  # noqa: F401  (each registers its verbs)
     _models,
     _reporting,
     _scenes,
+    _traces,
 )
 from egptlib.cli._app import app, main
 

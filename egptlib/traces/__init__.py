@@ -1,13 +1,19 @@
 """What runs left behind: traces (parquet), and the result files of the earlier experiments. Imports only metrics."""
 
+from egptlib.traces._findings import findings_document
+from egptlib.traces._real_runs import HalfPrediction, HidingCosts, predict_other_half
 from egptlib.traces._recorded import Recorded, open_recorded
 from egptlib.traces._trace import Trace, TraceRow, trace_from_generations, trace_from_hidden_states
 
 __all__ = [
+    "HalfPrediction",
+    "HidingCosts",
     "Recorded",
     "Trace",
     "TraceRow",
+    "findings_document",
     "open_recorded",
+    "predict_other_half",
     "trace_from_generations",
     "trace_from_hidden_states",
 ]
