@@ -16,6 +16,7 @@ from egptlib.decoding._loop import (
     speculative_generate,
 )
 from egptlib.decoding._lossy import CosineThreshold, Deferral, Fuzzy, TopK, Typical
+from egptlib.decoding._measure_costs import CostReport, measure_costs, report_costs
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prefill_hiding import (
     ConcurrentDrafter,
@@ -37,6 +38,7 @@ __all__ = [
     "ConcurrentDrafter",
     "Contention",
     "CosineThreshold",
+    "CostReport",
     "Deferral",
     "Divergence",
     "Draft",
@@ -73,7 +75,9 @@ __all__ = [
     "contention",
     "first_divergence",
     "hidden_prefill_generate",
+    "measure_costs",
     "read_prompt",
+    "report_costs",
     "shared_vocabulary",
     "speculative_decode",
     "speculative_generate",

@@ -1,0 +1,239 @@
+"""What both models of a pair cost on this machine: the figures every prediction stands on."""
+
+from __future__ import annotations
+
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from egptlib.decoding._drafter_process import DrafterProcess
+from egptlib.decoding._drafter_thread import DrafterThread
+from egptlib.decoding._loop import as_drafter
+from egptlib.decoding._prefill_hiding import compare_prefill_hiding, contention
+from egptlib.metrics import Costs
+from egptlib.models import Model, Pair, State, synchronize
+
+IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """Costs, and what explains them.
+
+    Attributes:
+        costs: what the cost model reads.
+        memory: MiB of weights per model, and KiB of keys and values per position.
+        c: the ratio T_q(1) / T_p(1), told apart by how a step is timed (see `report_costs`).
+        spread: name of a timing -> lower and upper quartile in seconds.
+    """
+
+    costs: Costs
+    memory: dict[str, float]
+    c: dict[str, float]
+    spread: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_costs(pair: Pair, scene: Any, question: str | None = None, **options: Any) -> Costs:
+    """Measure a pair's costs; arguments as in `report_costs`."""
+    return report_costs(pair, scene, question, **options).costs
+
+
+def report_costs(
+    pair: Pair,
+    scene: Any,
+    question: str | None = None,
+    *,
+    gammas: Iterable[int] = range(33),
+    repeats: int = 9,
+    answer_tokens: int = 40,
+    measure_contention: bool = True,
+    precision: str | None = None,
+) -> CostReport:
+    """Time both models' stages, steps and verifications; medians of interleaved repeats.
+
+    In each repeat everything is timed once, in a new random order, so that a busy moment of the machine hits no one
+    figure alone. Every pass includes choosing its tokens, since that is when the device has to have finished.
+
+    c is given three ways. "in a round": five drafter steps in a row against one target pass, in mixed order; this is
+    the c of `costs`. "single steps": one step of each, in mixed order, with weights that other work has pushed out of
+    the caches. "decode stages": seconds per token of both models' own greedy answers.
+
+    Args:
+        scene: gives the inputs; its `load_seconds` are noted.
+        question: the scene's first when left out.
+        gammas: sizes of a draft at which a target pass is timed.
+        repeats: of everything, after one that warms up.
+        answer_tokens: length of the answers that the decode stage is timed on.
+        measure_contention: also run both models at once (a second process on the CPU, a stream on a GPU).
+        precision: what the report calls it; the activations' dtype when left out.
+
+    Raises:
+        ValueError: no repeat, or a negative gamma.
+    """
+    sizes = sorted(set(gammas))
+    if repeats < 1 or (sizes and sizes[0] < 0):
+        raise ValueError(f"costs: expected at least one repeat and gammas from 0 on, found {repeats} and {sizes[:1]}")
+    question = question or scene.questions[0]
+    target, drafter = _Bench(pair.target, scene, question), _Bench(pair.drafter, scene, question)
+    jobs: dict[str, Callable[[], None]] = {}
+    for side, bench in (("target", target), ("drafter", drafter)):
+        jobs |= {f"{side}.{stage}": job for stage, job in bench.stages().items()}
+        jobs[f"{side}.decode"] = bench.decode(answer_tokens)
+        jobs[f"{side}.step"] = bench.read(1)
+    jobs["drafter.row"] = drafter.row(IN_A_ROW)
+    jobs["drafter.2"] = drafter.read(2)
+    jobs |= {f"verify.{gamma}": target.read(gamma + 1) for gamma in sizes}
+    seconds = _interleaved(jobs, repeats, pair.target.device)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    drafter_step = median["drafter.row"] / IN_A_ROW
+    decode = {side: median[f"{side}.decode"] / b.answered for side, b in (("target", target), ("drafter", drafter))}
+    load = scene.metadata.get("load_seconds")
+    loaded = {} if load is None else {"load": float(load)}
+    costs = Costs(
+        target_step=median["target.step"],
+        drafter_step=drafter_step,
+        verify={gamma: median[f"verify.{gamma}"] for gamma in sizes},
+        drafter_passes={2: median["drafter.2"]},
+        target_stages=loaded | {s: median[f"target.{s}"] for s in ("preprocess", "vision", "prefill")},
+        drafter_stages=loaded | {s: median[f"drafter.{s}"] for s in ("preprocess", "vision", "prefill")},
+        context_length=target.length,
+        device=_device_name(pair.target.device),
+        precision=precision or str(pair.target.dtype).removeprefix("torch."),
+        pair=pair.name,
+        versions={"python": platform.python_version()} | {p: metadata.version(p) for p in ("torch", "transformers")},
+    )
+    if measure_contention:
+        costs = _with_contention(costs, pair, scene, question)
+    memory = {
+        f"{side} weights (MiB)": bench.model.module.get_memory_footprint(return_buffers=False) / 2**20
+        for side, bench in (("target", target), ("drafter", drafter))
+    } | {
+        f"{side} cache (KiB a position)": b.cache_bytes / 1024 for side, b in (("target", target), ("drafter", drafter))
+    }
+    ratios = {
+        "in a round": costs.cost_ratio,
+        "single steps": median["drafter.step"] / median["target.step"],
+        "decode stages": decode["drafter"] / decode["target"],
+        "layers": _layers(pair.drafter) / _layers(pair.target),
+    }
+    quartiles = {name: _quartiles(values) for name, values in seconds.items()}
+    return CostReport(costs, memory, ratios, quartiles)
+
+
+class _Bench:
+    """One model with a prompt read, whose passes can be timed again and again at the same place."""
+
+    def __init__(self, model: Model, scene: Any, question: str):
+        self.model, self.scene, self.question = model, scene, question
+        self.pictures = model.encode(scene, question)
+        with torch.no_grad():
+            self.embeds = model.embed(model.encode(scene, question, like=self.pictures))
+        self.state: State = model.prefill(self.embeds)
+        self.length = self.state.length
+        self.answered = 1
+
+    @property
+    def cache_bytes(self) -> float:
+        """Bytes of keys and values one position takes."""
+        config = self.model.language_model.config
+        heads: Any = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)
+        width = self.model.hidden_size // int(getattr(config, "num_attention_heads", 1))
+        return 2 * _layers(self.model) * int(heads) * width * self.model.dtype.itemsize
+
+    def stages(self) -> dict[str, Callable[[], None]]:
+        return {"preprocess": self._preprocess, "vision": self._vision, "prefill": self._prefill}
+
+    def _preprocess(self) -> None:
+        self.model.encode(self.scene, self.question)
+
+    @torch.no_grad()
+    def _vision(self) -> None:
+        self.model.embed(self.model.encode(self.scene, self.question, like=self.pictures))
+
+    def _prefill(self) -> None:
+        int(self.model.prefill(self.embeds).logits.argmax())
+
+    def read(self, count: int) -> Callable[[], None]:
+        """A pass over `count` tokens after the prompt, with choosing what follows each."""
+        tokens = torch.full((1, count), 3, device=self.model.device)
+
+        def job() -> None:
+            self.model.step(tokens, self.state).logits.argmax(dim=-1).tolist()
+            self.model.rollback(self.state, self.length)
+
+        return job
+
+    def row(self, count: int) -> Callable[[], None]:
+        """`count` steps, one after the other."""
+
+        def job() -> None:
+            token = 3
+            for _ in range(count):
+                logits = self.model.step(torch.tensor([[token]], device=self.model.device), self.state).logits
+                token = int(logits[0, -1].argmax())
+            self.model.rollback(self.state, self.length)
+
+        return job
+
+    def decode(self, count: int) -> Callable[[], None]:
+        """The decode stage of the model's own answer."""
+
+        def job() -> None:
+            state = replace(self.state, logits=self._first_logits)
+            token_ids, _ = self.model.decode_greedy(state, count)
+            self.answered = max(1, len(token_ids) - 1)  # the first token costs no pass
+            self.state.length = state.length
+            self.model.rollback(self.state, self.length)
+
+        self._first_logits = self.state.logits
+        return job
+
+
+def _interleaved(jobs: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    order, rng = list(jobs), random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(repeats + 1):
+        rng.shuffle(order)
+        for name in order:
+            synchronize(device)
+            start = time.perf_counter()
+            with torch.no_grad():
+                jobs[name]()
+            synchronize(device)
+            if repeat:  # the first one warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _with_contention(costs: Costs, pair: Pair, scene: Any, question: str) -> Costs:
+    drafter = as_drafter(pair.drafter, pair.target)
+    kind = DrafterProcess if pair.drafter.device.type == "cpu" else DrafterThread
+    with kind(drafter, pair.target.eos_token_ids) as beside:
+        runs = compare_prefill_hiding(pair.target, beside, [(scene, question)], repeats=5)
+    between = contention(runs)
+    return replace(costs, contention_target=between.target, contention_drafter=between.drafter)
+
+
+def _layers(model: Model) -> int:
+    return int(model.language_model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
