@@ -24,6 +24,7 @@ VERBS = [
     "train-mini",
     "extract",
     "evaluate",
+    "benchmark",
     "adapters",
     "train",
     "run",

@@ -1,7 +1,7 @@
 """Verbs of the decoding room: benchmark costs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,11 +21,9 @@ def _benchmark() -> None:
 
 @benchmark.command()
 def costs(
-    out: Annotated[Path, typer.Option(help="Folder for costs_PAIR_PRECISION.json.")] = Path(
-        "runs/costs"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for costs_PAIR_PRECISION.json.")] = Path("runs/costs"),
     precision: Annotated[
-        list[Literal["float32", "bfloat16", "nf4"]] | None, typer.Option(help="May be repeated; all three otherwise.")
+        list[str] | None, typer.Option(help="float32, bfloat16 or nf4; may be repeated, all three when left out.")
     ] = None,
     dataset: Dataset = "streets",
     split: Split = "test",
@@ -47,8 +45,11 @@ def costs(
     from egptlib.models import load_pair
     from egptlib.scenes import open_scenes
 
+    names = precision or ["float32", "bfloat16", "nf4"]
+    if unknown := [name for name in names if name not in ("float32", "bfloat16", "nf4")]:
+        raise ValueError(f"--precision: expected float32, bfloat16 or nf4, found {unknown[0]!r}")
     scene = open_scenes(dataset, split=split, event_views=event_views)[0]
-    for name in precision or ["float32", "bfloat16", "nf4"]:
+    for name in names:
         models = load_pair(
             pair,
             eventgpt=eventgpt,
