@@ -98,6 +98,10 @@ class Model(ABC):
         self.eos_token_ids = _eos_token_ids(module, tokenizer)
         self._lean: LeanLlama | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: packed weights cannot travel, and are packed again there at the first prefill."""
+        return self.__dict__ | {"_lean": None}
+
     @abstractmethod
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
         """Preprocess a scene's pictures and tokenize a question about it.

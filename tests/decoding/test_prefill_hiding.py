@@ -12,6 +12,7 @@ from egptlib.decoding import (
     Drafter,
     DrafterProcess,
     DrafterThread,
+    Recorder,
     Sampler,
     as_drafter,
     compare_prefill_hiding,
@@ -120,6 +121,13 @@ def test_a_failure_of_the_drafter_is_told(target: Model) -> None:
         thread.begin([4, 5], "", 3)
         with pytest.raises(ValueError, match="no events here"):
             thread.wait()
+
+
+def test_a_drafter_that_was_used_can_still_move_to_a_process(target: Model, drafter: Drafter) -> None:
+    drafter.start([4, 5, 6], "", Recorder())  # packs its weights, which cannot be pickled
+    with DrafterProcess(drafter, target.eos_token_ids) as process:
+        generation = hidden_prefill_generate(target, process, [4, 5, 6], "", max_new_tokens=8)
+    assert generation.token_ids.tolist() == plain(target, [4, 5, 6], 8)
 
 
 def test_limits_are_checked(beside: ConcurrentDrafter) -> None:
