@@ -2,6 +2,7 @@
 
 from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
 from egptlib.decoding._cascade import CascadeDrafter
+from egptlib.decoding._changes import Changes, compare_answers, compare_scenes
 from egptlib.decoding._drafter_process import DrafterProcess
 from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
@@ -35,6 +36,7 @@ __all__ = [
     "AdapterDrafter",
     "AdaptiveLength",
     "CascadeDrafter",
+    "Changes",
     "ConcurrentDrafter",
     "Contention",
     "CosineThreshold",
@@ -71,7 +73,9 @@ __all__ = [
     "acceptance_by_position",
     "as_drafter",
     "common_vocabulary",
+    "compare_answers",
     "compare_prefill_hiding",
+    "compare_scenes",
     "contention",
     "first_divergence",
     "hidden_prefill_generate",
