@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 LOCK = "writer.lock"
@@ -13,6 +14,8 @@ class FolderLock:
     """An exclusive lock on `folder/writer.lock`, held until `release` or the end of the process.
 
     The kernel holds it (`flock`), so it goes with its process however that ends. The file itself stays.
+    Another writer is waited for as many seconds as EGPTLIB_LOCK_SECONDS says, by default none: notebooks that run side
+    by side want the same samples, and whoever comes second finds them done.
 
     Raises:
         ValueError: another writer holds it; its process is named.
@@ -21,14 +24,22 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        deadline = time.monotonic() + float(os.environ.get("EGPTLIB_LOCK_SECONDS", "0"))
+        while not (held := self._try()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if not held:
+            holder = os.read(self._file, 100).decode(errors="replace").strip()
+            os.close(self._file)
+            raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it")
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+
+    def _try(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(self._file, 100).decode(errors="replace").strip()
-            os.close(self._file)
-            raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it") from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            return False
+        return True
 
     def release(self) -> None:
         """Let the next writer in. May be called twice."""

@@ -75,7 +75,8 @@ def run_notebooks(
 
     root.mkdir(parents=True, exist_ok=True)
     unique = {job.name: job for job in jobs}
-    environment = _HEADLESS | _threads(workers)
+    # Two notebooks may want the same hidden states: the second waits until the first has extracted them.
+    environment = _HEADLESS | _threads(workers) | {"EGPTLIB_LOCK_SECONDS": str(timeout)}
     outcomes: dict[str, Outcome] = {}
     with _backend(workers, cluster):
         tasks = (

@@ -406,3 +406,17 @@ def test_earlier_chunks_that_are_damaged_or_unsafe(shared: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=r"chunk_000025\.pt: not a readable chunk"):
         HiddenStates.open(folder)[30]
     assert len(HiddenStates.open(folder)[3]) > 0  # the others can still be read
+
+
+def test_a_second_writer_waits_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from egptlib.hidden_states._lock import FolderLock
+
+    first = FolderLock(tmp_path)
+    monkeypatch.setenv("EGPTLIB_LOCK_SECONDS", "0.1")
+    with pytest.raises(ValueError, match="another writer is at work here"):
+        FolderLock(tmp_path)
+    monkeypatch.setenv("EGPTLIB_LOCK_SECONDS", "30")
+    threading.Timer(0.3, first.release).start()
+    FolderLock(tmp_path).release()
