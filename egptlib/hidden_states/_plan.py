@@ -35,7 +35,7 @@ class ExtractionPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.num_samples:,} samples, {self.num_bytes / 1e9:.2f} GB, {self.seconds / 3600:.2f} hours in one "
+            f"{self.num_samples:,} samples, {self.num_bytes / 1e9:.3g} GB, {self.seconds / 3600:.3g} hours in one "
             f"process (from {self.num_trial} samples tried here)"
         )
 
