@@ -1,0 +1,53 @@
+"""Figures of adapters: how each level trained, and what a decoder accepts of it at each gamma."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from egptlib.reporting._style import DOUBLE_COLUMN, NEUTRAL_COLOR, PALETTE
+
+
+def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Loss, cosine and mean acceptance length on validation by epoch, one line a level.
+
+    Args:
+        histories: level -> rows of `Fit.history`.
+    """
+    figure = Figure(figsize=(DOUBLE_COLUMN, 2.5), layout="constrained")
+    names = (("loss", "training loss"), ("cos_sim_mean", "cosine, validation"))
+    wanted = (*names, ("mean_acceptance_length", "tokens per target pass, validation"))
+    axes = figure.subplots(1, len(wanted))
+    for axis, (name, label) in zip(axes, wanted):
+        for i, (level, rows) in enumerate(histories.items()):
+            epochs = [row["epoch"] for row in rows]
+            axis.plot(epochs, [row[name] for row in rows], color=PALETTE[i % len(PALETTE)], label=level, marker=".")
+        axis.set_title(label)
+        axis.set_xlabel("epoch")
+    axes[0].set_yscale("log")
+    axes[0].legend()
+    return figure
+
+
+def acceptance_figure(lengths: Mapping[str, Mapping[int, float]], baselines: Sequence[str] = ()) -> Figure:
+    """Mean acceptance length by gamma.
+
+    Args:
+        lengths: level or baseline -> gamma -> tokens per target pass.
+        baselines: names drawn in grey, told apart by their dashes.
+    """
+    figure = Figure(figsize=(DOUBLE_COLUMN, 3.4), layout="constrained")
+    axis = figure.subplots()
+    dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    levels = [name for name in lengths if name not in baselines]
+    for name, by_gamma in lengths.items():
+        gammas = list(by_gamma)
+        if name in baselines:
+            line = dashes[list(baselines).index(name) % len(dashes)]
+            axis.plot(gammas, list(by_gamma.values()), color=NEUTRAL_COLOR, linestyle=line, label=name)
+        else:
+            color = PALETTE[levels.index(name) % len(PALETTE)]
+            axis.plot(gammas, list(by_gamma.values()), color=color, marker=".", label=name)
+    axis.set_xlabel("gamma, draft tokens per target pass")
+    axis.set_ylabel("tokens per target pass")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
