@@ -86,8 +86,8 @@ def _check_sample(root: Path, record: Record) -> Iterator[str]:
         yield from _fault(read_image, path, required=whole_parts["event_image"])
     yield from _fault(read_image, record.image_1f_path, required=whole_parts["event_image_1f"])
     yield from _fault(_check_events, record.event_path, required=record.event_path.parent.is_dir())
-    yield from _fault(video_frame_count, record.mp4_path, required=whole_parts["mp4"])
-    if not frames and record.frames_path.parent.is_dir():
+    yield from _fault(video_frame_count, record.mp4_path, required=whole_parts["mp4"] and bool(frames))
+    if record.mp4_path.is_file() and not frames and record.frames_path.parent.is_dir():
         yield f"{record.frames_path}: holds no PNG frame"
     for path in frames:
         yield from _fault(read_image, path, required=True)
