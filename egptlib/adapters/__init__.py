@@ -14,6 +14,7 @@ from egptlib.adapters._token_adapter import (
     train_token_adapter,
 )
 from egptlib.adapters._train import LossSettings, split_by_sequence, train_adapter
+from egptlib.adapters._word_kinds import rejections_by_kind, word_kinds
 
 __all__ = [
     "LEVELS",
@@ -40,10 +41,12 @@ __all__ = [
     "measure_latency",
     "new_run_folder",
     "pad_ids",
+    "rejections_by_kind",
     "save_adapter",
     "split_by_sequence",
     "star",
     "token_states",
     "train_adapter",
     "train_token_adapter",
+    "word_kinds",
 ]

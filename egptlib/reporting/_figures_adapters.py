@@ -14,8 +14,8 @@ def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         histories: level -> rows of `Fit.history`.
     """
     figure = Figure(figsize=(DOUBLE_COLUMN, 2.5), layout="constrained")
-    names = (("loss", "training loss"), ("cos_sim_mean", "cosine, validation"))
-    wanted = (*names, ("mean_acceptance_length", "tokens per target pass, validation"))
+    names = (("loss", "training loss"), ("cos_sim_mean", "cosine"))
+    wanted = (*names, ("mean_acceptance_length", "tokens per target pass"))
     axes = figure.subplots(1, len(wanted))
     for axis, (name, label) in zip(axes, wanted):
         for i, (level, rows) in enumerate(histories.items()):
@@ -23,6 +23,7 @@ def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
             axis.plot(epochs, [row[name] for row in rows], color=PALETTE[i % len(PALETTE)], label=level, marker=".")
         axis.set_title(label)
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_yscale("log")
     axes[0].legend()
     return figure
