@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from egptlib.hidden_states._format import MappedFile, as_bytes, chunk_checksum, sample_checksum
 from egptlib.hidden_states._sample import HiddenSample
+
+_MADV_POPULATE_READ = 22  # map all pages in one call, a third of the time of one fault each; not in Python's mmap yet
 
 
 class Chunk(Protocol):
@@ -27,6 +30,9 @@ class Chunk(Protocol):
 
     def sample(self, i: int) -> HiddenSample:
         """Sample `i` of this file, 0 <= i < num_samples, as views of the file where that is possible."""
+
+    def prefetch(self) -> None:
+        """Read the file ahead, for a reader that goes through all of it in order."""
 
     def release(self) -> None:
         """Give the memory of pages already read back to the system. Views stay valid."""
@@ -93,6 +99,11 @@ class SafetensorsChunk:
             scene = self._records[i].get("scene")
             raise ValueError(f"{self.path}: damaged: sample {i} of this file (scene {scene!r}) has wrong bytes")
         return rows
+
+    def prefetch(self) -> None:
+        with suppress(OSError):  # a kernel before 5.14 does not know the second one: pages come one fault at a time
+            self.file.mapping.madvise(mmap.MADV_WILLNEED)
+            self.file.mapping.madvise(_MADV_POPULATE_READ)
 
     def release(self) -> None:
         self.file.mapping.madvise(mmap.MADV_DONTNEED)

@@ -40,6 +40,9 @@ class LegacyChunk:
                 )
         return content
 
+    def prefetch(self) -> None:
+        """Nothing: a file is mapped when it is used."""
+
     def release(self) -> None:
         """Unmap the file; the next use maps it again."""
         self.__dict__.pop("_content", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,14 +118,16 @@ class HiddenStates(Sequence[HiddenSample]):
         return self._selection([place for place, kept in zip(self._places, keep) if kept])
 
     def stream(self, batch_size: int, shuffle: bool = False, seed: int = 0) -> Iterator[RaggedBatch]:
-        """Yield all samples once, as views of the memory-mapped files, in the memory of about one batch.
+        """Yield all samples once, as views of the memory-mapped files.
+
+        Memory stays at about one chunk in order, and one batch shuffled, whatever the folder holds.
 
         Args:
             batch_size: samples per batch; the last may be smaller.
             shuffle: in a uniformly random order over the whole selection, otherwise in the order they were written.
             seed: of that order; another one each epoch.
 
-        After each batch its pages are given back to the system, so memory stays small whatever the folder's size.
+        After each batch (in order: after each chunk) its pages are given back to the system, so memory stays small whatever the folder's size.
         A view read again later is read from the file again.
         """
         if batch_size < 1:
@@ -133,10 +136,17 @@ class HiddenStates(Sequence[HiddenSample]):
         if shuffle:
             order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
             places = [places[i] for i in order.tolist()]
+        ahead = -1  # the chunk that was read ahead: only where most of it is wanted, one after the other
+        wanted = Counter(c for c, _ in places)
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
+            for c in dict.fromkeys(c for c, _ in part):
+                if not shuffle and c != ahead and 2 * wanted[c] > self._chunks[c].num_samples:
+                    self._chunks[c].prefetch()
+                    ahead = c
             yield RaggedBatch([self._chunks[c].sample(i) for c, i in part])
-            for c in {c for c, _ in part}:
+            following = places[start + batch_size : start + batch_size + 1]
+            for c in {c for c, _ in part} - {c for c, _ in following if c == ahead}:
                 self._chunks[c].release()
 
     def chunks(self, batch_size: int = 64) -> Iterator[HiddenBatch]:
