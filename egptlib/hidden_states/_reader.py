@@ -127,8 +127,8 @@ class HiddenStates(Sequence[HiddenSample]):
             shuffle: in a uniformly random order over the whole selection, otherwise in the order they were written.
             seed: of that order; another one each epoch.
 
-        After each batch (in order: after each chunk) its pages are given back to the system, so memory stays small whatever the folder's size.
-        A view read again later is read from the file again.
+        After each batch (in order: after each chunk) its pages are given back to the system, and a
+        view used again later is read from the file again.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: expected at least 1")
