@@ -64,6 +64,7 @@ def sweep_figure(parameter: str, x: Sequence[float], series: Sequence[str], figu
         axes.remove()
     for axes in grid[: len(figures)][-columns:]:
         axes.set_xlabel(parameter)
+        axes.tick_params(labelbottom=True)  # also where the row below is not full
     handles, names = grid[0].get_legend_handles_labels()
     if any(names):
         figure.legend(handles, names, loc="outside lower center", ncols=4)
