@@ -18,9 +18,13 @@ each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem
 
 
 def test_there_are_notebooks() -> None:
-    assert {"01_load_models", "02_extract_hidden_states", "03_train_adapters", "04_feature_acceptance"} <= {
-        n.stem for n in NOTEBOOKS
-    }
+    assert {
+        "01_load_models",
+        "02_extract_hidden_states",
+        "03_train_adapters",
+        "04_feature_acceptance",
+        "05_token_alignment",
+    } <= {n.stem for n in NOTEBOOKS}
 
 
 @each
