@@ -24,6 +24,6 @@ def test_baselines_are_grey_and_told_apart() -> None:
 
 def test_kinds_of_word_are_bars_in_their_order() -> None:
     rows = [{"kind": "motion", "rate": 0.3, "share": 0.4}, {"kind": "colour", "rate": 0.7, "share": 0.6}]
-    left, right = word_kinds_figure(rows).axes
+    left = word_kinds_figure(rows).axes[0]
     assert [bar.get_width() for bar in left.patches] == [0.7, 0.3]  # type: ignore[attr-defined]
     assert [label.get_text() for label in left.get_yticklabels()] == ["colour", "motion"]
