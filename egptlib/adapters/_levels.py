@@ -30,11 +30,13 @@ class Adapter(nn.Module, ABC):
         runs_ahead: whether row t of the output stands for row t + 1.
         drafter_along: of a head that runs ahead: whether it takes the drafter's states of rows after the anchor
             as well, that is, whether the drafter reads along while it drafts.
+        by_position: whether every row is treated by itself, so that padding need not be computed.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("drafter_hidden",)
     runs_ahead: ClassVar[bool] = False
     drafter_along: ClassVar[bool] = False
+    by_position: ClassVar[bool] = False
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__()
@@ -60,6 +62,8 @@ class _Aligner(Adapter):
 class BottleneckAdapter(_Aligner):
     """L1 and L2: bottlenecks, then a norm. With s = 0 it is the norm alone."""
 
+    by_position = True
+
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)
         s = settings
@@ -77,6 +81,8 @@ class BottleneckAdapter(_Aligner):
 
 class WideAdapter(_Aligner):
     """L3: a norm, wide bottlenecks, a norm."""
+
+    by_position = True
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)

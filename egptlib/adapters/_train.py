@@ -78,6 +78,12 @@ class Objective(nn.Module):
         lm_head: Tensor = self.lm_head  # type: ignore[assignment]
         target, mask = batch.target_hidden.to(lm_head.device).float(), batch.mask.to(lm_head.device)
         ids = None if batch.token_ids is None else batch.token_ids.to(lm_head.device)
+        if self.adapter.by_position:  # valid rows only: a padded batch is up to twice as long
+            drafter = batch.drafter_hidden.to(lm_head.device)[mask].float()
+            states = self.adapter(drafter[None])[0]
+            return self._weighed(
+                loss_terms(states, target[mask], None if ids is None else ids[mask], lm_head, self.settings)
+            )
         predicted = predictions(self.adapter, batch, lm_head, self.settings.depths)
         ahead = [(offset, states, 1.0 / len(predicted)) for offset, states in predicted]
         share = self.settings.same_position if self.adapter.runs_ahead else 0.0
@@ -95,8 +101,11 @@ class Objective(nn.Module):
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + weight * term
         if not sums:  # no sample is long enough to run ahead in
             return {"loss": predicted[0][1].sum() * 0.0}
-        loss = torch.stack([getattr(self.settings, name) * term for name, term in sums.items()]).sum()
-        return {"loss": loss, **{name: term.detach() for name, term in sums.items()}}
+        return self._weighed(sums)
+
+    def _weighed(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = torch.stack([getattr(self.settings, name) * term for name, term in terms.items()]).sum()
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 
 def split_by_sequence(states: HiddenStates, share: float = 0.15) -> tuple[HiddenStates, HiddenStates]:
