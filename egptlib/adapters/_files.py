@@ -26,7 +26,7 @@ def create_adapter(level: str, hidden_size: int = 4096, **settings: Any) -> Adap
     """Build an adapter with fresh weights.
 
     Args:
-        level: L1, L2, L3, L4, L5, L5F, B1, E3 (L6 lives inside the drafter: see `LoraDrafter`).
+        level: L1, L2, L3, L4, L5, L5F, B1, E3.
         hidden_size: width of the target's states; the drafter's too unless `drafter_size` says otherwise.
         settings: any other field of `AdapterSettings`.
 

@@ -74,7 +74,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "E3": {},
 }
 LEVELS = tuple(_DEFAULTS)
-"""Names of the levels that work on hidden states. L6, LoRA inside the drafter, is `LoraDrafter`."""
+"""Names of the levels that work on hidden states."""
 RUNS_AHEAD = ("L5", "L5F", "B1", "E3")
 """Levels whose output at row t stands for row t + 1."""
 
