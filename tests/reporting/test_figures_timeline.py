@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from egptlib.reporting._figures_timeline import stage_seconds, timeline_figure
+from egptlib.reporting._figures_timeline import (
+    mean_run,
+    prediction_figure,
+    recorded_runs,
+    stage_seconds,
+    timeline_figure,
+)
 
 
 def event(lane: str, stage: str, start: float, end: float, **info: int) -> SimpleNamespace:
@@ -39,3 +45,46 @@ def test_shares_of_both_models_add_up() -> None:
 def test_no_events() -> None:
     with pytest.raises(ValueError, match="expected events"):
         timeline_figure([], SPECULATIVE, "estimated")
+
+
+def test_the_mean_run_ends_at_the_mean_end_and_works_the_mean_time() -> None:
+    other = [
+        event("drafter", "prefill", 0.0, 0.09),
+        event("target", "prefill", 0.0, 0.3),
+        event("target", "verify", 0.3, 0.4, drafted=3, accepted=0),
+        event("drafter", "draft", 0.4, 0.5, drafted=3),
+        event("target", "verify", 0.5, 0.6, drafted=3, accepted=1),
+        event("target", "step", 0.6, 0.7),
+    ]
+    mean = mean_run([SPECULATIVE, other])
+    assert max(span.end for span in mean) == pytest.approx((0.32 + 0.7) / 2)
+    assert sum(s.end - s.start for s in mean if s.stage == "verify") == pytest.approx((0.12 + 0.3) / 2)
+    late = [s for s in mean if s.lane == "drafter" and s.start >= 0.25]
+    assert sum(s.end - s.start for s in late) == pytest.approx(0.05)
+    verified = next(s for s in mean if s.stage == "verify")
+    assert verified.info == {"accepted": 1.0, "drafted": 3.0}
+    reading = next(s for s in mean if (s.lane, s.stage) == ("target", "prefill"))
+    assert (reading.start, reading.end) == pytest.approx((0.0, 0.25))
+    with pytest.raises(ValueError, match="at least one run"):
+        mean_run([])
+
+
+def test_a_recorded_row_keeps_leading_equal_tokens_of_what_fits_the_window() -> None:
+    row = {
+        "target_stages": {"load": 9.0, "preprocess": 0.1, "vision": 0.1, "prefill": 0.35, "decode": 1.0},
+        "drafter_stages": {"load": 9.0, "preprocess": 0.0, "vision": 0.1, "prefill": 0.1, "decode": 1.0},
+        "target_ids": list(range(10)),
+        "drafter_ids": [0, 1, 7, 3, 4, 5, 6, 7, 8, 9],
+    }
+    plain, speculative = recorded_runs(row)
+    assert plain[-1].end == pytest.approx(1.55)
+    verify = next(span for span in speculative if span.stage == "verify")
+    assert verify.info == {"drafted": 3, "accepted": 2}  # 0.35 s of window, 0.1 s a token
+    assert speculative[-1].lane == "drafter"
+    assert max(span.end for span in speculative) == pytest.approx(0.55 + 0.1 * (1 + 7))
+
+
+def test_predictions_stand_beside_what_was_measured() -> None:
+    figure = prediction_figure({"plain": 0.11}, {"plain": 0.1})
+    assert [round(patch.get_width()) for patch in figure.axes[0].patches] == [100, 110]  # type: ignore[attr-defined]
+    assert "+10.0%" in figure.axes[0].texts[0].get_text()
