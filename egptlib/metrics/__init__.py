@@ -9,8 +9,20 @@ from egptlib.metrics._acceptance import (
 )
 from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
-from egptlib.metrics._formulas import expected_tokens, leviathan_speedup, steady_speedup
+from egptlib.metrics._formulas import (
+    expected_tokens,
+    leviathan_speedup,
+    prefill_hiding_seconds,
+    steady_speedup,
+)
 from egptlib.metrics._legacy import legacy_speedup_estimates
+from egptlib.metrics._pipespec import (
+    pipespec_limit,
+    pipespec_steady_tokens,
+    pipespec_synchronous_speedup,
+    pipespec_tokens,
+    pipespec_verify_share,
+)
 from egptlib.metrics._replay import Replay, accepted_from, expected_accepted, replay
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
 
@@ -31,6 +43,12 @@ __all__ = [
     "leviathan_speedup",
     "masked_cosine",
     "per_position_table",
+    "pipespec_limit",
+    "pipespec_steady_tokens",
+    "pipespec_synchronous_speedup",
+    "pipespec_tokens",
+    "pipespec_verify_share",
+    "prefill_hiding_seconds",
     "replay",
     "steady_speedup",
     "token_acceptance",

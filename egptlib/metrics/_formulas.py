@@ -39,3 +39,26 @@ def steady_speedup(mean_acceptance_length: float, gamma: int, c: float, verify_c
     if c < 0 or verify_cost <= 0:
         raise ValueError(f"expected c of 0 or more and a positive verify_cost, got {c} and {verify_cost}")
     return mean_acceptance_length / (gamma * c + verify_cost)
+
+
+def prefill_hiding_seconds(
+    target_prefill: float, drafter_prefill: float, drafting: float, verify: float, rest: float
+) -> float:
+    """T = max(T_prefill_target, T_prefill_drafter + drafting) + verify + rest, each in seconds.
+
+    The drafter reads its prompt and drafts while the target reads its own; one pass judges the draft; the answer goes
+    on from there. The critical path of that schedule (roadmap/theory.md, bound of prefill hiding). Both models are
+    taken as running undisturbed: on one shared device give times measured side by side (`Costs.contention_target`).
+
+    Args:
+        drafting: of the free draft. Where it is stopped as soon as the target has read its prompt, the maximum is
+            the target's prefill, or the drafter's when that alone is longer.
+        verify: the target pass over the free draft, 0 when there is none.
+        rest: the rounds, or the plain steps, that write what the free draft did not.
+
+    Raises:
+        ValueError: a negative time.
+    """
+    if min(target_prefill, drafter_prefill, drafting, verify, rest) < 0:
+        raise ValueError("prefill_hiding_seconds: expected times of 0 or more")
+    return max(target_prefill, drafter_prefill + drafting) + verify + rest
