@@ -17,8 +17,9 @@ demo: $(READY)
 lab: $(READY)
 	$(BIN)/egptlib lab
 
+# Two workers with a thread each: two threads each would wait for one another on two cores.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 # What starts notebook kernels or takes minutes.
 slow: $(READY)
