@@ -15,7 +15,7 @@ from egptlib.metrics._formulas import (
     prefill_hiding_seconds,
     steady_speedup,
 )
-from egptlib.metrics._legacy import legacy_speedup_estimates
+from egptlib.metrics._legacy import LegacyEstimate, LegacyKind, legacy_estimate, legacy_speedup_estimates
 from egptlib.metrics._pipespec import (
     pipespec_limit,
     pipespec_steady_tokens,
@@ -30,6 +30,8 @@ __all__ = [
     "AcceptanceAccumulator",
     "CostModel",
     "Costs",
+    "LegacyEstimate",
+    "LegacyKind",
     "Prediction",
     "Replay",
     "Tag",
@@ -39,6 +41,7 @@ __all__ = [
     "exact_against_proxy",
     "expected_accepted",
     "expected_tokens",
+    "legacy_estimate",
     "legacy_speedup_estimates",
     "leviathan_speedup",
     "masked_cosine",
