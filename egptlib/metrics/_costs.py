@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,26 @@ class Costs:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def median(cls, parts: Sequence["Costs"]) -> "Costs":
+        """Return the medians of costs that were measured again and again between other work.
+
+        Raises:
+            ValueError: no parts, or parts that did not measure the same sizes and stages.
+        """
+        if not parts:
+            raise ValueError("costs: expected at least one measurement, found none")
+        values: dict[str, Any] = {}
+        for f in fields(cls):
+            found = [getattr(part, f.name) for part in parts]
+            if f.type is float:
+                values[f.name] = statistics.median(found)
+            elif isinstance(found[0], dict) and f.name != "versions":
+                if any(table.keys() != found[0].keys() for table in found):
+                    raise ValueError(f"costs: {f.name}: expected the same keys in every measurement")
+                values[f.name] = {key: statistics.median(table[key] for table in found) for key in found[0]}
+        return replace(parts[0], **values)
 
     @classmethod
     def _from_object(cls, obj: Any) -> "Costs":

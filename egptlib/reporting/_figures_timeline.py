@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
 from egptlib.reporting._figures import _new_figure, _styled
-from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
+from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ _STAGE_ALPHA = {
     "step": 1.0,
     "decode": 1.0,
 }
+_ACCEPTED_COLOR = PALETTE[2]
 _MODELS = {"target": TARGET_COLOR, "drafter": DRAFTER_COLOR}
 
 
@@ -69,8 +70,10 @@ def timeline_figure(
     if not plain or not speculative:
         raise ValueError("timeline: expected events of plain and of speculative decoding, found none")
     figure = _new_figure(DOUBLE_COLUMN, 2.6)
-    axes, shares = figure.subplots(1, 2, width_ratios=[3.4, 1])
+    axes, shares = figure.subplots(1, 2, width_ratios=[3, 1])
     rows = [("plain", "target", plain), ("speculative", "target", speculative), ("speculative", "drafter", speculative)]
+    seconds = [max(e.end for e in side) - min(e.start for e in side) for side in (plain, speculative)]
+    longest = 1e3 * max(seconds)
     for y, (_, lane, events) in enumerate(rows):
         origin = min(e.start for e in events)
         for event in (e for e in events if e.lane == lane):
@@ -80,16 +83,28 @@ def timeline_figure(
                 edgecolor="white", linewidth=0.3,
             )  # fmt: skip
             if event.stage == "verify":
-                text = "/".join(f"{event.info.get(key, 0):.3g}" for key in ("accepted", "drafted"))
-                axes.text(left + width / 2, y - 0.36, text, ha="center", va="bottom", fontsize=5.5, color=NEUTRAL_COLOR)
-    seconds = [max(e.end for e in side) - min(e.start for e in side) for side in (plain, speculative)]
+                _mark_verification(axes, left, width, y, event.info)
+            elif width > 0.11 * longest:
+                axes.text(left + width / 2, y, event.stage, ha="center", va="center", fontsize=6)
     axes.set_yticks(range(3), ["plain\ntarget", "speculative\ntarget", "\ndrafter"])
     axes.invert_yaxis()
     axes.grid(axis="x")
-    axes.set_xlabel("ms; above a verification: accepted/drafted")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("ms; above a verification: accepted/drafted, green: accepted, grey: rejected")
     axes.set_title(f"{title + ': ' if title else ''}{seconds[0] / seconds[1]:.2f}x [{tag}]")
     _draw_shares(shares, plain, speculative)
     return figure
+
+
+def _mark_verification(axes: Any, left: float, width: float, y: float, info: Mapping[str, Any]) -> None:
+    """Above a verification: accepted/drafted as numbers, and as a line of two colors."""
+    accepted, drafted = info.get("accepted", 0), info.get("drafted", 0)
+    middle = left + width * accepted / drafted if drafted else left
+    for begin, end, color in ((left, middle, _ACCEPTED_COLOR), (middle, left + width, NEUTRAL_COLOR)):
+        if end > begin:
+            axes.plot([begin, end], [y - 0.36, y - 0.36], color=color, linewidth=2, solid_capstyle="butt")
+    text = f"{accepted:.3g}/{drafted:.3g}"
+    axes.text(left + width / 2, y - 0.42, text, ha="center", va="bottom", fontsize=5.5, color=NEUTRAL_COLOR)
 
 
 def stage_seconds(events: Sequence[StampedEvent]) -> dict[tuple[str, str], float]:
@@ -105,13 +120,16 @@ def mean_run(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
     """One run with the mean times of many, its end included.
 
     Up to the end of the target's prefill every stage begins and ends at the mean of where it did. After it stands the
-    mean number of rounds, all alike, whose drafts and target passes add up to the mean of their sums.
+    mean number of rounds, all alike, whose drafts and target passes add up to the mean of their sums. Runs in which no
+    stage comes twice, as recorded ones, have no rounds: all their stages are treated like the first ones.
 
     Raises:
         ValueError: no runs, or one in which the target never prefills.
     """
     if not runs:
         raise ValueError("mean of runs: expected at least one run, found none")
+    if all(len({(e.lane, e.stage) for e in run}) == len(run) for run in runs):
+        return _mean_stages(runs)
     before: dict[tuple[str, str], list[tuple[float, float]]] = {}
     loops: list[tuple[float, float, list[StampedEvent]]] = []
     for run in runs:
@@ -131,6 +149,21 @@ def mean_run(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
         Span(lane, stage, fmean(a for a, _ in at), fmean(b for _, b in at)) for (lane, stage), at in before.items()
     ]
     return spans + _mean_rounds(loops)
+
+
+def _mean_stages(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
+    """`mean_run` of runs in which no stage comes twice."""
+    found: dict[tuple[str, str], list[tuple[float, float, Mapping[str, Any]]]] = {}
+    for run in runs:
+        origin = min(e.start for e in run)
+        for e in run:
+            found.setdefault((e.lane, e.stage), []).append((e.start - origin, e.end - origin, e.info))
+    spans = []
+    for (lane, stage), places in found.items():
+        info = {key: fmean(i.get(key, 0) for *_, i in places) for key in ("accepted", "drafted")}
+        start, end = fmean(a for a, *_ in places), fmean(b for _, b, _ in places)
+        spans.append(Span(lane, stage, start, end, info if stage == "verify" else {}))
+    return spans
 
 
 def _mean_rounds(loops: Sequence[tuple[float, float, list[StampedEvent]]]) -> list[Span]:
@@ -232,7 +265,7 @@ def _draw_shares(axes: Any, plain: Sequence[StampedEvent], speculative: Sequence
         for (lane, stage), value in seconds.items():
             share = 100 * value / total
             axes.bar(
-                x, share, bottom=bottom, width=0.75, color=_MODELS[lane], alpha=_STAGE_ALPHA.get(stage, 1.0),
+                x, share, bottom=bottom, width=0.9, color=_MODELS[lane], alpha=_STAGE_ALPHA.get(stage, 1.0),
                 edgecolor="white", linewidth=0.5,
             )  # fmt: skip
             if share > 7:

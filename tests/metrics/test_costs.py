@@ -72,3 +72,13 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         Costs.load(tmp_path / "c.json")
     assert "c.json" in str(raised.value)
+
+
+def test_the_median_of_costs_is_that_of_every_figure() -> None:
+    parts = [Costs(step, 0.1, verify={3: 2 * step}, target_stages={"prefill": step}) for step in (1.0, 5.0, 2.0)]
+    median = Costs.median(parts)
+    assert (median.target_step, median.verify, median.target_stages) == (2.0, {3: 4.0}, {"prefill": 2.0})
+    with pytest.raises(ValueError, match="verify: expected the same keys"):
+        Costs.median([*parts, Costs(1.0, 0.1)])
+    with pytest.raises(ValueError, match="at least one measurement"):
+        Costs.median([])

@@ -88,3 +88,18 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     figure = prediction_figure({"plain": 0.11}, {"plain": 0.1})
     assert [round(patch.get_width()) for patch in figure.axes[0].patches] == [100, 110]  # type: ignore[attr-defined]
     assert "+10.0%" in figure.axes[0].texts[0].get_text()
+
+
+def test_the_mean_of_runs_without_rounds_keeps_their_stages_apart() -> None:
+    runs = [
+        [event("target", "prefill", 0, 1), event("target", "verify", 1, 2, drafted=4), event("target", "decode", 2, 9)],
+        [
+            event("target", "prefill", 5, 8),
+            event("target", "verify", 8, 9, drafted=2),
+            event("target", "decode", 9, 12),
+        ],
+    ]
+    spans = {span.stage: (span.start, span.end, span.info) for span in mean_run(runs)}
+    assert spans["prefill"] == (0, 2, {})
+    assert spans["verify"] == (2, 3, {"accepted": 0, "drafted": 3})
+    assert spans["decode"] == (3, 8, {})
