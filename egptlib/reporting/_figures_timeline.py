@@ -75,7 +75,7 @@ def timeline_figure(
     seconds = [max(e.end for e in side) - min(e.start for e in side) for side in (plain, speculative)]
     longest = 1e3 * max(seconds)
     for y, (_, lane, events) in enumerate(rows):
-        origin = min(e.start for e in events)
+        origin, labelled = min(e.start for e in events), 0.0
         for event in (e for e in events if e.lane == lane):
             left, width = 1e3 * (event.start - origin), 1e3 * (event.end - event.start)
             axes.barh(
@@ -83,7 +83,11 @@ def timeline_figure(
                 edgecolor="white", linewidth=0.3,
             )  # fmt: skip
             if event.stage == "verify":
-                _mark_verification(axes, left, width, y, event.info)
+                text = _mark_verification(axes, left, width, y, event.info)
+                half = 0.006 * longest * len(text)  # as wide as it is printed, about
+                if left + width / 2 - half >= labelled:  # else it would lie on its neighbor
+                    axes.text(left + width / 2, y - 0.42, text, ha="center", va="bottom", fontsize=5.5)
+                    labelled = left + width / 2 + half
             elif width > 0.11 * longest:
                 axes.text(left + width / 2, y, event.stage, ha="center", va="center", fontsize=6)
     axes.set_yticks(range(3), ["plain\ntarget", "speculative\ntarget", "\ndrafter"])
@@ -96,15 +100,14 @@ def timeline_figure(
     return figure
 
 
-def _mark_verification(axes: Any, left: float, width: float, y: float, info: Mapping[str, Any]) -> None:
-    """Above a verification: accepted/drafted as numbers, and as a line of two colors."""
+def _mark_verification(axes: Any, left: float, width: float, y: float, info: Mapping[str, Any]) -> str:
+    """A line of two colors above a verification; returns accepted/drafted as text."""
     accepted, drafted = info.get("accepted", 0), info.get("drafted", 0)
     middle = left + width * accepted / drafted if drafted else left
     for begin, end, color in ((left, middle, _ACCEPTED_COLOR), (middle, left + width, NEUTRAL_COLOR)):
         if end > begin:
             axes.plot([begin, end], [y - 0.36, y - 0.36], color=color, linewidth=2, solid_capstyle="butt")
-    text = f"{accepted:.3g}/{drafted:.3g}"
-    axes.text(left + width / 2, y - 0.42, text, ha="center", va="bottom", fontsize=5.5, color=NEUTRAL_COLOR)
+    return f"{accepted:.2g}/{drafted:.2g}"
 
 
 def stage_seconds(events: Sequence[StampedEvent]) -> dict[tuple[str, str], float]:

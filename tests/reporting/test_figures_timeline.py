@@ -91,7 +91,7 @@ def test_predictions_stand_beside_what_was_measured() -> None:
 
 
 def test_the_mean_of_runs_without_rounds_keeps_their_stages_apart() -> None:
-    runs = [
+    runs: list[list[Any]] = [
         [event("target", "prefill", 0, 1), event("target", "verify", 1, 2, drafted=4), event("target", "decode", 2, 9)],
         [
             event("target", "prefill", 5, 8),
@@ -99,7 +99,7 @@ def test_the_mean_of_runs_without_rounds_keeps_their_stages_apart() -> None:
             event("target", "decode", 9, 12),
         ],
     ]
-    spans = {span.stage: (span.start, span.end, span.info) for span in mean_run(runs)}
+    spans: dict[str, Any] = {span.stage: (span.start, span.end, span.info) for span in mean_run(runs)}
     assert spans["prefill"] == (0, 2, {})
     assert spans["verify"] == (2, 3, {"accepted": 0, "drafted": 3})
     assert spans["decode"] == (3, 8, {})
