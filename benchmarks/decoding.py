@@ -12,73 +12,34 @@ method gives other tokens.
 """
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationMixin
 
 from egptlib._paths import write_json
 from egptlib.decoding import (
+    BlankedDrafter,
     DrafterProcess,
     DrafterThread,
+    Method,
     NgramDrafter,
-    Recorder,
     as_drafter,
     compare_prefill_hiding,
+    compare_speed,
     contention,
     hidden_prefill_generate,
+    run_methods,
     speculative_generate,
+    transformers_generate,
 )
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import Scene, open_scenes
 
 BASELINE = "generate (transformers)"
-Method = Callable[[Scene, str], list[int]]
-
-
-class Blanked:
-    """A drafter that is shown white event pictures: its head start and its language stay, its sense does not."""
-
-    def __init__(self, drafter: Any):
-        self.drafter, self.name, self.device = drafter, f"{drafter.name}, events blanked", drafter.device
-
-    def start(self, scene: Scene, question: str, recorder: Recorder) -> None:
-        white = [np.full_like(image, 255) for image in scene.event_images]
-        self.drafter.start(replace(scene, event_images=white), question, recorder)
-
-    def propose(self, *arguments: Any) -> Any:
-        return self.drafter.propose(*arguments)
-
-
-def generate(pair: Pair, tokens: int, **options: Any) -> Method:
-    """transformers' own greedy decoding of the target.
-
-    It is given embeddings: given ids, its prompt look-up also drafts `<video>` tokens, which the model refuses. So it
-    finds n-grams in the answer only; `NgramDrafter` finds them in the question too.
-    """
-    target = pair.target
-
-    def call(scene: Scene, question: str) -> list[int]:
-        with torch.no_grad():
-            embeds = target.embed(target.encode(scene, question))
-            out = GenerationMixin.generate(
-                target.module,
-                inputs_embeds=embeds,
-                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=target.device),
-                do_sample=False,
-                max_new_tokens=tokens,
-                **options,
-            )
-        return out[0].tolist()
-
-    return call
 
 
 def methods(pair: Pair, process: DrafterProcess, tokens: int, gammas: list[int]) -> dict[str, Method]:
@@ -104,52 +65,15 @@ def methods(pair: Pair, process: DrafterProcess, tokens: int, gammas: list[int])
             max_new_tokens=tokens,
         ).token_ids.tolist()
 
-    table = {BASELINE: generate(pair, tokens), "plain loop": plain}
-    table["prompt look-up (transformers)"] = generate(pair, tokens, prompt_lookup_num_tokens=5)
+    table = {BASELINE: transformers_generate(target, tokens), "plain loop": plain}
+    table["prompt look-up (transformers)"] = transformers_generate(target, tokens, prompt_lookup_num_tokens=5)
     table["n-grams, gamma 5"] = speculative(NgramDrafter(target.tokenizer), 5)
     for gamma in gammas:
         table[f"EventGPT, gamma {gamma}"] = speculative(drafter, gamma)
-        table[f"EventGPT, events blanked, gamma {gamma}"] = speculative(Blanked(drafter), gamma)
+        table[f"EventGPT, events blanked, gamma {gamma}"] = speculative(BlankedDrafter(drafter), gamma)
     table["prefill hidden, with overlap"] = hidden(True, 32)
     table["prefill hidden, up to 12 free"] = hidden(True, 12)
     return table
-
-
-def measure(table: dict[str, Method], prompts: list[tuple[Scene, str]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Median seconds per prompt and token ids of every method, interleaved."""
-    for method in table.values():
-        for scene, question in (prompts * 3)[:3]:
-            method(scene, question)
-    rows: dict[str, dict[str, Any]] = {name: {"seconds": [], "ids": []} for name in table}
-    for scene, question in prompts:
-        trials: dict[str, list[float]] = {name: [] for name in table}
-        ids: dict[str, list[int]] = {}
-        for _ in range(repeats):
-            for name, method in table.items():
-                start = time.perf_counter()
-                ids[name] = method(scene, question)
-                trials[name].append(time.perf_counter() - start)
-        for name, row in rows.items():
-            row["seconds"].append(statistics.median(trials[name]))
-            row["ids"].append(ids[name])
-    return rows
-
-
-def summary(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
-    """Ratio of sums with a bootstrap interval over prompts, mean of ratios, share slower, share identical."""
-    ours, theirs = np.array(row["seconds"]), np.array(base["seconds"])
-    picks = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
-    low, high = np.quantile(theirs[picks].sum(1) / ours[picks].sum(1), [0.025, 0.975])
-    return {
-        "ratio_of_sums": float(theirs.sum() / ours.sum()),
-        "low": float(low),
-        "high": float(high),
-        "mean_of_ratios": float((theirs / ours).mean()),
-        "slower": float((ours > theirs).mean()),
-        "identical": float(np.mean([a == b for a, b in zip(row["ids"], base["ids"], strict=True)])),
-        "tokens": float(sum(map(len, row["ids"]))),
-        "seconds": float(ours.sum()),
-    }
 
 
 def main() -> int:
@@ -172,8 +96,9 @@ def main() -> int:
     prompts = [(scene, question) for scene in chosen for question in scene.questions[: arguments.questions]]
     drafter, end = as_drafter(pair.drafter, pair.target), pair.target.eos_token_ids
     with DrafterProcess(drafter, end) as process:
-        rows = measure(methods(pair, process, arguments.tokens, arguments.gammas), prompts, arguments.repeats)
-        results = {name: summary(row, rows[BASELINE]) for name, row in rows.items()}
+        table = methods(pair, process, arguments.tokens, arguments.gammas)
+        rows = run_methods(table, prompts, repeats=arguments.repeats)
+        results = {name: asdict(compare_speed(row, rows[BASELINE])) for name, row in rows.items()}
         for name, r in results.items():
             print(
                 f"{name:<38} {r['ratio_of_sums']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]  mean of ratios "

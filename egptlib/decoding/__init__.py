@@ -3,10 +3,27 @@
 from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
 from egptlib.decoding._cascade import CascadeDrafter
 from egptlib.decoding._changes import Changes, compare_answers, compare_scenes
+from egptlib.decoding._compare_methods import (
+    BlankedDrafter,
+    Method,
+    MethodRuns,
+    Speed,
+    compare_speed,
+    run_methods,
+    transformers_generate,
+)
 from egptlib.decoding._drafter_process import DrafterProcess
 from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
-from egptlib.decoding._generation import Event, Generation, Recorder, Round, acceptance_by_position
+from egptlib.decoding._generation import (
+    Event,
+    Generation,
+    Recorder,
+    Round,
+    RoundTokens,
+    acceptance_by_position,
+    round_tokens,
+)
 from egptlib.decoding._lengths import AdaptiveLength, DraftLength, FixedLength
 from egptlib.decoding._loop import (
     Divergence,
@@ -35,6 +52,7 @@ from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_v
 __all__ = [
     "AdapterDrafter",
     "AdaptiveLength",
+    "BlankedDrafter",
     "CascadeDrafter",
     "Changes",
     "ConcurrentDrafter",
@@ -55,15 +73,19 @@ __all__ = [
     "HeadDrafter",
     "HidingRun",
     "Lossless",
+    "Method",
+    "MethodRuns",
     "ModelDrafter",
     "NgramDrafter",
     "Recorder",
     "RetokenizedDrafter",
     "Round",
+    "RoundTokens",
     "Rule",
     "Sampler",
     "Sampling",
     "SequenceDrafter",
+    "Speed",
     "Stop",
     "TopK",
     "Typical",
@@ -76,13 +98,17 @@ __all__ = [
     "compare_answers",
     "compare_prefill_hiding",
     "compare_scenes",
+    "compare_speed",
     "contention",
     "first_divergence",
     "hidden_prefill_generate",
     "measure_costs",
     "read_prompt",
     "report_costs",
+    "round_tokens",
+    "run_methods",
     "shared_vocabulary",
     "speculative_decode",
     "speculative_generate",
+    "transformers_generate",
 ]

@@ -26,7 +26,7 @@ class Event:
         stage: "preprocess", "vision", "prefill", "draft", "verify" (a draft was checked) or "step" (nothing was
             drafted, the target decoded one token).
         start, end: seconds of `time.perf_counter`, the same clock for all threads and processes of the machine.
-        info: what is worth knowing about it, e.g. `drafted` and `accepted` counts.
+        info: what is worth knowing about it, e.g. `drafted` and `accepted` counts, and the `tokens` of a draft.
     """
 
     lane: Lane
@@ -134,6 +134,35 @@ class Generation:
         if not self.events:
             return 0.0
         return max(e.end for e in self.events) - min(e.start for e in self.events)
+
+
+class RoundTokens(NamedTuple):
+    """Token ids of one target pass: kept, refused, and the target's own after them (none where the answer ended)."""
+
+    accepted: list[int]
+    rejected: list[int]
+    own: list[int]
+
+
+def round_tokens(generation: Generation) -> list[RoundTokens]:
+    """What became of each draft token of an answer, round by round.
+
+    What the rounds gained, joined, is the answer after the token that the prefill gave.
+
+    Raises:
+        ValueError: a draft is not among the events, as where the first was made while the target read its prompt.
+    """
+    drafts = [e.info["tokens"] for e in generation.events if e.stage == "draft" and e.info.get("tokens")]
+    drafting = [r for r in generation.rounds if r.drafted]
+    if [len(tokens) for tokens in drafts] != [r.drafted for r in drafting]:
+        raise ValueError(f"round_tokens: expected the events of {len(drafting)} drafts, found {len(drafts)}")
+    ids, waiting, rounds = generation.token_ids.tolist(), iter(drafts), list[RoundTokens]()
+    at = len(ids) - sum(r.gained for r in generation.rounds)
+    for r in generation.rounds:
+        draft = next(waiting) if r.drafted else []
+        rounds.append(RoundTokens(ids[at : at + r.accepted], draft[r.accepted :], ids[at + r.accepted : at + r.gained]))
+        at += r.gained
+    return rounds
 
 
 def acceptance_by_position(rounds: list[Round]) -> list[float]:

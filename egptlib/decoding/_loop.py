@@ -141,7 +141,7 @@ def propose(
         return Draft()
     with recorder("drafter", "draft", drafter.device) as info:
         draft = drafter.propose(tokens, count, sampler, length.stop).first(count)
-        info["drafted"] = len(draft.tokens)
+        info.update(drafted=len(draft.tokens), tokens=list(draft.tokens))
     return draft
 
 
