@@ -14,12 +14,6 @@ _LINK = re.compile(r"(?<!\!)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^
 _PICTURE = re.compile(r"\!\[[^\]]*\]\((?P<target>[^()\s]+)\)")
 _HEADING = re.compile(r"^(?P<level>#{1,6})[ \t]+(?P<text>.+?)[ \t]*#*$", re.M)
 
-# The eight notebooks of the plan: documents may link one before it is there.
-_NOTEBOOK = re.compile(
-    r"0(1_load_models|2_extract_hidden_states|3_train_adapters|4_feature_acceptance|5_token_alignment"
-    r"|6_prefill_hiding|7_speculative_decoding|8_stage_timeline)\.ipynb\Z"
-)
-
 
 @dataclass(frozen=True)
 class Fence:
@@ -116,8 +110,6 @@ def check_links(document: Markdown, root: Path) -> list[str]:
         target = (document.path.parent / name).resolve() if name else document.path.resolve()
         if not target.is_relative_to(root.resolve()):
             problems.append(f"{where}: {link.text} leaves the repository")
-        elif target.parent == root.resolve() / "notebooks" and _NOTEBOOK.match(target.name):
-            continue
         elif not target.exists():
             problems.append(f"{where}: {link.text} does not exist")
         elif fragment and target.suffix == ".md" and fragment not in Markdown(target).anchors():

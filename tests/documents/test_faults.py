@@ -14,7 +14,7 @@ def copy(tmp_path: Path) -> Path:
     """A checkout of papers, roadmap and what they link to."""
     root = project_root()
     assert root is not None
-    for name in ("papers", "roadmap"):
+    for name in ("papers", "roadmap", "notebooks"):
         shutil.copytree(root / name, tmp_path / name)
     card = Path("egptlib/models/mini/README.md")
     (tmp_path / card).parent.mkdir(parents=True)
