@@ -195,8 +195,8 @@ def bench_reading(gigabytes: float, folder: Path) -> None:
 
     def metrics() -> None:
         accumulator = AcceptanceAccumulator()
-        for part in hs.chunks():
-            accumulator.update(part.drafter_hidden, part.target_hidden, part.mask)
+        for part in hs.stream(64):
+            accumulator.update_ragged([s.drafter_hidden for s in part], [s.target_hidden for s in part])
         accumulator.compute()
 
     reading, counting = timed(one_old)[1], timed(earlier_metrics)[1]

@@ -125,8 +125,8 @@ def evaluate(
     from egptlib.metrics import AcceptanceAccumulator
 
     accumulator = AcceptanceAccumulator(threshold) if threshold else AcceptanceAccumulator()
-    for batch in HiddenStates.open(folder).chunks():
-        accumulator.update(batch.drafter_hidden, batch.target_hidden, batch.mask)
+    for batch in HiddenStates.open(folder).stream(64):
+        accumulator.update_ragged([s.drafter_hidden for s in batch], [s.target_hidden for s in batch])
     metrics, positions = accumulator.compute(), accumulator.per_position()
     _print_table([(name, value) for name, value in metrics.items() if not isinstance(value, list)])
     if out is not None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num, Real
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 THRESHOLDS = (0.80, 0.85, 0.90, 0.95)
 SD_THRESHOLD = 0.90  # the `sd_*` and `position_*` figures of the earlier script are taken at this one
@@ -102,14 +104,45 @@ class AcceptanceAccumulator:
     ) -> None:
         """Add a batch. Samples are numbered on through all batches; an error names that number."""
         part = masked_cosine(drafter_hidden, target_hidden, mask, first_sample=self.num_samples)
-        width = drafter_hidden.shape[2]
+        self._add(part[0].cpu(), part[1].cpu(), drafter_hidden.shape[2])
+
+    def update_ragged(
+        self,
+        drafter_hidden: Sequence[Tensor],
+        target_hidden: Sequence[Tensor],
+    ) -> None:
+        """Add samples of any lengths, one tensor [position, hidden] each, without padding or copying them.
+
+        The figures are those of `update` with the same samples padded, to the last bit; so are the errors.
+
+            for batch in hidden_states.stream(64):
+                accumulator.update_ragged([s.drafter_hidden for s in batch], [s.target_hidden for s in batch])
+        """
+        cosines = []
+        for number, (drafter, target) in enumerate(zip(drafter_hidden, target_hidden, strict=True), self.num_samples):
+            if drafter.ndim != 2 or drafter.shape != target.shape or drafter.shape[1] != drafter_hidden[0].shape[1]:
+                raise ValueError(
+                    f"sample {number}: drafter_hidden {list(drafter.shape)} and target_hidden {list(target.shape)}: "
+                    "expected equal shapes [position, hidden], of one width in all samples"
+                )
+            cosine = _row_cosine(drafter, target)
+            if not torch.isfinite(cosine).all():
+                position = int(cosine.isfinite().logical_not().nonzero()[0])
+                raise _not_finite(drafter[position], number, position)
+            cosines.append(cosine.cpu())
+        if cosines:
+            lengths = torch.tensor([len(cosine) for cosine in cosines])
+            mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+            self._add(pad_sequence(cosines, batch_first=True), mask, drafter_hidden[0].shape[1])
+
+    def _add(self, cosine: Tensor, mask: Tensor, width: int) -> None:
         if self._hidden_dim not in (None, width):
             raise ValueError(
                 f"hidden states from sample {self.num_samples} on have width {width}, "
                 f"those before it {self._hidden_dim}"
             )
         self._hidden_dim = width
-        self._parts.append((part[0].cpu(), part[1].cpu()))
+        self._parts.append((cosine, mask))
         self.num_samples += mask.shape[0]
 
     def cosines(self) -> tuple[Float[Tensor, "sample position"], Bool[Tensor, "sample position"]]:
@@ -199,18 +232,44 @@ def masked_cosine(
     for start in range(0, valid.shape[0], step):
         rows = slice(start, start + step)
         keep = valid[rows]
-        drafter = drafter_hidden[rows][keep].float()  # [valid positions, hidden]
-        target = target_hidden[rows][keep].float()
-        for name, states in (("drafter_hidden", drafter), ("target_hidden", target)):
-            if not torch.isfinite(states).all():
-                bad = int(torch.isfinite(states).all(dim=1).logical_not().nonzero()[0])
-                sample, position = keep.nonzero()[bad].tolist()
-                raise ValueError(
-                    f"{name} is not finite at sample {first_sample + start + sample}, position {position}: "
-                    "expected numbers at every valid position"
-                )
-        cosine[rows][keep] = F.cosine_similarity(drafter, target, dim=-1)
+        block = _row_cosine(drafter_hidden[rows][keep], target_hidden[rows][keep])
+        if not torch.isfinite(block).all():
+            sample, position = keep.nonzero()[int(block.isfinite().logical_not().nonzero()[0])].tolist()
+            raise _not_finite(drafter_hidden[rows][sample, position], first_sample + start + sample, position)
+        cosine[rows][keep] = block
     return cosine, valid
+
+
+def _row_cosine(drafter: Tensor, target: Tensor) -> Tensor:
+    """Return the cosine of each pair of rows, float32 [row]; NaN where one of the two is not finite.
+
+    Rows of bfloat16 in the computer's own memory are read once, where they are; others are converted first.
+    """
+    if drafter.dtype == target.dtype == torch.bfloat16 and drafter.device.type == target.device.type == "cpu":
+        from egptlib._row_dots import row_dots  # loads numba, which importing this room should not
+
+        dots = np.empty((len(drafter), 3), np.float32)
+        row_dots(_bits(drafter), _bits(target), dots)
+        both, drafter_square, target_square = torch.from_numpy(dots).double().unbind(1)
+        if torch.isfinite(drafter_square).all() and torch.isfinite(target_square).all():
+            smallest = 1e-8  # as torch's cosine_similarity: zeros have cosine 0
+            norms = drafter_square.sqrt().clamp_min(smallest) * target_square.sqrt().clamp_min(smallest)
+            return (both / norms).float()
+    drafter, target = drafter.float(), target.float()
+    finite = torch.isfinite(drafter).all(dim=1) & torch.isfinite(target).all(dim=1)
+    return F.cosine_similarity(drafter, target, dim=-1).masked_fill(~finite, torch.nan)
+
+
+def _bits(states: Tensor) -> np.ndarray:
+    return states.detach().contiguous().view(torch.uint16).numpy()
+
+
+def _not_finite(drafter: Tensor, sample: int, position: int) -> ValueError:
+    """The error of a position at which one of the two is not finite: the drafter's, if `drafter` is not."""
+    name = "target_hidden" if torch.isfinite(drafter).all() else "drafter_hidden"
+    return ValueError(
+        f"{name} is not finite at sample {sample}, position {position}: expected numbers at every valid position"
+    )
 
 
 def _checked_mask(drafter_hidden: Tensor, target_hidden: Tensor, mask: Tensor) -> Tensor:

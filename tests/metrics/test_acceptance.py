@@ -201,6 +201,63 @@ def test_streaming_is_exact_at_the_width_of_a_7b_model() -> None:
     assert streamed.compute() == acceptance_metrics(drafter, target, mask)
 
 
+@settings(max_examples=40, deadline=None)
+@given(batches(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), st.integers(0, 7))
+def test_ragged_samples_give_exactly_the_same(
+    batch: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype, cut: int
+) -> None:
+    drafter, target, mask = batch
+    lengths = mask.sum(dim=1)
+    if not mask.any():
+        return
+    mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    drafter, target = (states[:, : mask.shape[1]].to(dtype) for states in (drafter, target))
+    rows = [[row[:n] for row, n in zip(states, lengths.tolist())] for states in (drafter, target)]
+    ragged, padded = AcceptanceAccumulator(), AcceptanceAccumulator()
+    for part in (slice(0, cut), slice(cut, None)):
+        ragged.update_ragged(rows[0][part], rows[1][part])
+    padded.update(drafter, target, mask)
+    assert ragged.compute() == padded.compute()
+    assert ragged.per_position() == padded.per_position()
+    exact = torch.nn.functional.cosine_similarity(drafter.double(), target.double(), dim=-1)
+    assert torch.allclose(ragged.cosines()[0].double()[mask], exact[mask], rtol=0, atol=1e-6)
+
+
+def test_ragged_cosines_of_bfloat16_at_the_width_of_a_7b_model() -> None:
+    generator = torch.Generator().manual_seed(5)
+    target = torch.randn(90, 4096, generator=generator) * torch.logspace(-12, 12, 90)[:, None]
+    drafter = (target * (1 + torch.randn(90, 4096, generator=generator))).bfloat16()
+    target = target.bfloat16()
+    drafter[3] = 0  # a vector of zeros has cosine 0
+    accumulator = AcceptanceAccumulator()
+    accumulator.update_ragged([drafter], [target])
+    exact = torch.nn.functional.cosine_similarity(drafter.double(), target.double(), dim=-1)
+    (cosine,), _ = accumulator.cosines()
+    assert cosine[3] == 0
+    large = target.float().norm(dim=1) > 1e-7  # shorter ones count as zeros, as in torch
+    assert large.sum() > 60
+    assert torch.allclose(cosine.double()[large], exact[large], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_ragged_samples_that_are_refused(value: float, side: int, dtype: torch.dtype) -> None:
+    accumulator = AcceptanceAccumulator()
+    accumulator.update_ragged([torch.ones(n, 2) for n in (3, 0, 1)], [torch.ones(n, 2) for n in (3, 0, 1)])
+    states = [[torch.ones(4, 2, dtype=dtype) for _ in range(3)] for _ in range(2)]
+    states[side][1][2, 0] = value
+    with pytest.raises(
+        ValueError, match=rf"{('drafter', 'target')[side]}_hidden is not finite at sample 4, position 2"
+    ):
+        accumulator.update_ragged(*states)
+    with pytest.raises(ValueError, match=r"sample 3: drafter_hidden \[4, 2\] and target_hidden \[3, 2\]"):
+        accumulator.update_ragged([torch.ones(4, 2)], [torch.ones(3, 2)])
+    with pytest.raises(ValueError, match="from sample 3 on have width 5, those before it 2"):
+        accumulator.update_ragged([torch.ones(4, 5)], [torch.ones(4, 5)])
+    assert accumulator.num_samples == 3
+
+
 @settings(max_examples=50, deadline=None)
 @given(batches())
 def test_what_is_outside_the_mask_is_never_read(batch: tuple[Tensor, Tensor, Tensor]) -> None:
