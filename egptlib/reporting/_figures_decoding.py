@@ -1,9 +1,10 @@
 """Figures of speculative decoding: methods against the clock, accepted lengths, one answer token by token."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
-from egptlib.reporting._figures import _MARKERS, _SERIES_COLORS, _new_figure, _styled, _whole_numbers
+from egptlib.reporting._figures import _MARKERS, _SERIES_COLORS, EXACT_COLOR, _new_figure, _styled, _whole_numbers
 from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def positions_figure(shares: Mapping[str, Sequence[float]]) -> "Figure":
     """
     figure = _new_figure(DOUBLE_COLUMN * 0.7, 2.5)
     axes = figure.subplots()
-    for (label, values), color, marker in zip(shares.items(), _SERIES_COLORS, _MARKERS):
+    for (label, values), color, marker in zip(shares.items(), cycle(_SERIES_COLORS + (EXACT_COLOR,)), cycle(_MARKERS)):
         places = range(1, len(values) + 1)
         percent = [100 * value for value in values]
         axes.plot(places, percent, color=color, marker=marker, markersize=4, label=label)

@@ -26,6 +26,11 @@ def test_positions_count_from_one() -> None:
     assert line.get_xdata().tolist() == [1, 2] and line.get_ydata().tolist() == [90, 50]  # type: ignore[union-attr]
 
 
+def test_no_method_is_left_out() -> None:
+    shares = {f"gamma {i}": [0.9, 0.5] for i in range(1, 8)}
+    assert len(positions_figure(shares).axes[0].lines) == 7
+
+
 def test_every_token_is_drawn_in_the_colour_of_its_fate() -> None:
     axes = tokens_figure(["A"], [(["car", "is"], ["red"], ["blue"]), ([], [], ["$"])]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["A", "car", "is", "blue", "red", "$"]
