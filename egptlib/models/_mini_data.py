@@ -19,6 +19,8 @@ from egptlib.scenes._folder import SceneFolder, open_scenes
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._streets_answers import SLOTS, slot_values
 
+QuestionsAnswers = list[list[tuple[str, str]]]
+"""Per scene the ten questions with their answers."""
 NO_VALUE = -1  # label of a slot that a scene does not have, ignored by the loss
 
 
@@ -37,7 +39,7 @@ class MiniData:
     events: Tensor
     frames: Tensor
     labels: Tensor
-    questions_answers: list[list[tuple[str, str]]]
+    questions_answers: QuestionsAnswers
     sequences: list[str]
 
     def __len__(self) -> int:
@@ -81,9 +83,19 @@ def load_mini_data(split: str, num_sequences: int, cache: str | Path) -> MiniDat
             events=torch.from_numpy(stored["events"]),
             frames=torch.from_numpy(stored["frames"]),
             labels=torch.from_numpy(stored["labels"]),
-            questions_answers=[json.loads(text) for text in stored["questions_answers"]],
+            questions_answers=read_pairs(stored["questions_answers"]),
             sequences=stored["sequence"].tolist(),
         )
+
+
+def read_pairs(texts: np.ndarray) -> QuestionsAnswers:
+    """Questions and answers from the JSON that a cache keeps of each scene."""
+    return [[(question, answer) for question, answer in json.loads(text)] for text in texts]
+
+
+def slot_labels(true: dict[str, str]) -> list[int]:
+    """The true value of every slot as an index into `slot_values`, -1 where there is none."""
+    return [slot_values(slot).index(true[slot]) if slot in true else NO_VALUE for slot in SLOTS]
 
 
 class _SmallScenes(torch.utils.data.Dataset):
@@ -101,7 +113,7 @@ class _SmallScenes(torch.utils.data.Dataset):
         return {
             "events": np.stack([self.resized(picture) for picture in scene.event_images]),
             "frames": np.stack([self.resized(picture) for picture in scene.frames]),
-            "labels": np.array([slot_values(s).index(true[s]) if s in true else NO_VALUE for s in SLOTS]),
+            "labels": np.array(slot_labels(true)),
             "questions_answers": np.array(json.dumps(list(zip(scene.questions, scene.answers, strict=True)))),
             "sequence": np.array(scene.sequence),
         }

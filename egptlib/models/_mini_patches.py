@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write
-from egptlib.models._mini import EVENT_VIEWS, TOWER
+from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES, TOWER
 from egptlib.scenes import SceneFolder
 from egptlib.scenes._streets import VIDEO_FPS, street_at
 from egptlib.scenes._streets_world import COLORS, KINDS, MOTIONS
@@ -23,36 +23,30 @@ FIELDS = {"kind": len(KINDS) + 1, "color": len(COLORS) + 1, "motion": len(MOTION
 """What is told of a patch, and how many values it has; 0 is none."""
 GRID = int(TOWER["image_size"]) // int(TOWER["patch_size"])  # type: ignore[call-overload]
 _VEHICLE_SHARE, _PEDESTRIAN_SHARE = 0.04, 0.01  # of a patch, from which on it shows one
-_FRAMES = frame_indices(VIDEO_FPS)
+FRAME_TIMES = [index / VIDEO_FPS for index in frame_indices(VIDEO_FPS, NUM_FRAMES)]
+"""When the frames of a window of 1 s were taken, in seconds since its start."""
 
 
-def load_patches(scenes: SceneFolder, cache: str | Path) -> tuple[Tensor, Tensor]:
-    """Patch labels of all scenes, for the event images and for the frames; kept in `cache`.
-
-    Returns:
-        int64 [scene, 5, patch, field] and [scene, 8, patch, field].
-    """
+def load_event_patches(scenes: SceneFolder, cache: str | Path) -> Tensor:
+    """What the event images of all scenes of `streets` show: uint8 [scene, 5, patch, field]; kept in `cache`."""
     windows = [(scene["sequence"], scene["start_us"]) for scene in scenes.metadata()]
-    key = hashlib.sha256(json.dumps([windows, GRID, EVENT_VIEWS, _FRAMES]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([windows, GRID, EVENT_VIEWS]).encode()).hexdigest()[:16]
     file = Path(cache) / f"patches_{key}.npz"
     if not file.exists():
-        jobs = (joblib.delayed(_window)(*window) for window in windows)
+        jobs = (joblib.delayed(_event_patches)(*window) for window in windows)
         made = joblib.Parallel(n_jobs=2, return_as="generator")(jobs)
         read = list(tqdm(made, total=len(windows), desc="patch labels", unit="scene", disable=None))
         with atomic_write(file) as partial:
-            np.savez_compressed(partial, events=np.stack([e for e, _ in read]), frames=np.stack([f for _, f in read]))
+            np.savez_compressed(partial, events=np.stack(read))
     with np.load(file) as stored:
-        return torch.from_numpy(stored["events"]).long(), torch.from_numpy(stored["frames"]).long()
+        return torch.from_numpy(stored["events"])
 
 
-def _window(sequence: str, start_us: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _event_patches(sequence: str, start_us: int) -> NDArray[np.uint8]:
     renderer, start = street_at(sequence, start_us)
-
-    def labels(times: list[float]) -> NDArray[np.uint8]:
-        return np.stack([patch_labels(renderer.things_at(start + time), renderer.world.things) for time in times])
-
     # event images share the window by count; the middle of an equal share of time is near enough
-    return labels([(i + 0.5) / EVENT_VIEWS for i in range(EVENT_VIEWS)]), labels([i / VIDEO_FPS for i in _FRAMES])
+    times = [start + (i + 0.5) / EVENT_VIEWS for i in range(EVENT_VIEWS)]
+    return np.stack([patch_labels(renderer.things_at(time), renderer.world.things) for time in times])
 
 
 def patch_labels(things_at: NDArray[np.int16], things: list) -> NDArray[np.uint8]:

@@ -112,7 +112,7 @@ def train_tower(
     Args:
         pictures: uint8 [scene, n, S, S, 3].
         labels: int64 [scene, slot], -1 where a scene has no such slot.
-        patches: int64 [scene, n, patch, field], what each patch shows.
+        patches: uint8 [scene, n, patch, field], what each patch shows.
         tokens: how the model pools tower features [b, n, s, d] into visual tokens [b, k, d].
         test: pictures and labels that the history is measured on; they change nothing.
 
@@ -145,7 +145,7 @@ def train_tower(
                 flipped = torch.rand(len(rows), generator=generator) < 0.5
                 seen[flipped] = seen[flipped].flip(3)
                 true[flipped] = mirror[torch.arange(len(SLOTS)), true[flipped]]
-                shown = patches[rows].clone()
+                shown = patches[rows].long()
                 shown[flipped] = _mirrored_patches(shown[flipped])
                 features = see(tower, seen)
                 loss = _slot_loss(head(tokens(features)), true) + _patch_loss(patch_head(features), shown)

@@ -1,5 +1,8 @@
 """`egptlib train-mini`: the mini pair from nothing: streets, tokenizer, vision towers, language models, model card.
 
+The drafter learns from the training sequences of `streets`, the target from windows that are each of a street of its
+own: video is cheap to draw, events are not, and the target has more to learn.
+
 Every stage sets its own seeds and leaves its weights in a work folder under a name that holds a hash of its settings
 and data: a stopped run goes on where it was, and a changed stage is trained again with those after it.
 """
@@ -17,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import VideoLlavaForConditionalGeneration
 
 from egptlib._paths import atomic_write, data_root, write_json
@@ -30,10 +33,11 @@ from egptlib.models._mini import (
     wrap_tokenizer,
 )
 from egptlib.models._mini_card import measure_mini, write_card
-from egptlib.models._mini_data import MiniData, load_mini_data, open_mini_scenes, preprocessor
+from egptlib.models._mini_data import QuestionsAnswers, load_mini_data, open_mini_scenes, preprocessor
 from egptlib.models._mini_language import LanguageSettings, Prompts, split_prompts, train_language
-from egptlib.models._mini_patches import load_patches
+from egptlib.models._mini_patches import load_event_patches
 from egptlib.models._mini_towers import TowerSettings, event_tokens, frame_tokens, see_all, train_tower
+from egptlib.models._mini_windows import load_windows
 from egptlib.models._prompts import (
     VIDEO_TOKEN,
     eventgpt_prompt,
@@ -52,15 +56,12 @@ class MiniSettings:
     seed: int = 1  # of the weights that training starts from
     train_sequences: int = 540
     test_sequences: int = 100
+    windows: int = 12_000  # that the target learns from
     event_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 1, 2, 3, 4), epochs=14))
-    video_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 2, 5, 7), epochs=16))
+    video_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 2, 5, 7), epochs=4))
     drafter: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=8))
     target: LanguageSettings = field(
-        default_factory=lambda: LanguageSettings(epochs=4, batch_size=8, learning_rate=8e-4)
-    )
-    # once more over the scenes, from where the target stands: facts it is slow to look for, such as lanes
-    finish: LanguageSettings = field(
-        default_factory=lambda: LanguageSettings(epochs=1, batch_size=8, learning_rate=4e-4, seed=22)
+        default_factory=lambda: LanguageSettings(epochs=1, batch_size=8, learning_rate=8e-4)
     )
 
 
@@ -80,16 +81,27 @@ def train_mini(
     settings, out = settings or MiniSettings(), Path(out)
     work = data_root() / "mini_training" if work is None else Path(work)
     work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)  # how sums are split over threads decides how they round
     train = load_mini_data("train", settings.train_sequences, work)
     test = load_mini_data("test", settings.test_sequences, work)
     if shared := set(train.sequences) & set(test.sequences):
         raise ValueError(f"streets: sequences in both splits: {sorted(shared)[:3]}")
-    event_patches, frame_patches = load_patches(open_mini_scenes("train", settings.train_sequences), work)
-    stages = _Stages(work, train)
-    tokenizer = train_tokenizer(_texts(train))
+    event_patches = load_event_patches(open_mini_scenes("train", settings.train_sequences), work)
+    windows = load_windows(settings.windows, work)
+    stages = _Stages(work, settings.seed)
+    tokenizer = train_tokenizer(_texts(train.questions_answers))
 
     torch.manual_seed(settings.seed)
     drafter, target = EventGPT(drafter_config()), VideoLlavaForConditionalGeneration(target_config())
+
+    def train_video_tower() -> tuple[nn.Module, list]:
+        test_set = (test.frames, test.labels)
+        return train_tower(
+            windows.frames, windows.labels, windows.patches, frame_tokens, settings.video_tower, test_set, "video tower"
+        )
+
+    def train_target() -> tuple[nn.Module, list]:
+        return _train_target(target, windows.frames, windows.questions_answers, tokenizer, settings.target)
 
     def train_event_tower() -> tuple[nn.Module, list]:
         test_set = (test.events, test.labels)
@@ -97,28 +109,16 @@ def train_mini(
             train.events, train.labels, event_patches, event_tokens, settings.event_tower, test_set, "event tower"
         )
 
-    def train_video_tower() -> tuple[nn.Module, list]:
-        test_set = (test.frames, test.labels)
-        return train_tower(
-            train.frames, train.labels, frame_patches, frame_tokens, settings.video_tower, test_set, "video tower"
-        )
+    def train_drafter() -> tuple[nn.Module, list]:
+        return _train_drafter(drafter, train.events, train.questions_answers, tokenizer, settings.drafter)
 
-    seen_events = stages.run("event tower", settings.event_tower, drafter.visual_tower, train_event_tower)
-    seen_frames = stages.run("video tower", settings.video_tower, target.model.video_tower, train_video_tower)
+    sequences = _fingerprint(train.questions_answers, train.labels)  # decides the tokenizer of both, too
+    streets = _fingerprint(windows.questions_answers, windows.labels)
+    seen = stages.run("video tower", settings.video_tower, target.model.video_tower, train_video_tower, streets)
     target.model.image_tower.load_state_dict(target.model.video_tower.state_dict())
-    stages.run(
-        "drafter", settings.drafter, drafter, lambda: _train_drafter(drafter, train, tokenizer, settings), seen_events
-    )
-    trained = stages.run(
-        "target", settings.target, target, lambda: _train_target(target, train, tokenizer, settings.target), seen_frames
-    )
-    stages.run(
-        "target finish",
-        settings.finish,
-        target,
-        lambda: _train_target(target, train, tokenizer, settings.finish),
-        trained,
-    )
+    stages.run("target", settings.target, target, train_target, seen + sequences)
+    seen = stages.run("event tower", settings.event_tower, drafter.visual_tower, train_event_tower, sequences)
+    stages.run("drafter", settings.drafter, drafter, train_drafter, seen)
 
     _save(drafter, wrap_tokenizer(tokenizer, for_target=False), out / "drafter")
     _save(target, wrap_tokenizer(tokenizer, for_target=True), out / "target")
@@ -134,34 +134,33 @@ def train_mini(
     return card
 
 
-class _Stages:
-    """Runs each stage once: what it trained is found again by its settings, its data and the stage before it."""
+def _fingerprint(questions_answers: QuestionsAnswers, labels: Tensor) -> str:
+    """Tells training data apart."""
+    return hashlib.sha256(json.dumps([questions_answers, labels.tolist()]).encode()).hexdigest()[:16]
 
-    def __init__(self, work: Path, data: MiniData) -> None:
-        self.work = work
+
+class _Stages:
+    """Runs each stage once: what it trained is found again by its settings and by what it was made from."""
+
+    def __init__(self, work: Path, seed: int) -> None:
+        self.work, self.seed = work, seed
         self.log: dict[str, Any] = {}
-        self._data = hashlib.sha256(json.dumps([data.questions_answers, data.labels.tolist()]).encode()).hexdigest()
 
     def run(
-        self,
-        name: str,
-        settings: Any,
-        module: nn.Module,
-        train: Callable[[], tuple[nn.Module, list]],
-        before: str = "",
+        self, name: str, settings: Any, module: nn.Module, train: Callable[[], tuple[nn.Module, list]], made_from: str
     ) -> str:
         """Load the stage's weights into `module`, or train and keep them first.
 
         Args:
             settings: a dataclass.
             train: returns the trained module and its history.
-            before: key of the stage that this one builds on.
+            made_from: tells apart the data and the stages that this one builds on.
 
         Returns:
             The stage's key.
         """
-        made_of = [self._data, before, name, asdict(settings), sorted(module.state_dict())]
-        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+        decides = [self.seed, made_from, name, asdict(settings), sorted(module.state_dict())]
+        key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
         file = self.work / f"{name.replace(' ', '_')}_{key}.safetensors"
         if not file.exists():
             start = perf_counter()
@@ -176,7 +175,7 @@ class _Stages:
 
 
 def _train_drafter(
-    model: EventGPT, data: MiniData, tokenizer: Tokenizer, settings: MiniSettings
+    model: EventGPT, events: Tensor, pairs: QuestionsAnswers, tokenizer: Tokenizer, settings: LanguageSettings
 ) -> tuple[nn.Module, list]:
     words = wrap_tokenizer(tokenizer, for_target=False)
 
@@ -187,17 +186,21 @@ def _train_drafter(
         model,
         model.model,
         lambda features: event_tokens(model.feature_adaptor(model.visual_projector(features))),
-        see_all(model.visual_tower, data.events),
-        see_all(model.visual_tower, torch.full_like(data.events[:1], WHITE))[0],
-        _prompts(data, encode, words, EVENT_PLACEHOLDER),
-        settings.drafter,
+        see_all(model.visual_tower, events),
+        see_all(model.visual_tower, torch.full_like(events[:1], WHITE))[0],
+        _prompts(pairs, encode, words, EVENT_PLACEHOLDER),
+        settings,
         "drafter",
     )
     return model, history
 
 
 def _train_target(
-    model: VideoLlavaForConditionalGeneration, data: MiniData, tokenizer: Tokenizer, settings: LanguageSettings
+    model: VideoLlavaForConditionalGeneration,
+    frames: Tensor,
+    pairs: QuestionsAnswers,
+    tokenizer: Tokenizer,
+    settings: LanguageSettings,
 ) -> tuple[nn.Module, list]:
     words = wrap_tokenizer(tokenizer, for_target=True)
     visual, length = model.config.video_token_index, model.config.video_seq_length
@@ -209,23 +212,22 @@ def _train_target(
         model,
         model.model.language_model,
         lambda features: model.model.multi_modal_projector(frame_tokens(features)),
-        see_all(model.model.video_tower, data.frames),
-        see_all(model.model.video_tower, torch.full_like(data.frames[:1], BLACK))[0],
-        _prompts(data, encode, words, visual),
+        see_all(model.model.video_tower, frames),
+        see_all(model.model.video_tower, torch.full_like(frames[:1], BLACK))[0],
+        _prompts(pairs, encode, words, visual),
         settings,
         "target",
     )
     return model, history
 
 
-def _texts(data: MiniData) -> list[str]:
-    pairs = [pair for scene in data.questions_answers for pair in scene]
+def _texts(scenes: QuestionsAnswers) -> list[str]:
+    pairs = [pair for scene in scenes for pair in scene]
     prompts = [template(question) for question, _ in pairs for template in (eventgpt_prompt, video_prompt)]
     return prompts + [f" {answer}" for _, answer in pairs]
 
 
-def _prompts(data: MiniData, encode: Callable[[str], list[int]], tokenizer: Any, visual: int) -> Prompts:
-    scenes = data.questions_answers
+def _prompts(scenes: QuestionsAnswers, encode: Callable[[str], list[int]], tokenizer: Any, visual: int) -> Prompts:
     questions = {question: encode(question) for scene in scenes for question, _ in scene}
     answers = {
         answer: [*tokenizer(f" {answer}", add_special_tokens=False).input_ids, tokenizer.eos_token_id]

@@ -1,5 +1,6 @@
 """`streets`: procedural driving sequences with exact ground truth, written as DSEC is and cut as DSEC is."""
 
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,12 @@ RENDER_FPS = 60  # the event rate is within 3 % of that of rendering at 400 fram
 VIDEO_FPS = 20
 INSTANTS_PER_SECOND = 4  # how often it is recorded who is visible
 MIN_PIXELS = 300  # fewer visible pixels than this, of 307,200, do not count as visible
-_FIRST_SEED = {"train": 0, "test": 1_000_000}
+SEQUENCE_SECONDS = 2.0
+WINDOW_SECONDS = 1.0
+_MOST_SEQUENCES = 1_000_000  # of a split
+_FIRST_SEED = {"train": 0, "test": _MOST_SEQUENCES}
+FIRST_FREE_SEED = len(_FIRST_SEED) * _MOST_SEQUENCES
+"""From here on no seed is that of a sequence of either split."""
 
 
 def make_streets(
@@ -27,8 +33,8 @@ def make_streets(
     split: str = "test",
     num_sequences: int = 8,
     *,
-    seconds: float = 2.0,
-    window_us: int = 1_000_000,
+    seconds: float = SEQUENCE_SECONDS,
+    window_us: int = round(1e6 * WINDOW_SECONDS),
     workers: int = 2,
 ) -> Path:
     """Render sequences, simulate their events, and cut them to a dataset folder.
@@ -48,12 +54,12 @@ def make_streets(
         The folder.
 
     Raises:
-        ValueError: a split that is neither train nor test, or fewer than one sequence.
+        ValueError: a split that is neither train nor test, or fewer than one or more than a million sequences.
     """
     if split not in _FIRST_SEED:
         raise ValueError(f"streets: split must be 'train' or 'test', got {split!r}")
-    if num_sequences < 1:
-        raise ValueError(f"streets: num_sequences must be at least 1, got {num_sequences}")
+    if not 1 <= num_sequences <= _MOST_SEQUENCES:
+        raise ValueError(f"streets: num_sequences must be from 1 to {_MOST_SEQUENCES}, got {num_sequences}")
     out = Path(out)
     indices = [i for i in range(num_sequences) if not is_cut(street_name(split, i), out, window_us=window_us)]
     make = joblib.delayed(partial(_make_sequence, out=out, split=split, seconds=seconds, window_us=window_us))
@@ -87,10 +93,9 @@ def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_
             metadata={"events": "simulated"},
             png_level=0,
         )
-        seen = _who_is_seen(renderer, start_us, seconds)
 
         def annotate(_: str, window_start: int, window_stop: int) -> dict:
-            facts = window_facts(renderer.world, seen, window_start, window_stop)
+            facts = facts_from(renderer, (window_start - start_us) / 1e6, (window_stop - start_us) / 1e6)
             return {"qa": answers(facts), "slots": slots(facts)}
 
         cut_sequence(sequence, out, window_us=window_us, annotate=annotate)
@@ -101,7 +106,7 @@ def _seed_and_start(split: str, index: int) -> tuple[int, int]:
     return _FIRST_SEED[split] + index, 49_000_000_000 + index * 10_000_000
 
 
-def street_at(sequence: str, time_us: int, seconds: float = 2.0) -> tuple[StreetRenderer, float]:
+def street_at(sequence: str, time_us: int, seconds: float = SEQUENCE_SECONDS) -> tuple[StreetRenderer, float]:
     """Build the street of a sequence again, from its name.
 
     Returns:
@@ -112,29 +117,36 @@ def street_at(sequence: str, time_us: int, seconds: float = 2.0) -> tuple[Street
     return StreetRenderer(sample_world(seed, seconds)), (time_us - start_us) / 1e6
 
 
-def _who_is_seen(renderer: StreetRenderer, start_us: int, seconds: float) -> dict[int, dict[int, float]]:
-    """Time in microseconds -> the things of which at least `MIN_PIXELS` are visible then -> metres away."""
-    times = [k / INSTANTS_PER_SECOND for k in range(round(seconds * INSTANTS_PER_SECOND))]
+def facts_from(renderer: StreetRenderer, start: float, stop: float) -> Facts:
+    """What is visible in [start, stop), in seconds since the street's first frame (see `window_facts`)."""
+    return window_facts(renderer.world, _who_is_seen(renderer, start, stop), start, stop)
+
+
+def _who_is_seen(renderer: StreetRenderer, start: float, stop: float) -> dict[float, dict[int, float]]:
+    """Time in [start, stop) -> the things of which at least `MIN_PIXELS` are visible then -> metres away."""
+    first, last = (math.ceil(time * INSTANTS_PER_SECOND) for time in (start, stop))
     return {
-        round(start_us + 1e6 * time): {
-            thing: metres for thing, (pixels, metres) in renderer.visible(time).items() if pixels >= MIN_PIXELS
+        k / INSTANTS_PER_SECOND: {
+            thing: metres
+            for thing, (pixels, metres) in renderer.visible(k / INSTANTS_PER_SECOND).items()
+            if pixels >= MIN_PIXELS
         }
-        for time in times
+        for k in range(first, last)
     }
 
 
-def window_facts(world: World, seen: dict[int, dict[int, float]], start_us: int, stop_us: int) -> Facts:
-    """What is visible in [start_us, stop_us).
+def window_facts(world: World, seen: dict[float, dict[int, float]], start: float, stop: float) -> Facts:
+    """What is visible in [start, stop).
 
     A vehicle or pedestrian counts when it is visible (occlusion counted) at no fewer than half of the window's
     instants. Vehicles are ordered by their mean distance.
 
     Args:
         world: the street.
-        seen: time in microseconds -> index of a visible thing -> its distance.
-        start_us, stop_us: the window, on the clock of `seen`.
+        seen: time -> index of a visible thing -> its distance.
+        start, stop: the window, on the clock of `seen`.
     """
-    instants = [who for time, who in seen.items() if start_us <= time < stop_us]
+    instants = [who for time, who in seen.items() if start <= time < stop]
     distances = {thing: [who[thing] for who in instants if thing in who] for thing in set().union(*instants)}
     visible = [thing for thing, metres in distances.items() if 2 * len(metres) >= len(instants)]
     things = [world.things[i] for i in sorted(visible, key=lambda i: float(np.mean(distances[i])))]

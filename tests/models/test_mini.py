@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from egptlib.models import EventGPT, load_pair
+from egptlib.models import EventGPT, _mini_windows, load_pair
 from egptlib.models._mini import DRAFTER_LAYERS, HIDDEN, MINI_FOLDER, TARGET_LAYERS, TARGET_SPECIALS, VOCAB_SIZE
 from egptlib.models._mini_card import gains, measure_mini, render_card
-from egptlib.models._mini_data import NO_VALUE, normalise, preprocessor
+from egptlib.models._mini_data import NO_VALUE, normalise, preprocessor, read_pairs, slot_labels
 from egptlib.models._mini_patches import FIELDS, GRID, patch_labels
 from egptlib.models._mini_towers import SlotHead, TowerSettings, event_tokens, frame_tokens, train_tower
+from egptlib.models._mini_windows import draw_window, load_windows
 from egptlib.scenes import open_scenes
-from egptlib.scenes._streets import make_streets
+from egptlib.scenes._streets import FIRST_FREE_SEED, make_streets, street_at
 from egptlib.scenes._streets_answers import MOVING_SLOTS, SLOTS, slot_values
 
 
@@ -24,7 +25,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory):
-    folder = make_streets(tmp_path_factory.mktemp("mini") / "streets_test_1s", "test", 4, seconds=1.0, workers=2)
+    folder = make_streets(tmp_path_factory.mktemp("mini") / "streets_test_1s", "test", 3, seconds=1.5, workers=2)
     return open_scenes(folder, event_views=5)
 
 
@@ -108,6 +109,33 @@ def test_tower_features_are_what_the_models_read(pair, streets):
         features = drafter.visual_tower(pixels).last_hidden_state
         expected = event_tokens(drafter.feature_adaptor(drafter.visual_projector(features)))
         torch.testing.assert_close(drafter.encode_events(pixels), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_drawn_window_is_what_a_written_cut_and_read_sequence_shows(streets):
+    for scene in streets:
+        index, start = int(scene.sequence.split("_")[-1]), scene.metadata["start_us"]
+        renderer, seconds = street_at(scene.sequence, start, 1.5)
+        drawn = draw_window(renderer.world.seed, seconds, 1.5)
+        resized = np.stack([preprocessor().resized(frame) for frame in scene.frames])
+        difference = np.abs(resized.astype(int) - drawn["frames"])
+        assert difference.mean() < 2  # of 255: what H.264 changes
+        assert np.percentile(difference, 99.9) < 25
+        assert read_pairs(drawn["questions_answers"][None])[0] == list(zip(scene.questions, scene.answers, strict=True))
+        assert drawn["labels"].tolist() == slot_labels(scene.metadata["slots"])
+        assert index < FIRST_FREE_SEED and renderer.world.seed < FIRST_FREE_SEED
+
+
+def test_windows_are_drawn_once_and_a_longer_set_begins_with_the_shorter(tmp_path, monkeypatch):
+    monkeypatch.setattr(_mini_windows, "_IN_A_FILE", 2)
+    few = load_windows(3, tmp_path)
+    first = sorted(tmp_path.iterdir())
+    written = [file.stat().st_mtime_ns for file in first]
+    more = load_windows(5, tmp_path)
+    assert (len(few), len(more), len(first), len(list(tmp_path.iterdir()))) == (3, 5, 2, 3)
+    assert [file.stat().st_mtime_ns for file in first] == written
+    assert torch.equal(more.frames[:3], few.frames) and torch.equal(more.patches[:3], few.patches)
+    assert more.questions_answers[:3] == few.questions_answers
+    assert len({frames.numpy().tobytes() for frames in more.frames}) == 5
 
 
 def test_patch_labels_say_what_fills_a_patch():
