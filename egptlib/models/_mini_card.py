@@ -135,9 +135,11 @@ A small EventGPT (drafter) and a small Video-LLaVA (target) of the classes that 
 and method development on a CPU. They speak about `streets`, the procedural driving scenes of this package, and about
 nothing else.
 
-- **Data:** `streets`, {settings["train_sequences"]} training sequences ({card["train_scenes"]} windows of 1 s) and \
-{settings["test_sequences"]} test sequences ({card["test_scenes"]} windows).
-  No sequence is in both. Events are simulated.
+- **Data:** `streets`. The drafter learns from {settings["train_sequences"]} sequences ({card["train_scenes"]} windows \
+of 1 s), the target from {settings["windows"]} windows
+  that are each of a street of its own, drawn without events (its language model from {settings["told_windows"]} of \
+them). Both are tested on {settings["test_sequences"]} sequences \
+({card["test_scenes"]} windows). No street is in two of these sets. Events are simulated.
 - **Made by:** `egptlib train-mini` (settings and seeds in `card.json`, torch {card["torch"]}).
 - **Time on two cores:** {times}.
 - **Answer loss** at the end of training, nats a token: {losses}.

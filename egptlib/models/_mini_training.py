@@ -56,7 +56,8 @@ class MiniSettings:
     seed: int = 1  # of the weights that training starts from
     train_sequences: int = 540
     test_sequences: int = 100
-    windows: int = 12_000  # that the target learns from
+    windows: int = 12_000  # that the target's vision tower learns from
+    told_windows: int = 8_000  # of these, that its language model learns from
     event_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 1, 2, 3, 4), epochs=14))
     video_tower: TowerSettings = field(default_factory=lambda: TowerSettings(pictures=(0, 2, 5, 7), epochs=4))
     drafter: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=8))
@@ -101,7 +102,8 @@ def train_mini(
         )
 
     def train_target() -> tuple[nn.Module, list]:
-        return _train_target(target, windows.frames, windows.questions_answers, tokenizer, settings.target)
+        told = slice(settings.told_windows)
+        return _train_target(target, windows.frames[told], windows.questions_answers[told], tokenizer, settings.target)
 
     def train_event_tower() -> tuple[nn.Module, list]:
         test_set = (test.events, test.labels)
@@ -116,7 +118,7 @@ def train_mini(
     streets = _fingerprint(windows.questions_answers, windows.labels)
     seen = stages.run("video tower", settings.video_tower, target.model.video_tower, train_video_tower, streets)
     target.model.image_tower.load_state_dict(target.model.video_tower.state_dict())
-    stages.run("target", settings.target, target, train_target, seen + sequences)
+    stages.run("target", settings.target, target, train_target, f"{seen} {sequences} {settings.told_windows}")
     seen = stages.run("event tower", settings.event_tower, drafter.visual_tower, train_event_tower, sequences)
     stages.run("drafter", settings.drafter, drafter, train_drafter, seen)
 
