@@ -105,7 +105,8 @@ def test_perspective_of_a_known_box():
 
 def test_a_window_counts_what_is_visible_half_of_the_time():
     world = world_with(vehicle("car", 0, 10), vehicle("van", 3, 20, color="blue"))
-    seen = {0: {0: 9.0, 1: 20.0}, 250: {0: 10.0}, 500: {0: 11.0, 1: 19.0}, 750: {0: 12.0}, 1000: {1: 2.0}}
+    seen: dict[float, dict[int, float]] = {0: {0: 9.0, 1: 20.0}, 250: {0: 10.0}, 500: {0: 11.0, 1: 19.0}}
+    seen |= {750: {0: 12.0}, 1000: {1: 2.0}}
     facts = window_facts(world, seen, 0, 1000)
     assert [v.kind for v in facts.vehicles] == ["car", "van"]
     seen[500].pop(1)
