@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -249,6 +249,6 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    write_json(partial / "preprocessor_config.json", asdict(preprocessor()))
+    write_json(partial / "preprocessor_config.json", asdict(replace(preprocessor(), backend="torch")))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -1,4 +1,4 @@
-"""CLIP's image preprocessing on PIL: resize, centre crop, rescale, normalise, as `preprocessor_config.json` says."""
+"""CLIP's image preprocessing: resize, centre crop, rescale, normalise, as `preprocessor_config.json` says."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+TORCH_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Preprocessor:
         size: {"shortest_edge": pixels} keeps the aspect ratio, {"height", "width"} does not.
         crop_size: {"height", "width"} of the centre crop; what lies outside the image is black.
         resample: PIL's number of the filter (3: bicubic).
+        backend: who resizes. "pil" is what the published models were trained with, bit for bit. "torch" takes a tenth
+            of the time; its fixed-point weights have 16 bits, PIL's 22, so it is at most one grey level off where it
+            makes pictures smaller, and two where larger. The mini pair's configs say "torch".
     """
 
     size: dict[str, int]
@@ -36,6 +41,13 @@ class Preprocessor:
     rescale_factor: float = 1 / 255
     image_mean: Sequence[float] = CLIP_MEAN
     image_std: Sequence[float] = CLIP_STD
+    backend: Literal["pil", "torch"] = "pil"
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("pil", "torch"):
+            raise ValueError(f"backend: expected 'pil' or 'torch', found {self.backend!r}")
+        if self.backend == "torch" and self.resample not in TORCH_FILTERS:
+            raise ValueError(f"resample: torch resizes with {sorted(TORCH_FILTERS)} only, found {self.resample}")
 
     @classmethod
     def square(cls, image_size: int, crop: bool = True) -> Preprocessor:
@@ -59,7 +71,10 @@ class Preprocessor:
             raise ValueError(f"{source}: size: expected shortest_edge or height and width, found {size}")
         if kept.get("do_center_crop", True) and not (crop and {"height", "width"} <= set(crop)):
             raise ValueError(f"{source}: crop_size: expected height and width, found {crop}")
-        return cls(**kept)
+        try:
+            return cls(**kept)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Preprocessor:
@@ -101,28 +116,22 @@ class Preprocessor:
         """
         if len(images) == 0:
             raise ValueError("preprocess: expected at least one image, found none")
-        values = self._values_of_levels()
-        pixels = []
-        for image in images:
-            resized = self.resized(image)
-            pixels.append([values[c].take(resized[..., c]) for c in range(3)])  # a look-up, not float arithmetic
-        return torch.from_numpy(np.array(pixels))
-
-    def _values_of_levels(self) -> np.ndarray:
-        """What each of the 256 grey levels becomes in each channel: float32 [3, 256]."""
-        levels = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+        sized = np.stack([self.resized(image) for image in images])  # [n, S, S, 3]
+        pixels = torch.from_numpy(sized).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         if self.do_rescale:
-            levels = levels * np.float32(self.rescale_factor)
+            pixels *= self.rescale_factor
         if self.do_normalize:
-            mean, std = (np.asarray(v, dtype=np.float32)[:, None] for v in (self.image_mean, self.image_std))
-            levels = (levels - mean) / std
-        return levels
+            mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.image_mean, self.image_std))
+            pixels.sub_(mean).div_(std)
+        return pixels
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"preprocess: expected uint8 RGB [H,W,3], found {image.dtype} {list(image.shape)}")
+        if self.do_resize and self.backend == "torch":
+            image = self._resized_by_torch(image)
         picture = Image.fromarray(image)
-        if self.do_resize:
+        if self.do_resize and self.backend == "pil":
             picture = picture.resize(self._resized_to(*picture.size), resample=self.resample)
         if self.do_center_crop and self.crop_size is not None:
             width, height = self.crop_size["width"], self.crop_size["height"]
@@ -130,6 +139,13 @@ class Preprocessor:
             left, top = (picture.width - width) // 2, (picture.height - height) // 2
             picture = picture.crop((left, top, left + width, top + height))
         return np.asarray(picture)
+
+    def _resized_by_torch(self, image: np.ndarray) -> np.ndarray:
+        """On uint8 with the channels last: the layout for which torch has vector code."""
+        width, height = self._resized_to(image.shape[1], image.shape[0])
+        pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)[None]  # [1, 3, H, W]
+        mode = TORCH_FILTERS[Image.Resampling(self.resample)]
+        return F.interpolate(pixels, size=(height, width), mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
 
     def _resized_to(self, width: int, height: int) -> tuple[int, int]:
         if "shortest_edge" not in self.size:

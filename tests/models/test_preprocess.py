@@ -1,6 +1,7 @@
 """Preprocessing against the published pixel values and against transformers' own processor."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ def test_equals_transformers(settings: dict[str, Any], size: tuple[int, int]) ->
     torch.testing.assert_close(Preprocessor.from_dict(settings)([image]), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("size", SIZES)
+def test_torch_is_a_grey_level_or_two_off_at_most(settings: dict[str, Any], size: tuple[int, int]) -> None:
+    image = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image.setflags(write=False)
+    pil, fast = (Preprocessor.from_dict({**settings, "backend": backend}) for backend in ("pil", "torch"))
+    difference = np.abs(pil.resized(image).astype(int) - fast.resized(image))
+    assert difference.max() <= 2 and difference.mean() < 0.05
+    if min(size) > 224:  # made smaller
+        assert difference.max() <= 1 and difference.mean() < 0.01
+
+
+def test_the_golden_pictures_by_torch(shared: Path) -> None:
+    with np.load(shared / "golden" / "video_llava" / "frames.npz") as stored:
+        pil, fast = Preprocessor.square(224), Preprocessor(**{**asdict(Preprocessor.square(224)), "backend": "torch"})
+        difference = np.abs(np.stack([pil.resized(f).astype(int) - fast.resized(f) for f in stored["frames"]]))
+    assert difference.max() <= 1 and difference.mean() < 0.01
+
+
 def test_images_of_different_sizes_make_one_batch() -> None:
     images = [np.full((*size, 3), 200, dtype=np.uint8) for size in SIZES]
     made = Preprocessor.square(28)(images)
@@ -75,6 +95,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ('{"size": {"longest_edge": 3}}', "size: expected shortest_edge"),
         ('{"size": 28}', "crop_size: expected height and width, found None"),
         ('{"size": 28, "crop_size": 28}', "expected pictures of 56 x 56"),
+        ('{"size": 28, "crop_size": 28, "backend": "x"}', "backend: expected 'pil' or 'torch', found 'x'"),
+        ('{"size": 28, "crop_size": 28, "backend": "torch", "resample": 1}', "resample: torch resizes with"),
     ]:
         path.write_text(content)
         with pytest.raises(ValueError, match=message) as error:
