@@ -113,11 +113,11 @@ def _judge(
     cosines = AcceptanceAccumulator()
     matches: list[Tensor] = []
     hits1 = hits5 = positions = 0
-    for batch in states.chunks():
+    for samples in states.stream(64):
+        batch = samples.padded()
         if batch.token_ids is None:
             raise ValueError(f"{states.folder}: holds no token ids; judging by acceptance needs them")
         mask, ids = batch.mask.to(lm_head.device), batch.token_ids.to(lm_head.device)
-        target = batch.target_hidden.to(lm_head.device).float()
         columns = []
         for offset, aligned in states_of(batch):
             valid = moved(mask, offset, False)
@@ -132,7 +132,10 @@ def _judge(
                 hits5 += int(((best == labels[..., None]).any(dim=-1) & valid).sum())
                 positions += int(valid.sum())
                 if valid.any():
-                    cosines.update(aligned.float(), moved(target, offset), valid)
+                    cosines.update_ragged(
+                        [rows[kept] for rows, kept in zip(aligned, valid)],
+                        [sample.target_hidden[offset:].to(aligned.device) for sample in samples],
+                    )
         for i, length in enumerate(batch.mask.sum(dim=1).tolist()):
             if len(columns) == 1:
                 matches.append(by_depth(columns[0][i, :length], depths))
@@ -194,15 +197,15 @@ def judge_baselines(
     own: list[Tensor] = []
     rows: list[tuple[list[int], Any]] = []
     same_width = True
-    for batch in states.chunks():
-        same_width = batch.drafter_hidden.shape[2] == lm_head.shape[1]
-        for i, length in enumerate(batch.mask.sum(dim=1).tolist()):
-            own.append(batch.match[i, :length])
-            assert batch.token_ids is not None  # `match` has looked
-            rows.append((batch.token_ids[i, :length].tolist(), batch.metadata[i].get("question")))
+    for samples in states.stream(64):
+        for sample in samples:
+            same_width = sample.drafter_hidden.shape[1] == lm_head.shape[1]
+            own.append(sample.match)
+            assert sample.token_ids is not None  # `match` has looked
+            rows.append((sample.token_ids.tolist(), sample.metadata.get("question")))
     result = [judge_tokens("drafter's own tokens", own, gammas)]
     if same_width:
-        result.append(_judge("identity", lambda batch: [(0, batch.drafter_hidden.float())], states, lm_head, gammas))
+        result.append(_judge("identity", lambda batch: [(0, batch.drafter_hidden)], states, lm_head, gammas))
     sums: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
     seen: list[tuple[list[int], Any]] = []

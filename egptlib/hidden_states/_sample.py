@@ -52,6 +52,15 @@ class HiddenSample:
         """Number of positions."""
         return self.drafter_hidden.shape[0]
 
+    @property
+    def match(self) -> Tensor:
+        """Bool [length]: the drafter's top-1 is the target's token. Exact where the path is "target".
+
+        Raises:
+            ValueError: the folder holds no token ids.
+        """
+        return _match(self)
+
     def clone(self) -> HiddenSample:
         """A copy in memory of its own."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -82,9 +91,13 @@ class HiddenBatch:
         Raises:
             ValueError: the folder holds no token ids.
         """
-        if self.token_ids is None or self.drafter_top1 is None:
-            raise ValueError("this folder was left by the earlier writer and holds no token ids")
-        return (self.token_ids == self.drafter_top1) & self.mask
+        return _match(self) & self.mask
+
+
+def _match(stored: HiddenSample | HiddenBatch) -> Tensor:
+    if stored.token_ids is None or stored.drafter_top1 is None:
+        raise ValueError("this folder was left by the earlier writer and holds no token ids")
+    return stored.token_ids == stored.drafter_top1
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ class AcceptanceAccumulator:
     Keeps one float32 cosine per position (10 MB for 52,000 answers of 50 tokens), not the states.
 
         accumulator = AcceptanceAccumulator()
-        for batch in hidden_states.chunks():
-            accumulator.update(batch.drafter_hidden, batch.target_hidden, batch.mask)
+        for batch in hidden_states.stream(64):
+            accumulator.update_ragged([s.drafter_hidden for s in batch], [s.target_hidden for s in batch])
         accumulator.compute()
     """
 
@@ -114,9 +114,6 @@ class AcceptanceAccumulator:
         """Add samples of any lengths, one tensor [position, hidden] each, without padding or copying them.
 
         The figures are those of `update` with the same samples padded, to the last bit; so are the errors.
-
-            for batch in hidden_states.stream(64):
-                accumulator.update_ragged([s.drafter_hidden for s in batch], [s.target_hidden for s in batch])
         """
         cosines = []
         for number, (drafter, target) in enumerate(zip(drafter_hidden, target_hidden, strict=True), self.num_samples):
