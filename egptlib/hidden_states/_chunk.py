@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
-from egptlib.hidden_states._format import MappedFile, as_bytes, chunk_checksum, sample_checksum
-from egptlib.hidden_states._sample import HiddenSample
-
-_MADV_POPULATE_READ = 22  # map all pages in one call, a third of the time of one fault each; not in Python's mmap yet
+from egptlib.hidden_states._format import MappedFile, as_bytes, chunk_checksum, row_bytes, sample_checksums
+from egptlib.hidden_states._sample import HiddenSample, widened
 
 
 class Chunk(Protocol):
@@ -28,11 +27,11 @@ class Chunk(Protocol):
     def metadata(self) -> list[dict[str, Any]]:
         """Return the metadata of all its samples without reading their states."""
 
-    def sample(self, i: int) -> HiddenSample:
-        """Sample `i` of this file, 0 <= i < num_samples, as views of the file where that is possible."""
+    def samples(self, first: int, last: int) -> list[HiddenSample]:
+        """Samples `first` to `last` (exclusive) of this file, as views of the file where that is possible."""
 
-    def prefetch(self) -> None:
-        """Read the file ahead, for a reader that goes through all of it in order."""
+    def read_ahead(self) -> None:
+        """Have the system read the file, for a reader that goes through most of it in order."""
 
     def release(self) -> None:
         """Give the memory of pages already read back to the system. Views stay valid."""
@@ -67,12 +66,12 @@ class SafetensorsChunk:
         return records
 
     @cached_property
-    def _offsets(self) -> list[int]:
-        return self.file.tensor("offsets").tolist()
+    def _offsets(self) -> np.ndarray:
+        return self.file.tensor("offsets").numpy()
 
     @cached_property
-    def _checksums(self) -> list[int]:
-        return self.file.tensor("checksums").tolist()
+    def _checksums(self) -> np.ndarray:
+        return self.file.tensor("checksums").numpy()
 
     @cached_property
     def columns(self) -> dict[str, Tensor]:
@@ -87,23 +86,41 @@ class SafetensorsChunk:
     def metadata(self) -> list[dict[str, Any]]:
         return self._records
 
-    def sample(self, i: int) -> HiddenSample:
-        return HiddenSample.of(self.rows(i), dict(self._records[i]))
+    def samples(self, first: int, last: int) -> list[HiddenSample]:
+        block, lengths = self._block(first, last)
+        columns = {name: widened(name, rows).split(lengths) for name, rows in block.items()}
+        records = self._records[first:last]
+        return [
+            HiddenSample(**dict(zip(columns, rows)), metadata=dict(record))
+            for *rows, record in zip(*columns.values(), records)
+        ]
 
-    def rows(self, i: int) -> dict[str, Tensor]:
-        """The rows of sample `i`, by field, as they are in the file, checked."""
-        columns = self.columns
-        first, last = self._offsets[i], self._offsets[i + 1]
-        rows = {name: column[first:last] for name, column in columns.items()}
-        if sample_checksum(first, last, map(as_bytes, rows.values())) != self._checksums[i]:
-            scene = self._records[i].get("scene")
-            raise ValueError(f"{self.path}: damaged: sample {i} of this file (scene {scene!r}) has wrong bytes")
-        return rows
+    def split(self, first: int, last: int) -> dict[str, Sequence[Tensor]]:
+        """The rows of each of the samples `first` to `last` (exclusive), by field, as they are in the file, checked."""
+        block, lengths = self._block(first, last)
+        return {name: rows.split(lengths) for name, rows in block.items()}
 
-    def prefetch(self) -> None:
-        with suppress(OSError):  # a kernel before 5.14 does not know the second one: pages come one fault at a time
-            self.file.mapping.madvise(mmap.MADV_WILLNEED)
-            self.file.mapping.madvise(_MADV_POPULATE_READ)
+    def _block(self, first: int, last: int) -> tuple[dict[str, Tensor], list[int]]:
+        """Some consecutive samples: all their rows by field, checked, and the length of each.
+
+        Raises:
+            ValueError: some bytes are not those that were written; the first such sample is named.
+        """
+        columns, offsets = self.columns, self._offsets[first : last + 1]
+        lengths = np.diff(offsets)
+        if lengths.min(initial=0) < 0 or offsets[0] < 0 or offsets[-1] > self._offsets[-1]:
+            raise ValueError(f"{self.path}: damaged: samples {first} to {last - 1} of this file have wrong offsets")
+        block = {name: column[offsets[0] : offsets[-1]] for name, column in columns.items()}
+        for rows in block.values():
+            self.file.map_pages(rows)
+        found = sample_checksums(offsets, map(row_bytes, block.values()))
+        for i in np.flatnonzero(found != self._checksums[first:last]):
+            scene = self._records[first + i].get("scene")
+            raise ValueError(f"{self.path}: damaged: sample {first + i} of this file (scene {scene!r}) has wrong bytes")
+        return block, lengths.tolist()
+
+    def read_ahead(self) -> None:
+        self.file.mapping.madvise(mmap.MADV_WILLNEED)
 
     def release(self) -> None:
         self.file.mapping.madvise(mmap.MADV_DONTNEED)

@@ -7,6 +7,7 @@ import json
 import mmap
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ DTYPES = {
     "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "U8": torch.uint8,
 }  # fmt: skip
+_MADV_POPULATE_READ = 22  # not in Python's mmap yet
+_WORTH_A_CALL = 2**16  # bytes
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -90,24 +93,36 @@ def _index_checksum(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def word_sum(data: np.ndarray) -> int:
-    """Sum of uint8 [n] read as little-endian 64-bit words (zeros behind the last), modulo 2**64.
+def sample_checksums(offsets: np.ndarray, columns: Iterable[np.ndarray]) -> np.ndarray:
+    """Checksums of consecutive samples of a chunk, int64 [samples].
 
-    Any single changed bit changes it, and it is as fast as memory; SHA-256, a twentieth of that, is for the whole file.
-    """
-    whole = len(data) // 8 * 8
-    total = int(np.add.reduce(data[:whole].view("<u8"), dtype=np.uint64))
-    return (total + int.from_bytes(data[whole:].tobytes(), "little")) % 2**64
-
-
-def sample_checksum(first: int, last: int, rows: Iterable[np.ndarray]) -> int:
-    """Checksum of the sample in rows `first` to `last` (exclusive) of a chunk, a signed 64-bit number.
+    Each sample's two offsets and the bytes of its rows, as little-endian 64-bit words (zeros behind the last of a
+    column), added modulo 2**64. Any single changed bit changes the sum, and it is as fast as memory; SHA-256, a
+    twentieth of that, is for the whole file.
 
     Args:
-        rows: its bytes, uint8 [n], one array per column in the file's order.
+        offsets: int64 [samples + 1]: the rows of each sample, numbered through the chunk.
+        columns: bytes of these rows, uint8 [rows, bytes of a row], one array per column.
     """
-    total = (first + last + sum(word_sum(data) for data in rows)) % 2**64
-    return total - 2**64 if total >= 2**63 else total
+    total = (offsets[:-1] + offsets[1:]).astype("<u8")
+    filled = np.flatnonzero(offsets[1:] > offsets[:-1])  # reduceat gives a sample without rows those of the next
+    if len(filled):
+        rows = offsets[:-1][filled] - offsets[0]
+        for column in columns:
+            total[filled] += _word_sums(column, rows)
+    return total.view("<i8")
+
+
+def _word_sums(column: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums of 64-bit words, uint64 [samples], of uint8 [rows, bytes of a row]; a sample goes on to the next's start."""
+    size = column.shape[1]
+    if size % 8 == 0:
+        words, per_row = column.reshape(-1).view("<u8"), size // 8
+    else:  # narrow: each byte by its place in the words of its sample
+        rows = np.arange(len(column)) - np.repeat(starts, np.diff(starts, append=len(column)))
+        places = rows[:, None] * size + np.arange(size)
+        words, per_row = (column.astype("<u8") << (8 * (places % 8)).astype("<u8")).reshape(-1), size
+    return np.add.reduceat(words, starts * per_row, dtype=np.uint64)
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
@@ -116,6 +131,11 @@ def as_bytes(tensor: Tensor) -> np.ndarray:
     if flat.stride(0) != 1:  # a single value taken from a column counts as contiguous, but cannot be viewed as bytes
         flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8).numpy()
+
+
+def row_bytes(tensor: Tensor) -> np.ndarray:
+    """The same by row, uint8 [rows, bytes of a row]."""
+    return as_bytes(tensor).reshape(len(tensor), -1) if len(tensor) else np.empty((0, 8), np.uint8)
 
 
 def write_chunk(
@@ -140,7 +160,7 @@ def write_chunk(
     for part in next(iter(columns.values())):
         offsets.append(offsets[-1] + len(part))
     checksums = [
-        sample_checksum(offsets[i], offsets[i + 1], [as_bytes(parts[i]) for parts in columns.values()])
+        sample_checksums(np.array(offsets[i : i + 2]), [row_bytes(parts[i]) for parts in columns.values()])[0]
         for i in range(len(records))
     ]
     text = json.dumps(list(records), ensure_ascii=False, allow_nan=False).encode()
@@ -230,6 +250,14 @@ class MappedFile:
     @cached_property
     def _bytes(self) -> Tensor:
         return torch.frombuffer(self.mapping, dtype=torch.uint8)
+
+    def map_pages(self, view: Tensor) -> None:
+        """Map all pages of a view of this file in one call, a third of the time of one fault each."""
+        size, start = view.numel() * view.element_size(), view.data_ptr() - self._bytes.data_ptr()
+        if size >= _WORTH_A_CALL and 0 <= start <= len(self.mapping) - size:  # not where `tensor` had to copy
+            page = start // mmap.PAGESIZE * mmap.PAGESIZE
+            with suppress(OSError):  # a kernel before 5.14 does not know it
+                self.mapping.madvise(_MADV_POPULATE_READ, page, start + size - page)
 
     def tensor(self, name: str) -> Tensor:
         """A view of the whole tensor.

@@ -40,7 +40,7 @@ class LegacyChunk:
                 )
         return content
 
-    def prefetch(self) -> None:
+    def read_ahead(self) -> None:
         """Nothing: a file is mapped when it is used."""
 
     def release(self) -> None:
@@ -50,13 +50,13 @@ class LegacyChunk:
     def metadata(self) -> list[dict[str, Any]]:
         return [_in_our_words(record) for record in self._content["metadata"]]
 
-    def sample(self, i: int) -> HiddenSample:
-        length = int(self._content["seq_lens"][i])
-        return HiddenSample(
-            drafter_hidden=self._content["egpt_hidden"][i, :length],
-            target_hidden=self._content["vl_hidden"][i, :length],
-            metadata=_in_our_words(self._content["metadata"][i]),
-        )
+    def samples(self, first: int, last: int) -> list[HiddenSample]:
+        content, found = self._content, []
+        for i in range(first, last):
+            length = int(content["seq_lens"][i])
+            metadata = _in_our_words(content["metadata"][i])
+            found.append(HiddenSample(content["egpt_hidden"][i, :length], content["vl_hidden"][i, :length], metadata))
+        return found
 
 
 def _in_our_words(record: dict[str, Any]) -> dict[str, Any]:

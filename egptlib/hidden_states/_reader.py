@@ -75,7 +75,7 @@ class HiddenStates(Sequence[HiddenSample]):
             chunk, place = self._places[i]
         except IndexError:
             raise IndexError(f"sample {i} of {len(self)} in {self.folder}") from None
-        return self._chunks[chunk].sample(place).clone()
+        return self._chunks[chunk].samples(place, place + 1)[0].clone()
 
     def metadata(self) -> list[dict[str, Any]]:
         """Return the metadata of every sample, without reading hidden states."""
@@ -120,15 +120,13 @@ class HiddenStates(Sequence[HiddenSample]):
     def stream(self, batch_size: int, shuffle: bool = False, seed: int = 0) -> Iterator[RaggedBatch]:
         """Yield all samples once, as views of the memory-mapped files.
 
-        Memory stays at about one chunk in order, and one batch shuffled, whatever the folder holds.
+        Memory stays at about one batch, whatever the folder holds: after each batch its pages are given back to the
+        system, and a view used again later is read from the file again.
 
         Args:
             batch_size: samples per batch; the last may be smaller.
             shuffle: in a uniformly random order over the whole selection, otherwise in the order they were written.
             seed: of that order; another one each epoch.
-
-        After each batch (in order: after each chunk) its pages are given back to the system, and a
-        view used again later is read from the file again.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: expected at least 1")
@@ -136,17 +134,17 @@ class HiddenStates(Sequence[HiddenSample]):
         if shuffle:
             order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
             places = [places[i] for i in order.tolist()]
-        ahead = -1  # the chunk that was read ahead: only where most of it is wanted, one after the other
-        wanted = Counter(c for c, _ in places)
+        # Chunks most of which is wanted, one sample after the other, are read ahead, each when its first batch comes.
+        wanted = Counter() if shuffle else Counter(c for c, _ in places)
+        ahead = {c for c, count in wanted.items() if 2 * count > self._chunks[c].num_samples}
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
-            for c in dict.fromkeys(c for c, _ in part):
-                if not shuffle and c != ahead and 2 * wanted[c] > self._chunks[c].num_samples:
-                    self._chunks[c].prefetch()
-                    ahead = c
-            yield RaggedBatch([self._chunks[c].sample(i) for c, i in part])
-            following = places[start + batch_size : start + batch_size + 1]
-            for c in {c for c, _ in part} - {c for c, _ in following if c == ahead}:
+            used = dict.fromkeys(c for c, _ in part)
+            for c in ahead & used.keys():
+                self._chunks[c].read_ahead()
+            ahead -= used.keys()
+            yield RaggedBatch([sample for c, i, j in _runs(part) for sample in self._chunks[c].samples(i, j)])
+            for c in used:
                 self._chunks[c].release()
 
     def chunks(self, batch_size: int = 64) -> Iterator[HiddenBatch]:
@@ -161,6 +159,16 @@ class HiddenStates(Sequence[HiddenSample]):
 
     def _selection(self, places: list[tuple[int, int]]) -> HiddenStates:
         return HiddenStates(self.folder, self.config, self._chunks, places, self._heads)
+
+
+def _runs(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """(chunk, first, last) of the stretches in which one sample follows the other, last exclusive."""
+    first = 0
+    for i in range(1, len(places) + 1):
+        c, place = places[i - 1]
+        if i == len(places) or places[i] != (c, place + 1):
+            yield c, places[first][1], place + 1
+            first = i
 
 
 def _present(path: Path, entry: dict[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,6 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 IDS = ("token_ids", "drafter_top1")
 FIGURES = ("overlap", "drafter_confidence", "target_entropy")
 _WIDENED = dict.fromkeys(IDS, torch.int32) | dict.fromkeys(FIGURES, torch.float32)
+
+
+def widened(field: str, rows: Tensor) -> Tensor:
+    """Stored rows as a reader gets them: ids and figures may be stored narrower."""
+    return rows.to(_WIDENED.get(field, rows.dtype))
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,6 @@ class HiddenSample:
     target_entropy: Tensor | None = None
     drafter_layers: Tensor | None = None
     target_layers: Tensor | None = None
-
-    @classmethod
-    def of(cls, rows: Mapping[str, Tensor], metadata: dict[str, Any]) -> HiddenSample:
-        """From stored rows, whose ids and figures may be narrower than a reader wants them."""
-        return cls(**{name: row.to(_WIDENED.get(name, row.dtype)) for name, row in rows.items()}, metadata=metadata)
 
     def __len__(self) -> int:
         """Number of positions."""

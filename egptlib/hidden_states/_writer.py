@@ -241,9 +241,8 @@ class HiddenStateWriter:
         chunks = [SafetensorsChunk(self.folder / entry["path"], entry["num_samples"]) for entry in tail]
         columns: dict[str, list[Tensor]] = {name: [] for name in self._index["fields"]}
         for chunk in chunks:
-            for i in range(chunk.num_samples):
-                for name, rows in chunk.rows(i).items():
-                    columns[name].append(rows)
+            for name, rows in chunk.split(0, chunk.num_samples).items():
+                columns[name] += rows
         records = [record for chunk in chunks for record in chunk.metadata()]
         with _disk(self.folder, self.num_committed):
             entry = self._write(columns, records, tail[0]["start"])

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num, Real
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 THRESHOLDS = (0.80, 0.85, 0.90, 0.95)
 SD_THRESHOLD = 0.90  # the `sd_*` and `position_*` figures of the earlier script are taken at this one
@@ -115,22 +114,23 @@ class AcceptanceAccumulator:
 
         The figures are those of `update` with the same samples padded, to the last bit; so are the errors.
         """
-        cosines = []
-        for number, (drafter, target) in enumerate(zip(drafter_hidden, target_hidden, strict=True), self.num_samples):
+        pairs = list(zip(drafter_hidden, target_hidden, strict=True))
+        if not pairs:
+            return
+        for number, (drafter, target) in enumerate(pairs, self.num_samples):
             if drafter.ndim != 2 or drafter.shape != target.shape or drafter.shape[1] != drafter_hidden[0].shape[1]:
                 raise ValueError(
                     f"sample {number}: drafter_hidden {list(drafter.shape)} and target_hidden {list(target.shape)}: "
                     "expected equal shapes [position, hidden], of one width in all samples"
                 )
-            cosine = _row_cosine(drafter, target)
-            if not torch.isfinite(cosine).all():
-                position = int(cosine.isfinite().logical_not().nonzero()[0])
-                raise _not_finite(drafter[position], number, position)
-            cosines.append(cosine.cpu())
-        if cosines:
-            lengths = torch.tensor([len(cosine) for cosine in cosines])
-            mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-            self._add(pad_sequence(cosines, batch_first=True), mask, drafter_hidden[0].shape[1])
+        lengths = torch.tensor([len(drafter) for drafter, _ in pairs])
+        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        cosine = torch.zeros(mask.shape)
+        cosine[mask] = _row_cosines(pairs).cpu()
+        if not torch.isfinite(cosine).all():
+            sample, position = cosine.isfinite().logical_not().nonzero()[0].tolist()
+            raise _not_finite(pairs[sample][0][position], self.num_samples + sample, position)
+        self._add(cosine, mask, drafter_hidden[0].shape[1])
 
     def _add(self, cosine: Tensor, mask: Tensor, width: int) -> None:
         if self._hidden_dim not in (None, width):
@@ -229,7 +229,7 @@ def masked_cosine(
     for start in range(0, valid.shape[0], step):
         rows = slice(start, start + step)
         keep = valid[rows]
-        block = _row_cosine(drafter_hidden[rows][keep], target_hidden[rows][keep])
+        block = _row_cosines([(drafter_hidden[rows][keep], target_hidden[rows][keep])])
         if not torch.isfinite(block).all():
             sample, position = keep.nonzero()[int(block.isfinite().logical_not().nonzero()[0])].tolist()
             raise _not_finite(drafter_hidden[rows][sample, position], first_sample + start + sample, position)
@@ -237,22 +237,28 @@ def masked_cosine(
     return cosine, valid
 
 
-def _row_cosine(drafter: Tensor, target: Tensor) -> Tensor:
-    """Return the cosine of each pair of rows, float32 [row]; NaN where one of the two is not finite.
+def _row_cosines(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Cosine of each pair of rows of each pair [row, hidden], float32 [all rows]; NaN where one is not finite.
 
     Rows of bfloat16 in the computer's own memory are read once, where they are; others are converted first.
     """
-    if drafter.dtype == target.dtype == torch.bfloat16 and drafter.device.type == target.device.type == "cpu":
+    if all(rows.dtype == torch.bfloat16 and rows.device.type == "cpu" for pair in pairs for rows in pair):
         from egptlib._row_dots import row_dots  # loads numba, which importing this room should not
 
-        dots = np.empty((len(drafter), 3), np.float32)
-        row_dots(_bits(drafter), _bits(target), dots)
+        dots = np.empty((sum(len(drafter) for drafter, _ in pairs), 3), np.float32)
+        row = 0
+        for drafter, target in pairs:
+            row_dots(_bits(drafter), _bits(target), dots[row : row + len(drafter)])
+            row += len(drafter)
         both, drafter_square, target_square = torch.from_numpy(dots).double().unbind(1)
         if torch.isfinite(drafter_square).all() and torch.isfinite(target_square).all():
             smallest = 1e-8  # as torch's cosine_similarity: zeros have cosine 0
             norms = drafter_square.sqrt().clamp_min(smallest) * target_square.sqrt().clamp_min(smallest)
             return (both / norms).float()
-    drafter, target = drafter.float(), target.float()
+    return torch.cat([_converted_cosine(drafter.float(), target.float()) for drafter, target in pairs])
+
+
+def _converted_cosine(drafter: Tensor, target: Tensor) -> Tensor:
     finite = torch.isfinite(drafter).all(dim=1) & torch.isfinite(target).all(dim=1)
     return F.cosine_similarity(drafter, target, dim=-1).masked_fill(~finite, torch.nan)
 

@@ -7,9 +7,11 @@ import re
 import shutil
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store, rebuild_index
-from egptlib.hidden_states._format import read_index, write_index
+from egptlib.hidden_states._format import read_index, sample_checksums, write_index
 
 Sample = dict[str, Any]
 
@@ -355,6 +357,23 @@ def test_streams_are_whole_in_any_batches_and_orders(tmp_path: Path) -> None:
     assert batch.lengths.tolist() == [4, 5, 6] and batch.padded().mask.sum(1).tolist() == [4, 5, 6]
     batch[0].target_hidden.zero_()  # a view: the file is not touched
     assert check_store(tmp_path, deep=True) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=6), st.lists(st.sampled_from([1, 2, 4, 8, 10, 24]), min_size=1, max_size=3))
+def test_checksums_are_what_the_format_says(lengths: list[int], row_sizes: list[int]) -> None:
+    """Against FORMAT.md's words in plain numbers, sample by sample."""
+    offsets = np.cumsum([3, *lengths])
+    rng = np.random.default_rng(len(lengths))
+    columns = [rng.integers(0, 256, (sum(lengths), size), np.uint8) for size in row_sizes]
+    expected = []
+    for first, last in pairwise(offsets.tolist()):
+        total = first + last
+        for column in columns:
+            data = column[first - 3 : last - 3].tobytes()
+            total += sum(int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8))
+        expected.append((total + 2**63) % 2**64 - 2**63)
+    assert sample_checksums(offsets, columns).tolist() == expected
 
 
 def test_a_chunk_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
