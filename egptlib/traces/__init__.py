@@ -1,8 +1,9 @@
 """What runs left behind: traces (parquet), and the result files of the earlier experiments. Imports only metrics."""
 
 from egptlib.traces._findings import findings_document
+from egptlib.traces._open import open_recorded
 from egptlib.traces._real_runs import HalfPrediction, HidingCosts, predict_other_half
-from egptlib.traces._recorded import Recorded, open_recorded
+from egptlib.traces._recorded import Recorded
 from egptlib.traces._trace import Trace, TraceRow, trace_from_generations, trace_from_hidden_states
 
 __all__ = [
