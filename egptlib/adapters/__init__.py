@@ -6,17 +6,22 @@ from egptlib.adapters._judge import Judgement, Majority, acceptance_length, judg
 from egptlib.adapters._levels import Adapter, Head, token_states
 from egptlib.adapters._runs import collect_training, new_run_folder, star
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
+from egptlib.adapters._slots import slot_agreement, slot_rejections
 from egptlib.adapters._token_adapter import (
     TokenAdapter,
     TokenAdapterSettings,
     judge_token_adapter,
     pad_ids,
+    rank_tokens,
     train_token_adapter,
 )
+from egptlib.adapters._token_folds import TokenFolds, cross_validate_tokens, halves, majority_guesses, score_guesses
 from egptlib.adapters._train import LossSettings, split_by_sequence, train_adapter
-from egptlib.adapters._word_kinds import rejections_by_kind, word_kinds
+from egptlib.adapters._word_kinds import KIND_GROUPS, KINDS, word_kinds
 
 __all__ = [
+    "KINDS",
+    "KIND_GROUPS",
     "LEVELS",
     "RUNS_AHEAD",
     "Adapter",
@@ -29,20 +34,27 @@ __all__ = [
     "Majority",
     "TokenAdapter",
     "TokenAdapterSettings",
+    "TokenFolds",
     "acceptance_length",
     "collect_training",
     "count_parameters",
     "create_adapter",
+    "cross_validate_tokens",
+    "halves",
     "judge",
     "judge_baselines",
     "judge_token_adapter",
     "level_settings",
     "load_adapter",
+    "majority_guesses",
     "measure_latency",
     "new_run_folder",
     "pad_ids",
-    "rejections_by_kind",
+    "rank_tokens",
     "save_adapter",
+    "score_guesses",
+    "slot_agreement",
+    "slot_rejections",
     "split_by_sequence",
     "star",
     "token_states",

@@ -180,11 +180,16 @@ class Majority:
         for row, group in zip(rows, groups if groups is not None else [None] * len(rows), strict=True):
             for position, token in enumerate(row):
                 counts[group, position][int(token)] += 1
-        self._best = {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
+        self._ranked = {key: [token for token, _ in counter.most_common()] for key, counter in counts.items()}
+
+    def ranked(self, length: int, count: int, group: Any = None) -> list[list[int]]:
+        """The `count` commonest tokens at each position, commonest first; -1 where fewer were seen."""
+        rows = (self._ranked.get((group, position), [])[:count] for position in range(length))
+        return [row + [-1] * (count - len(row)) for row in rows]
 
     def predict(self, length: int, group: Any = None) -> list[int]:
         """The tokens of an answer; -1 at positions that were never seen."""
-        return [self._best.get((group, position), -1) for position in range(length)]
+        return [row[0] for row in self.ranked(length, 1, group)]
 
 
 def judge_baselines(

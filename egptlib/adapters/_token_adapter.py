@@ -144,11 +144,11 @@ def train_token_adapter(
     )
 
 
-def predict_tokens(adapter: TokenAdapter, drafter: Tensor, batch_size: int = 64) -> Tensor:
-    """The adapter's most likely target tokens, int64 [samples, positions]."""
+def rank_tokens(adapter: TokenAdapter, drafter: Tensor, count: int = 5, batch_size: int = 16) -> Tensor:
+    """The adapter's `count` likeliest target tokens at each position, best first: int64 [samples, positions, count]."""
     adapter.eval()
     with torch.no_grad():
-        return torch.cat([adapter(rows).argmax(dim=-1) for rows in drafter.split(batch_size)])
+        return torch.cat([adapter(rows).topk(count, dim=-1).indices for rows in drafter.split(batch_size)])
 
 
 def judge_token_adapter(adapter: TokenAdapter, drafter: Tensor, target: Tensor, batch_size: int = 64) -> Row:

@@ -1,4 +1,4 @@
-"""Verbs of the adapters room: adapters, train."""
+"""Verbs of the adapters room: adapters, train, train-tokens."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,3 +58,46 @@ def train(
     if test is not None:
         row = judge(load_adapter(folder, device), HiddenStates.open(test), head).figures()
         print(f"on {test}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+
+
+@app.command()
+def train_tokens(
+    recorded: Annotated[Path, typer.Argument(help="Recorded JSON with both models' token ids (test_tokens_1q.json).")],
+    out: Annotated[Path, typer.Option(help="Run folder; an unfinished one is continued.")],
+    fold_at: Annotated[int | None, typer.Option(help="Samples of the first fold; half of them when left out.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without a longer accepted prefix.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="At the end of the warm-up.")] = 5e-4,
+    hidden_size: Annotated[int, typer.Option(min=8, help="Of the adapter.")] = 512,
+    ffn_dim: Annotated[int, typer.Option(min=8, help="Of the adapter.")] = 2048,
+    vocab_size: Annotated[int, typer.Option(min=2, help="Of the models.")] = 32_000,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
+) -> None:
+    """Cross-validate a token adapter on recorded answers, in two folds of neighbours, beside majority and identity."""
+    from egptlib.adapters import FitSettings, TokenAdapterSettings, cross_validate_tokens, halves
+    from egptlib.traces import open_recorded
+
+    file = open_recorded(recorded)
+    result = cross_validate_tokens(
+        file.column("drafter_ids"),
+        file.column("target_ids"),
+        halves(len(file), fold_at),
+        out,
+        TokenAdapterSettings(vocab_size, hidden_size=hidden_size, ffn_dim=ffn_dim),
+        FitSettings(
+            epochs=epochs,
+            patience=patience,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            monitor="accepted_prefix",
+            seed=seed,
+        ),
+    )
+    seconds = sum(row["seconds"] for history in result.histories for row in history)
+    trained = " and ".join(str(len(history)) for history in result.histories)
+    print(f"trained two folds for {trained} epochs in {seconds:.0f} s -> {out}")
+    print(f"{'method':<32} {'top-1':>7} {'top-5':>7} {'prefix':>7}   (top-1 and top-5 without the first token)")
+    for row in result.rows(first=1):
+        top5 = f"{row['top5']:.4f}" if "top5" in row else ""
+        print(f"{row['method']:<32} {row['top1']:>7.4f} {top5:>7} {row['accepted_prefix']:>7.2f}")

@@ -23,6 +23,7 @@ from egptlib.metrics._pipespec import (
     pipespec_tokens,
     pipespec_verify_share,
 )
+from egptlib.metrics._rejections import Estimate, Rejections, bin_names, binned
 from egptlib.metrics._replay import Replay, accepted_from, expected_accepted, replay
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
 
@@ -30,13 +31,17 @@ __all__ = [
     "AcceptanceAccumulator",
     "CostModel",
     "Costs",
+    "Estimate",
     "LegacyEstimate",
     "LegacyKind",
     "Prediction",
+    "Rejections",
     "Replay",
     "Tag",
     "acceptance_metrics",
     "accepted_from",
+    "bin_names",
+    "binned",
     "consecutive_accepts",
     "exact_against_proxy",
     "expected_accepted",

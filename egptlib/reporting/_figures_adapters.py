@@ -1,12 +1,10 @@
 """Figures of adapters: how each level trained, and what a decoder accepts of it at each gamma."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE
+from egptlib.reporting._style import DOUBLE_COLUMN, NEUTRAL_COLOR, PALETTE
 
 
 def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -53,23 +51,4 @@ def acceptance_figure(lengths: Mapping[str, Mapping[int, float]], baselines: Seq
     axis.set_xlabel("gamma, draft tokens per target pass")
     axis.set_ylabel("tokens per target pass")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-def word_kinds_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """How often tokens of each kind of word are rejected, and how many of the rejections that makes.
-
-    Args:
-        rows: from `rejections_by_kind`.
-    """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 2.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    kinds = [row["kind"] for row in rows][::-1]
-    for axis, name, title in ((left, "rate", "rejected, of its tokens"), (right, "share", "of all rejections")):
-        values = [row[name] for row in rows][::-1]
-        axis.barh(kinds, values, color=DRAFTER_COLOR)
-        axis.set_title(title)
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.grid(True, axis="x")
-        axis.grid(False, axis="y")
     return figure

@@ -76,6 +76,10 @@ SLOTS = tuple(_SLOTS)
 """Names of the facts that answers are judged by. Kind, color and direction are those of the nearest vehicle."""
 SLOT_QUESTIONS = tuple(sorted({question for question, _ in _SLOTS.values()}))
 """Numbers of the questions whose answers tell all slots."""
+TOLD_TOGETHER = frozenset(
+    slot for slot, (question, _) in _SLOTS.items() if sum(other == question for other, _ in _SLOTS.values()) > 1
+)
+"""Slots whose answer tells other slots too. The answers to the other questions hang on one slot from the start."""
 MOVING_SLOTS = ("ego motion", "direction")
 """The slots about what moves: what an event camera is made for."""
 
@@ -107,12 +111,32 @@ def read_slots(answers: dict[str, str]) -> dict[str, str]:
         the answer names none of its values.
     """
     found = {}
-    for slot, (question, phrases) in _SLOTS.items():
-        text = f" {answers.get(QUESTIONS[question], '')} "
-        places = {value: text.find(phrase) for value, phrase in phrases.items() if phrase in text}
-        if places:
-            found[slot] = min(places, key=lambda value: places[value])
+    for slot, (number, _) in _SLOTS.items():
+        question = QUESTIONS[number]
+        if place := find_slot(slot, question, f" {answers.get(question, '')} "):
+            found[slot] = place[0]
     return found
+
+
+def find_slot(slot: str, question: str, text: str) -> tuple[str, int, int] | None:
+    """Where an answer tells a slot: value, and first and behind-last character of its phrase; None where it does not.
+
+    The value whose phrase comes first counts; answers to other questions tell nothing.
+    """
+    number, phrases = _SLOTS[slot]
+    if question != QUESTIONS[number]:
+        return None
+    places = [(text.find(phrase), value) for value, phrase in phrases.items() if phrase in text]
+    if not places:
+        return None
+    found, value = min(places, key=lambda place: place[0])
+    start = found + len(phrases[value]) - len(phrases[value].lstrip())
+    return value, start, start + len(phrases[value].strip())
+
+
+def phrase_of(slot: str, value: str) -> str:
+    """How an answer tells a value of a slot."""
+    return _SLOTS[slot][1][value].strip()
 
 
 def slot_values(slot: str) -> tuple[str, ...]:

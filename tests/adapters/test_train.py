@@ -1,5 +1,6 @@
 """Training: loss terms against their formulas, resume to the same curve, every level learns, judged where unseen."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ from egptlib.adapters import (
     LossSettings,
     TokenAdapter,
     TokenAdapterSettings,
+    TokenFolds,
     collect_training,
     create_adapter,
+    cross_validate_tokens,
+    halves,
     judge,
     judge_baselines,
     judge_token_adapter,
     load_adapter,
+    majority_guesses,
     new_run_folder,
     pad_ids,
+    score_guesses,
     split_by_sequence,
     star,
     train_adapter,
@@ -29,6 +35,7 @@ from egptlib.adapters import (
 from egptlib.adapters._train import loss_terms
 from egptlib.hidden_states import Head as SavedHead
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter
+from egptlib.traces import open_recorded
 
 HIDDEN, VOCAB = 16, 12
 SMALL: dict[str, Any] = {"bottleneck": 16, "num_heads": 2, "ffn_dim": 32, "max_positions": 32, "num_source_layers": 2}
@@ -168,3 +175,50 @@ def test_the_token_adapter_learns_resumes_and_is_saved(tmp_path: Path) -> None:
 def test_the_token_adapter_has_the_size_that_is_stated() -> None:
     with torch.device("meta"):
         assert TokenAdapter().num_parameters == 45_641_216
+
+
+def test_folds_judge_each_sample_by_what_did_not_see_it(tmp_path: Path) -> None:
+    """Ten answers of rule A, then ten of rule B: what is learned from one half is worth nothing on the other."""
+    rules = [[1, 2, 3, 4]] * 10 + [[5, 6, 7, 8]] * 10
+    small = TokenAdapterSettings(vocab_size=9, hidden_size=16, num_layers=1, num_heads=2, ffn_dim=32, max_positions=8)
+    training = FitSettings(epochs=8, batch_size=4, learning_rate=1e-2, monitor="accepted_prefix")
+    mixed = [(range(0, 20, 2), range(1, 20, 2)), (range(1, 20, 2), range(0, 20, 2))]
+    apart = cross_validate_tokens(rules, rules, halves(20), tmp_path / "apart", small, training)
+    within = cross_validate_tokens(rules, rules, mixed, tmp_path / "mixed", small, training)
+    top1 = [{row["method"]: row["top1"] for row in result.rows()} for result in (apart, within)]
+    assert [rates["majority by position"] for rates in top1] == [0.0, 0.5]
+    assert top1[0]["token adapter"] < 0.3
+    assert top1[1]["token adapter"] > 0.95
+    assert all(rates["drafter's own tokens (identity)"] == 1.0 for rates in top1)
+    again = TokenFolds.open(tmp_path / "mixed")
+    assert again.rows(first=1) == within.rows(first=1)
+    assert [len(history) for history in again.histories] == [len(history) for history in within.histories]
+    with pytest.raises(ValueError, match="each of 20 samples to be judged once"):
+        cross_validate_tokens(rules, rules, halves(20)[:1], tmp_path / "x", small, training)
+    with pytest.raises(ValueError, match="fold of 20 samples: expected 1 to 19"):
+        halves(20, 20)
+    with pytest.raises(FileNotFoundError, match=r"folds\.json: not found"):
+        TokenFolds.open(tmp_path / "x")
+
+
+def test_guesses_are_scored_by_hand() -> None:
+    target = torch.tensor([[1, 2, 3], [1, 4, -1]])
+    guesses = torch.tensor([[[1, 9, 9, 9, 9], [9, 9, 9, 9, 2], [3, 9, 9, 9, 9]], [[1] * 5, [4] * 5, [-1] * 5]])
+    assert score_guesses(guesses, target) == {"top1": 4 / 5, "top5": 1.0, "accepted_prefix": 1.5}
+    assert score_guesses(guesses[..., :1], target, first=1) == {"top1": 2 / 3, "accepted_prefix": 1.5}
+
+
+def test_majority_matches_the_recorded_figure(shared: Path) -> None:
+    """0.2500 on the recorded answers, without the first token, in the folds of the script that recomputes figures."""
+    folder = shared / "recorded"
+    if not folder.is_dir():
+        pytest.skip(f"recorded runs not found: {folder}")
+    target = pad_ids(open_recorded(folder / "test_tokens_1q.json").column("target_ids"), 50)
+    guesses = torch.empty(*target.shape, 5, dtype=torch.long)
+    for fitted, judged in halves(len(target), 550):
+        guesses[list(judged)] = majority_guesses(target[list(fitted)], 50)
+    wanted = json.loads((folder / "expected_aggregates.json").read_text())["test_tokens_1q"]
+    expected = wanted["per_position_majority_predictor_on_vl[1:]_2fold_contiguous"]
+    assert score_guesses(guesses, target, first=1)["top1"] == pytest.approx(expected, rel=1e-12)
+    by_question = majority_guesses(target[:4], 50, list("abab"), list("ba"))
+    assert by_question[:, 0, 0].tolist() == [target[1, 0], target[0, 0]]

@@ -1,9 +1,10 @@
 """Words are put together from pieces and told apart by what carries them."""
 
 import pytest
-import torch
 
-from egptlib.adapters import rejections_by_kind, word_kinds
+from egptlib.adapters import KIND_GROUPS, KINDS, word_kinds
+from egptlib.adapters._slots import SLOT_KINDS
+from egptlib.scenes._streets_answers import SLOTS, phrase_of, slot_values
 
 
 @pytest.mark.parametrize(
@@ -19,12 +20,16 @@ def test_kinds(pieces: list[str], kinds: list[str]) -> None:
     assert word_kinds(pieces) == kinds
 
 
-def test_rejections_are_counted() -> None:
-    kinds = [["colour", "shape"], ["colour"]]
-    rows = rejections_by_kind(kinds, [torch.tensor([False, True]), torch.tensor([True])])
-    assert rows == [
-        {"kind": "shape", "tokens": 1, "rejected": 0, "rate": 0.0, "share": 0.0},
-        {"kind": "colour", "tokens": 2, "rejected": 1, "rate": 0.5, "share": 1.0},
-    ]
-    with pytest.raises(ValueError, match="2 kinds and 1 matches"):
-        rejections_by_kind([["colour", "shape"]], [torch.tensor([True])])
+def test_every_fact_of_streets_is_told_by_a_word_of_its_kind() -> None:
+    """Whatever value a slot has, its phrase holds a word of the slot's kind and none that only a camera could tell."""
+    assert set(SLOT_KINDS) == set(SLOTS)
+    for slot, kind in SLOT_KINDS.items():
+        for value in slot_values(slot):
+            words = phrase_of(slot, value).split()
+            kinds = word_kinds([f"▁{word}" for word in words])
+            assert kind in kinds, (slot, value, kinds)
+            assert kind in ("colour", "brightness") or not {"colour", "brightness"} & set(kinds)
+
+
+def test_groups_hold_every_kind_once() -> None:
+    assert sorted(kind for kinds in KIND_GROUPS.values() for kind in kinds) == sorted(KINDS)

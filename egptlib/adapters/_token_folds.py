@@ -1,0 +1,164 @@
+"""Token adapters judged on samples they were not trained on, fold by fold, beside predictors that know less."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from egptlib._paths import write_json
+from egptlib.adapters._files import read_tensors, write_tensors
+from egptlib.adapters._fit import FitSettings, Row
+from egptlib.adapters._judge import Majority
+from egptlib.adapters._token_adapter import (
+    NOTHING,
+    TokenAdapter,
+    TokenAdapterSettings,
+    pad_ids,
+    rank_tokens,
+    train_token_adapter,
+)
+
+GUESSES, FOLDS = "guesses.safetensors", "folds.json"
+FORMAT = "egptlib token folds"
+IDENTITY, MAJORITY, ADAPTER = "drafter's own tokens (identity)", "majority by position", "token adapter"
+NUM_RANKS = 5
+HELD_SHARE = 0.15
+
+Fold = tuple[Sequence[int], Sequence[int]]
+"""Numbers of the samples to train on, and of those to judge."""
+
+
+@dataclass(frozen=True)
+class TokenFolds:
+    """What a cross-validation of the token adapter left.
+
+    Attributes:
+        target: int64 [sample, position], the target's tokens; `NOTHING` behind an answer's end.
+        guesses: method -> int64 [sample, position, rank], the likeliest first, of the fold that had not seen the
+            sample; the drafter's own tokens have one rank.
+        histories: per fold the rows of `Fit.history`, on the samples held back from its training part.
+        held_majority: per fold what the majority predictor scores on these same samples: top1, top5.
+    """
+
+    target: Tensor
+    guesses: dict[str, Tensor]
+    histories: list[list[Row]]
+    held_majority: list[Row]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> TokenFolds:
+        """Open what `cross_validate_tokens` left in `folder`."""
+        path = Path(folder) / FOLDS
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not found; expected a finished run of `egptlib train-tokens`")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{path}: format {content.get('format')!r}; expected {FORMAT!r}")
+        guesses = read_tensors(Path(folder) / GUESSES)
+        return cls(guesses.pop("target"), guesses, content["histories"], content["held_majority"])
+
+    def rows(self, first: int = 0) -> list[dict[str, float | str]]:
+        """One row a method: `score_guesses` over all samples, from position `first` on."""
+        return [{"method": name, **score_guesses(ids, self.target, first)} for name, ids in self.guesses.items()]
+
+
+def score_guesses(guesses: Tensor, target: Tensor, first: int = 0) -> Row:
+    """Figures of ranked guesses over the positions from `first` on where the target says something.
+
+    Args:
+        guesses: int [sample, position, rank].
+        target: int [sample, position].
+        first: 1 leaves out the first token, as the earlier adapter was judged; the prefix is always the whole one.
+
+    Returns:
+        `top1`, `top5` (left out with fewer than five ranks) and `accepted_prefix`, the mean number of leading tokens
+        that are the target's.
+    """
+    told = target >= 0
+    hits = (guesses == target[..., None]) & told[..., None]
+    total = int(told[:, first:].sum())
+    row = {"top1": int(hits[:, first:, 0].sum()) / total}
+    if guesses.shape[2] >= 5:
+        row["top5"] = int(hits[:, first:, :5].any(dim=-1).sum()) / total
+    return row | {"accepted_prefix": hits[..., 0].int().cumprod(dim=1).sum(dim=1).float().mean().item()}
+
+
+def majority_guesses(
+    fitted: Tensor, length: int, groups: Sequence[object] | None = None, judged_groups: Sequence[object] = (None,)
+) -> Tensor:
+    """Guesses of the majority predictor: int64 [judged sample, `length`, rank].
+
+    Args:
+        fitted: int64 [sample, position], the target's tokens of the training part.
+        length: positions to guess.
+        groups: what each fitted sample belongs to, such as its question; None: all to one.
+        judged_groups: of the samples to judge; one None when all are judged alike.
+    """
+    majority = Majority([row[row >= 0].tolist() for row in fitted], groups)
+    by_group = {group: majority.ranked(length, NUM_RANKS, group) for group in dict.fromkeys(judged_groups)}
+    return torch.tensor([by_group[group] for group in judged_groups])
+
+
+def halves(num_samples: int, at: int | None = None) -> list[Fold]:
+    """Two folds of neighbours: the first `at` samples (half of them when left out) and the rest."""
+    at = num_samples // 2 if at is None else at
+    if not 1 <= at < num_samples:
+        raise ValueError(f"fold of {at} samples: expected 1 to {num_samples - 1}")
+    first, second = range(at), range(at, num_samples)
+    return [(first, second), (second, first)]
+
+
+def cross_validate_tokens(
+    drafter_ids: Sequence[Sequence[int]],
+    target_ids: Sequence[Sequence[int]],
+    folds: Sequence[Fold],
+    folder: str | os.PathLike[str],
+    settings: TokenAdapterSettings | None = None,
+    training: FitSettings | None = None,
+) -> TokenFolds:
+    """Train a token adapter on each fold and judge it on the rest, or go on where `folder` stands.
+
+    The last 15 % of a training part are held back to choose the epoch, so nothing of the judged part is looked at.
+
+    Args:
+        drafter_ids, target_ids: per sample; no BOS.
+        folds: which samples to train on and which to judge; each sample is judged once.
+        folder: run folder: `fold_1/`, `fold_2/`, ... (see `fit`), `guesses.safetensors`, `folds.json`.
+        settings, training: defaults when left out.
+
+    Raises:
+        ValueError: the folds do not judge each sample once, or train on fewer than two; or see `fit`.
+    """
+    if sorted(i for _, judged in folds for i in judged) != list(range(len(target_ids))):
+        raise ValueError(f"folds: expected each of {len(target_ids)} samples to be judged once")
+    if any(len(fitted) < 2 for fitted, _ in folds):
+        raise ValueError("folds: expected at least two samples to train on, one of which is held back")
+    folder, settings = Path(folder), settings or TokenAdapterSettings()
+    training = training or FitSettings(learning_rate=5e-4, monitor="accepted_prefix")
+    length = max(map(len, target_ids))
+    drafter, target = pad_ids(drafter_ids, length), pad_ids(target_ids, length)
+    guesses = {IDENTITY: drafter[..., None]}
+    for name in (MAJORITY, ADAPTER):
+        guesses[name] = torch.full((*target.shape, NUM_RANKS), NOTHING)
+    histories, held_majority = [], []
+    for number, (fitted, judged) in enumerate(folds, start=1):
+        kept = min(len(fitted) - 1, max(1, round((1 - HELD_SHARE) * len(fitted))))
+        train, held = list(fitted[:kept]), list(fitted[kept:])
+        torch.manual_seed(training.seed)
+        pairs = [(drafter[part], target[part]) for part in (train, held)]
+        result = train_token_adapter(TokenAdapter(settings), *pairs, folder / f"fold_{number}", training)
+        histories.append(result.history)
+        common = majority_guesses(target[train], length)
+        held_majority.append(score_guesses(common, target[held]))
+        guesses[MAJORITY][list(judged)] = majority_guesses(target[list(fitted)], length)
+        guesses[ADAPTER][list(judged)] = rank_tokens(TokenAdapter.load(result.folder), drafter[list(judged)], NUM_RANKS)
+    write_tensors(folder / GUESSES, {"target": target, **guesses})
+    told: Mapping[str, object] = {"adapter": asdict(settings), "training": asdict(training)}
+    write_json(folder / FOLDS, {"format": FORMAT, **told, "histories": histories, "held_majority": held_majority})
+    return TokenFolds.open(folder)
