@@ -127,16 +127,16 @@ def slot_rejections(
     rows = []
     for row in Rejections.count(labels, matches, clusters, SLOTS).rows():
         slot, facts, rejected = row["label"], row["tokens"], row["rejected"]
-        true, rejected_true = seen[slot, "true"], seen[slot, "rejected true"]
+        num_true, rejected_true = seen[slot, "true"], seen[slot, "rejected true"]
         rows.append(
             {
                 "slot": slot,
                 "kind": SLOT_KINDS[slot],
                 "facts": facts,
-                "target_true": true / facts,
+                "target_true": num_true / facts,
                 **{name: row[name] for name in ("rate", "low", "high")},
-                "rate_true": _share(rejected_true, true),
-                "rate_false": _share(rejected - rejected_true, facts - true),
+                "rate_true": _share(rejected_true, num_true),
+                "rate_false": _share(rejected - rejected_true, facts - num_true),
                 "drafter_true": _share(seen[slot, "drafter true"], rejected),
             }
         )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from egptlib._paths import write_json
 from egptlib.adapters._files import read_tensors, write_tensors
 from egptlib.adapters._fit import FitSettings, Row
-from egptlib.adapters._judge import Majority
+from egptlib.adapters._judge import Majority, judge_tokens
 from egptlib.adapters._token_adapter import (
     NOTHING,
     TokenAdapter,
@@ -63,22 +64,23 @@ class TokenFolds:
         guesses = read_tensors(Path(folder) / GUESSES)
         return cls(guesses.pop("target"), guesses, content["histories"], content["held_majority"])
 
-    def rows(self, first: int = 0) -> list[dict[str, float | str]]:
+    def rows(self, first: int = 0) -> list[dict[str, Any]]:
         """One row a method: `score_guesses` over all samples, from position `first` on."""
         return [{"method": name, **score_guesses(ids, self.target, first)} for name, ids in self.guesses.items()]
 
 
-def score_guesses(guesses: Tensor, target: Tensor, first: int = 0) -> Row:
+def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | None = None) -> Row:
     """Figures of ranked guesses over the positions from `first` on where the target says something.
 
     Args:
         guesses: int [sample, position, rank].
         target: int [sample, position].
         first: 1 leaves out the first token, as the earlier adapter was judged; the prefix is always the whole one.
+        gamma: draft tokens per target pass; only for guesses along the target's path.
 
     Returns:
-        `top1`, `top5` (left out with fewer than five ranks) and `accepted_prefix`, the mean number of leading tokens
-        that are the target's.
+        `top1`, `top5` (left out with fewer than five ranks), `accepted_prefix`, the mean number of leading tokens
+        that are the target's, and with `gamma` also `mean_acceptance_length`, by replay.
     """
     told = target >= 0
     hits = (guesses == target[..., None]) & told[..., None]
@@ -86,7 +88,11 @@ def score_guesses(guesses: Tensor, target: Tensor, first: int = 0) -> Row:
     row = {"top1": int(hits[:, first:, 0].sum()) / total}
     if guesses.shape[2] >= 5:
         row["top5"] = int(hits[:, first:, :5].any(dim=-1).sum()) / total
-    return row | {"accepted_prefix": hits[..., 0].int().cumprod(dim=1).sum(dim=1).float().mean().item()}
+    row["accepted_prefix"] = hits[..., 0].int().cumprod(dim=1).sum(dim=1).float().mean().item()
+    if gamma is not None:
+        matches = [hit[:n, 0] for hit, n in zip(hits, told.sum(dim=1).tolist())]
+        row["mean_acceptance_length"] = judge_tokens("", matches, (gamma,)).mean_acceptance_length[gamma]
+    return row
 
 
 def majority_guesses(
@@ -151,8 +157,8 @@ def cross_validate_tokens(
         kept = min(len(fitted) - 1, max(1, round((1 - HELD_SHARE) * len(fitted))))
         train, held = list(fitted[:kept]), list(fitted[kept:])
         torch.manual_seed(training.seed)
-        pairs = [(drafter[part], target[part]) for part in (train, held)]
-        result = train_token_adapter(TokenAdapter(settings), *pairs, folder / f"fold_{number}", training)
+        fit_on, choose_on = ((drafter[part], target[part]) for part in (train, held))
+        result = train_token_adapter(TokenAdapter(settings), fit_on, choose_on, folder / f"fold_{number}", training)
         histories.append(result.history)
         common = majority_guesses(target[train], length)
         held_majority.append(score_guesses(common, target[held]))

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE
+from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 
 Row = Mapping[str, Any]
 _GROUP_COLORS = ("#009E73", "#CC79A7", NEUTRAL_COLOR)
@@ -103,4 +103,37 @@ def rejection_profile_figure(by_position: Sequence[Row], by_entropy: Sequence[Ro
     for axis in (left, right):
         axis.set_ylim(0, None)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
+
+
+def facts_figure(rows: Sequence[Row]) -> Figure:
+    """How often each fact is rejected where the target is right and where it is wrong, and who is right then.
+
+    Args:
+        rows: from `slot_rejections`.
+    """
+    figure = Figure(figsize=(DOUBLE_COLUMN, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = [-i for i in range(len(rows))]
+    for place, row in zip(places, rows):
+        left.barh(place, row["rate"], color=NEUTRAL_COLOR, height=0.5, alpha=0.6)
+        left.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
+    for name, color, marker, label in (
+        ("rate_true", TARGET_COLOR, "o", "where the target is right"),
+        ("rate_false", DRAFTER_COLOR, "s", "where it is wrong"),
+    ):
+        known = [(row[name], place) for row, place in zip(rows, places) if row[name] is not None]
+        left.plot(*zip(*known), color=color, marker=marker, markersize=4, linestyle="", label=label)
+    for place, row in zip(places, rows):
+        if row["drafter_true"] is not None:
+            right.barh(place, row["drafter_true"], color=DRAFTER_COLOR, height=0.5)
+    left.set_yticks(places, [f"{row['slot']} ({row['facts']:,})" for row in rows])
+    left.set_title("facts rejected")
+    right.set_title("of these, the drafter has the truth")
+    for axis in (left, right):
+        axis.set_xlim(0, 1)
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.grid(True, axis="x")
+        axis.grid(False, axis="y")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
