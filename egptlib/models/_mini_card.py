@@ -138,11 +138,12 @@ nothing else.
 - **Data:** `streets`. The drafter learns from {settings["train_sequences"]} sequences ({card["train_scenes"]} windows \
 of 1 s), the target from {settings["windows"]} windows
   that are each of a street of its own, drawn without events (its language model from {settings["told_windows"]} of \
-them). Both are tested on {settings["test_sequences"]} sequences \
-({card["test_scenes"]} windows). No street is in two of these sets. Events are simulated.
+them).
+  Both are tested on {settings["test_sequences"]} sequences ({card["test_scenes"]} windows). \
+No street is in two of these sets. Events are simulated.
 - **Made by:** `egptlib train-mini` (settings and seeds in `card.json`, torch {card["torch"]}).
 - **Time on two cores:** {times}.
-- **Answer loss** at the end of training, nats a token: {losses}.
+- **Answer loss**, mean of the last epoch, nats a token: {losses}.
 - Weights are stored in bfloat16 and opened in float32.
 
 ## Do they see?
