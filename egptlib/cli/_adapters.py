@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from egptlib.cli._app import app
+from egptlib.cli._app import Device, app
 
 
 @app.command()
@@ -34,7 +34,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="At the end of the warm-up.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train an adapter on stored hidden states; the best epoch by mean acceptance length is kept."""
     import torch

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ EventGPTFolder = Annotated[Path | None, typer.Option("--eventgpt", help="The rea
 VideoLlavaFolder = Annotated[
     Path | None, typer.Option("--video-llava", help="Video-LLaVA checkpoint of the real pair.")
 ]
+VisualTower = Annotated[Path | None, typer.Option(help="Folder of EventGPT's vision tower.")]
+Quantization = Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+EventViews = Annotated[int, typer.Option(min=1, help="Event images a scene, as the drafter was trained.")]
 
 
 def main() -> None:

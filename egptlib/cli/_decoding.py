@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from egptlib.cli._app import Dataset, EventGPTFolder, PairName, Split, VideoLlavaFolder, app
+from egptlib.cli._app import (
+    Dataset,
+    Device,
+    EventGPTFolder,
+    EventViews,
+    PairName,
+    Split,
+    VideoLlavaFolder,
+    VisualTower,
+    app,
+)
 
 if TYPE_CHECKING:
     from egptlib.decoding import CostReport
@@ -27,12 +37,12 @@ def costs(
     ] = None,
     dataset: Dataset = "streets",
     split: Split = "test",
-    event_views: Annotated[int, typer.Option(min=1, help="Event images a scene, as the drafter was trained.")] = 5,
+    event_views: EventViews = 5,
     pair: PairName = "mini",
     eventgpt: EventGPTFolder = None,
     video_llava: VideoLlavaFolder = None,
-    visual_tower: Annotated[Path | None, typer.Option(help="Folder of EventGPT's vision tower.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    visual_tower: VisualTower = None,
+    device: Device = "cpu",
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of every timing.")] = 9,
     max_gamma: Annotated[int, typer.Option(min=0, help="Verifications of 0 to so many draft tokens.")] = 32,
     contention: Annotated[bool, typer.Option(help="Also run both models at once.")] = True,

@@ -3,11 +3,38 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from egptlib.cli._app import Dataset, EventGPTFolder, PairName, Split, VideoLlavaFolder, app
+from egptlib.cli._app import (
+    Dataset,
+    Device,
+    EventGPTFolder,
+    EventViews,
+    PairName,
+    Quantization,
+    Split,
+    VideoLlavaFolder,
+    VisualTower,
+    app,
+)
+
+if TYPE_CHECKING:
+    from egptlib.scenes import SceneFolder
+
+NumScenes = Annotated[int | None, typer.Option(min=1, help="Scenes, taken evenly from all; all when left out.")]
+NumQuestions = Annotated[int, typer.Option(min=1, help="Questions per scene.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens per answer.")]
+TokenPath = Annotated[
+    Literal["target", "free"], typer.Option(help="target: both read the target's answer; free: each its own.")
+]
+StoredDtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Of the states; the target's own if left out.")
+]
+LayerList = Annotated[str | None, typer.Option(help="Target layers to keep besides the last states, as 3,6,9.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples at once.")]
+TargetDevice = Annotated[str | None, typer.Option(help="The drafter's when left out.")]
 
 
 @app.command()
@@ -16,55 +43,34 @@ def extract(
     dataset: Dataset = "streets",
     split: Split = "test",
     pair: PairName = "mini",
-    path: Annotated[
-        Literal["target", "free"], typer.Option(help="target: both read the target's answer; free: each its own.")
-    ] = "target",
-    event_views: Annotated[int, typer.Option(min=1, help="Event images a scene, as the drafter was trained.")] = 5,
-    num_scenes: Annotated[int | None, typer.Option(min=1, help="Scenes to use; all when left out.")] = None,
-    num_questions: Annotated[int, typer.Option(min=1, help="Questions per scene.")] = 10,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
+    path: TokenPath = "target",
+    event_views: EventViews = 5,
+    num_scenes: NumScenes = None,
+    num_questions: NumQuestions = 10,
+    max_new_tokens: MaxNewTokens = 50,
     eventgpt: EventGPTFolder = None,
     video_llava: VideoLlavaFolder = None,
-    visual_tower: Annotated[Path | None, typer.Option(help="Folder of EventGPT's vision tower.")] = None,
-    quantization: Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    target_device: Annotated[str | None, typer.Option(help="The drafter's when left out.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the states; the target's own if left out."),
-    ] = None,
-    layers: Annotated[str | None, typer.Option(help="Target layers to keep besides the last states, as 3,6,9.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples at once.")] = 64,
+    visual_tower: VisualTower = None,
+    quantization: Quantization = None,
+    device: Device = "cpu",
+    target_device: TargetDevice = None,
+    dtype: StoredDtype = None,
+    layers: LayerList = None,
+    batch_size: BatchSize = 64,
     commit_every: Annotated[int, typer.Option(min=1, help="Most samples that a crash can cost.")] = 50,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what was set aside.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, one GPU each.")] = 1,
     cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, instead of workers.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will cost, from a short trial.")] = False,
 ) -> None:
     """Run both models over a dataset and keep their last hidden states."""
     from egptlib.hidden_states import extract as run
-    from egptlib.hidden_states import extract_shards, plan_extraction
+    from egptlib.hidden_states import extract_shards
     from egptlib.models import load_pair
-    from egptlib.scenes import open_scenes
 
-    scenes = open_scenes(dataset, split=split, event_views=event_views)[:num_scenes]
-    models: dict[str, Any] = {
-        "name": pair,
-        "eventgpt": eventgpt,
-        "video_llava": video_llava,
-        "visual_tower": visual_tower,
-        "quantization": quantization,
-        "device": device,
-        "target_device": target_device,
-    }
-    options: dict[str, Any] = {"path": path, "max_new_tokens": max_new_tokens, "num_questions": num_questions}
-    options |= {"dtype": dtype, "batch_size": batch_size}
-    if layers:
-        options["layers"] = {"target": tuple(int(number) for number in layers.split(","))}
-    if plan:
-        print(plan_extraction(load_pair(**models), scenes, **options))
-        return
+    models = _models(pair, eventgpt, video_llava, visual_tower, quantization, device, target_device)
+    options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
     options |= {"commit_every": commit_every, "retry_failed": retry_failed}
+    scenes = _scenes(dataset, split, event_views, num_scenes)
     if workers > 1 or cluster:
         extract_shards(models, scenes, out, workers, cluster, **options)
     else:
@@ -76,29 +82,63 @@ def plan_extraction(
     dataset: Dataset = "streets",
     split: Split = "test",
     pair: PairName = "mini",
-    num_scenes: Annotated[int | None, typer.Option(min=1, help="Scenes to use; all when left out.")] = None,
-    num_questions: Annotated[int, typer.Option(min=1, help="Questions per scene.")] = 10,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
+    path: TokenPath = "target",
+    event_views: EventViews = 5,
+    num_scenes: NumScenes = None,
+    num_questions: NumQuestions = 10,
+    max_new_tokens: MaxNewTokens = 50,
     eventgpt: EventGPTFolder = None,
     video_llava: VideoLlavaFolder = None,
-    quantization: Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    visual_tower: VisualTower = None,
+    quantization: Quantization = None,
+    device: Device = "cpu",
+    target_device: TargetDevice = None,
+    dtype: StoredDtype = None,
+    layers: LayerList = None,
+    batch_size: BatchSize = 64,
 ) -> None:
-    """Say what an extraction will cost, from a short trial; `extract --plan` takes all options."""
-    extract(
-        out=Path(),
-        dataset=dataset,
-        split=split,
-        pair=pair,
-        num_scenes=num_scenes,
-        num_questions=num_questions,
-        max_new_tokens=max_new_tokens,
-        eventgpt=eventgpt,
-        video_llava=video_llava,
-        quantization=quantization,
-        device=device,
-        plan=True,
-    )
+    """Say what an extraction will cost, samples, bytes and hours, from a short trial on this machine."""
+    from egptlib.hidden_states import plan_extraction as plan
+    from egptlib.models import load_pair
+
+    models = _models(pair, eventgpt, video_llava, visual_tower, quantization, device, target_device)
+    options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
+    print(plan(load_pair(**models), _scenes(dataset, split, event_views, num_scenes), **options))
+
+
+def _scenes(dataset: str, split: str, event_views: int, num_scenes: int | None) -> "SceneFolder":
+    from egptlib.scenes import open_scenes
+
+    scenes = open_scenes(dataset, split=split, event_views=event_views)
+    return scenes.spread(num_scenes) if num_scenes else scenes
+
+
+def _models(
+    pair: str,
+    eventgpt: Path | None,
+    video_llava: Path | None,
+    visual_tower: Path | None,
+    quantization: str | None,
+    device: str,
+    target_device: str | None,
+) -> dict[str, Any]:
+    """What `load_pair` is called with."""
+    folders = {"eventgpt": eventgpt, "video_llava": video_llava, "visual_tower": visual_tower}
+    return {"name": pair, **folders, "quantization": quantization, "device": device, "target_device": target_device}
+
+
+def _options(
+    path: str, max_new_tokens: int, num_questions: int, dtype: str | None, layers: str | None, batch_size: int
+) -> dict[str, Any]:
+    """What an extraction and its plan are told alike."""
+    options: dict[str, Any] = {"path": path, "max_new_tokens": max_new_tokens, "num_questions": num_questions}
+    options |= {"dtype": dtype, "batch_size": batch_size}
+    if layers:
+        try:
+            options["layers"] = {"target": tuple(int(number) for number in layers.split(","))}
+        except ValueError:
+            raise ValueError(f"--layers {layers!r}: expected numbers of layers, as 3,6,9") from None
+    return options
 
 
 @app.command()

@@ -137,6 +137,11 @@ class SceneFolder(Sequence[Scene]):
     def __repr__(self) -> str:
         return f"SceneFolder({str(self.folder)!r}, {len(self)} scenes of {len(self.sequences)} sequences)"
 
+    def spread(self, num_scenes: int) -> "SceneFolder":
+        """So many scenes, taken evenly from all, or all where there are fewer."""
+        count = min(num_scenes, len(self))
+        return self._with([self._records[i * len(self) // count] for i in range(count)])
+
     def _with(self, records: list[Record]) -> "SceneFolder":
         other = object.__new__(SceneFolder)
         other.folder, other.options, other._records = self.folder, self.options, records

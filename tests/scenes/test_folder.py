@@ -165,6 +165,8 @@ def test_select_and_slice(users_folder: Path) -> None:
     assert scenes.select(["zurich_city_01_b"]).ids == ["zurich_city_01_b-0", "zurich_city_01_b-1"]
     assert scenes.select(ids=["zurich_city_01_b-0"])[0].id == "zurich_city_01_b-0"
     assert [scene.id for scene in scenes[1:3]] == ["interlaken_00_a-1", "zurich_city_01_b-0"]
+    assert scenes.spread(2).ids == [scenes.ids[0], scenes.ids[len(scenes) // 2]]
+    assert scenes.spread(99).ids == scenes.ids
     assert open_scenes(users_folder, num_sequences=1).sequences == ["interlaken_00_a"]
     with pytest.raises(ValueError, match="has no sequence thun_00_a"):
         scenes.select(["thun_00_a"])
