@@ -25,12 +25,14 @@ def token_training_figure(
     axes = figure.subplots(1, 3)
     for i, (rows, common) in enumerate(zip(histories, majority, strict=True)):
         epochs, color = [row["epoch"] for row in rows], PALETTE[i % len(PALETTE)]
-        name = f"fold {i + 1}" if len(histories) > 1 else "adapter"
+        fold = f", fold {i + 1}" if len(histories) > 1 else ""
         axes[0].plot(epochs, [row["loss"] for row in rows], color=color, linestyle="--")
-        axes[0].plot(epochs, [row["validation_loss"] for row in rows], color=color, marker=".", label=name)
-        for axis, figure_name in zip(axes[1:], ("top1", "top5")):
-            axis.plot(epochs, [row[figure_name] for row in rows], color=color, marker=".", label=name)
-            axis.axhline(common[figure_name], color=color, linestyle=":", label=f"majority, {name}")
+        axes[0].plot(
+            epochs, [row["validation_loss"] for row in rows], color=color, marker=".", label=f"held back{fold}"
+        )
+        for axis, name in zip(axes[1:], ("top1", "top5")):
+            axis.plot(epochs, [row[name] for row in rows], color=color, marker=".", label=f"adapter{fold}")
+            axis.axhline(common[name], color=color, linestyle=":", label=f"majority{fold}")
     axes[0].set_title("loss, nats a token")
     axes[0].plot([], [], color=NEUTRAL_COLOR, linestyle="--", label="in training")
     axes[1].set_title("top-1, held back")
@@ -39,7 +41,7 @@ def token_training_figure(
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[1:]:
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].legend()
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -99,7 +101,8 @@ def rejection_profile_figure(by_position: Sequence[Row], by_entropy: Sequence[Ro
             f"{row['tokens']:,}", (place, row["high"]), (0, 2), textcoords="offset points", ha="center", size=7
         )
     right.set_xticks(range(len(by_entropy)), [row["label"] for row in by_entropy], rotation=30, ha="right")
-    right.set_xlabel("entropy of the target, nats; above a bar: its tokens")
+    right.set_xlabel("entropy of the target, nats")
+    right.set_title("above each bar: its tokens", fontsize=8)
     for axis in (left, right):
         axis.set_ylim(0, None)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -45,6 +45,24 @@ def test_recorded_five_stage_acceptance_without_its_bos(shared: Path) -> None:
         assert matched == r["acceptance"]["matched_tokens"]
 
 
+def test_recorded_five_stage_aggregates(shared: Path) -> None:
+    """Without BOS the recorded 3.4 % is 1.4 %, and in half of the samples BOS is the only match."""
+    results, aggregates = recorded(shared, "five_stage_seq2s_20260127_204018.json")
+    expected = aggregates["five_stage_seq2s_20260127_204018.json"]
+    models = ([r[name]["output_tokens"] for r in results] for name in ("eventgpt", "videollava"))
+    drafter, target = ([[token for token in ids if token not in (1, 2)] for ids in model] for model in models)
+    figures = token_acceptance(drafter, target)
+    rate = figures["positional_matches"] / sum(map(len, target))
+    assert rate == pytest.approx(expected["acceptance_without_BOS"], rel=1e-12)
+    assert figures["accepted_prefix_mean"] == pytest.approx(expected["accepted_prefix_mean"])
+    with_bos = [token_acceptance([[1, *d]], [[1, *t]])["positional_matches"] for d, t in zip(drafter, target)]
+    shares = [matches / (len(ids) + 1) for matches, ids in zip(with_bos, target)]
+    assert sum(shares) / len(shares) == pytest.approx(expected["acceptance_rate_recorded"], rel=1e-12)
+    assert with_bos.count(1) / len(with_bos) == expected["fraction_where_only_BOS_matched"]
+    only_bos = [share for share, matches in zip(shares, with_bos) if matches == 1]
+    assert {round(share, 3) for share in only_bos} == {0.02}  # the recorded "2.0 %" is 1 of 51: BOS
+
+
 ids = st.lists(st.lists(st.integers(1, 5), max_size=8), min_size=1, max_size=6)
 
 
