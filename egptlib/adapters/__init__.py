@@ -4,6 +4,8 @@ from egptlib.adapters._files import count_parameters, create_adapter, load_adapt
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import Judgement, Majority, acceptance_length, judge, judge_baselines, measure_latency
 from egptlib.adapters._levels import Adapter, Head, token_states
+from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
+from egptlib.adapters._lora_train import judge_lora, train_lora
 from egptlib.adapters._runs import collect_training, new_run_folder, star
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._slots import slot_agreement, slot_rejections
@@ -26,10 +28,12 @@ __all__ = [
     "RUNS_AHEAD",
     "Adapter",
     "AdapterSettings",
+    "DrafterLora",
     "Fit",
     "FitSettings",
     "Head",
     "Judgement",
+    "LoraSettings",
     "LossSettings",
     "Majority",
     "TokenAdapter",
@@ -37,21 +41,25 @@ __all__ = [
     "TokenFolds",
     "acceptance_length",
     "collect_training",
+    "count_lora_parameters",
     "count_parameters",
     "create_adapter",
     "cross_validate_tokens",
     "halves",
     "judge",
     "judge_baselines",
+    "judge_lora",
     "judge_token_adapter",
     "level_settings",
     "load_adapter",
+    "load_lora",
     "majority_guesses",
     "measure_latency",
     "new_run_folder",
     "pad_ids",
     "rank_tokens",
     "save_adapter",
+    "save_lora",
     "score_guesses",
     "slot_agreement",
     "slot_rejections",
@@ -59,6 +67,7 @@ __all__ = [
     "star",
     "token_states",
     "train_adapter",
+    "train_lora",
     "train_token_adapter",
     "word_kinds",
 ]

@@ -30,7 +30,8 @@ class Judgement:
         mean_acceptance_length: gamma -> tokens per target pass, bonus included.
         accepted_prefix: mean accepted draft tokens of the first draft, up to the largest gamma.
         top1, top5: share of positions whose token is the likeliest, or among the five likeliest.
-        cosine: figures of `acceptance_metrics` on the aligned states; empty where there are only tokens.
+        cosine: figures of `acceptance_metrics` on the aligned states; empty where there are only tokens,
+            or states of another width than the target's.
         num_parameters: of the adapter.
     """
 
@@ -96,12 +97,12 @@ def judge(
         return predictions(adapter, batch, lm_head, depths)
 
     with torch.no_grad():
-        result = _judge(name or adapter.level, states_of, states, lm_head, gammas, adapter.num_parameters)
+        result = judge_states(name or adapter.level, states_of, states, lm_head, gammas, adapter.num_parameters)
     adapter.train(was_training)
     return result
 
 
-def _judge(
+def judge_states(
     name: str,
     states_of: Callable[[HiddenBatch], list[tuple[int, Tensor]]],
     states: HiddenStates,
@@ -109,6 +110,7 @@ def _judge(
     gammas: Sequence[int],
     num_parameters: int = 0,
 ) -> Judgement:
+    """Judge whatever gives states: `states_of` a batch returns what `predictions` does."""
     depths = max(gammas)
     cosines = AcceptanceAccumulator()
     matches: list[Tensor] = []
@@ -131,7 +133,7 @@ def _judge(
                 hits1 += int(match.sum())
                 hits5 += int(((best == labels[..., None]).any(dim=-1) & valid).sum())
                 positions += int(valid.sum())
-                if valid.any():
+                if valid.any() and aligned.shape[-1] == batch.target_hidden.shape[-1]:
                     cosines.update_ragged(
                         [rows[kept] for rows, kept in zip(aligned, valid)],
                         [sample.target_hidden[offset:].to(aligned.device) for sample in samples],
@@ -147,7 +149,7 @@ def _judge(
         accepted_prefix=_first(matches),
         top1=hits1 / positions,
         top5=hits5 / positions,
-        cosine=cosines.compute(),
+        cosine=cosines.compute() if cosines.num_samples else {},
         num_parameters=num_parameters,
     )
 
@@ -210,7 +212,11 @@ def judge_baselines(
             rows.append((sample.token_ids.tolist(), sample.metadata.get("question")))
     result = [judge_tokens("drafter's own tokens", own, gammas)]
     if same_width:
-        result.append(_judge("identity", lambda batch: [(0, batch.drafter_hidden)], states, lm_head, gammas))
+
+        def unchanged(batch: HiddenBatch) -> list[tuple[int, Tensor]]:
+            return [(0, batch.drafter_hidden)]
+
+        result.append(judge_states("identity", unchanged, states, lm_head, gammas))
     sums: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
     seen: list[tuple[list[int], Any]] = []
@@ -228,7 +234,7 @@ def judge_baselines(
         places = torch.arange(batch.mask.shape[1]).clamp(max=len(mean) - 1)
         return [(0, mean[places].expand(len(batch.mask), -1, -1))]
 
-    result.append(_judge("mean state by position", mean_states, states, lm_head, gammas))
+    result.append(judge_states("mean state by position", mean_states, states, lm_head, gammas))
     for name, grouped in (("majority by position", False), ("majority by question", True)):
         majority = Majority([row for row, _ in seen], [group for _, group in seen] if grouped else None)
         hits = []

@@ -85,6 +85,8 @@ def level_settings(level: str, **settings: Any) -> AdapterSettings:
     Raises:
         ValueError: an unknown level or setting, or a value that does not fit.
     """
+    if level == "L6":
+        raise ValueError("adapter level 'L6' is LoRA on a drafter: use DrafterLora(pair) and load_lora(path, pair)")
     if level not in _DEFAULTS:
         raise ValueError(f"adapter level {level!r}: expected one of {', '.join(LEVELS)}")
     known = {field.name for field in fields(AdapterSettings)} - {"level"}

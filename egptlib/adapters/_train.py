@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from egptlib.adapters._batches import moved, predictions
 from egptlib.adapters._files import save_adapter
-from egptlib.adapters._fit import Fit, FitSettings, fit
-from egptlib.adapters._judge import judge
+from egptlib.adapters._fit import Fit, FitSettings, Row, fit
+from egptlib.adapters._judge import Judgement, judge
 from egptlib.adapters._levels import Adapter
 from egptlib.hidden_states import HiddenBatch, HiddenStates
 
@@ -42,14 +43,20 @@ class LossSettings:
 
 
 def loss_terms(
-    states: Tensor, wanted: Tensor, token_ids: Tensor | None, lm_head: Tensor, settings: LossSettings
+    states: Tensor,
+    wanted: Tensor,
+    token_ids: Tensor | None,
+    lm_head: Tensor,
+    settings: LossSettings,
+    target_head: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The four terms over n positions, unweighted; those with weight 0 are left out.
 
     Args:
         states, wanted: [n, hidden], the adapter's and the target's.
         token_ids: int [n], the target's tokens; None in folders of the earlier writer.
-        lm_head: [V, hidden], frozen.
+        lm_head: [V, hidden], frozen; reads `states`.
+        target_head: [V, hidden], reads `wanted`; the same one when left out.
     """
     terms: dict[str, Tensor] = {}
     if settings.mse:
@@ -61,9 +68,16 @@ def loss_terms(
         if settings.token and token_ids is not None:
             terms["token"] = F.cross_entropy(logits, token_ids.long())
         if settings.kl:
-            target = F.linear(wanted.to(lm_head.dtype), lm_head).float().log_softmax(dim=-1)
+            reader = lm_head if target_head is None else target_head
+            target = F.linear(wanted.to(reader.dtype), reader).float().log_softmax(dim=-1)
             terms["kl"] = F.kl_div(logits.log_softmax(dim=-1), target, reduction="batchmean", log_target=True)
     return terms
+
+
+def weighed(terms: dict[str, Tensor], settings: LossSettings) -> dict[str, Tensor]:
+    """The terms, detached, and their weighted sum as "loss"."""
+    loss = torch.stack([getattr(settings, name) * term for name, term in terms.items()]).sum()
+    return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 
 class Objective(nn.Module):
@@ -81,9 +95,8 @@ class Objective(nn.Module):
         if self.adapter.by_position:  # valid rows only: a padded batch is up to twice as long
             drafter = batch.drafter_hidden.to(lm_head.device)[mask].float()
             states = self.adapter(drafter[None])[0]
-            return self._weighed(
-                loss_terms(states, target[mask], None if ids is None else ids[mask], lm_head, self.settings)
-            )
+            told = None if ids is None else ids[mask]
+            return weighed(loss_terms(states, target[mask], told, lm_head, self.settings), self.settings)
         predicted = predictions(self.adapter, batch, lm_head, self.settings.depths)
         ahead = [(offset, states, 1.0 / len(predicted)) for offset, states in predicted]
         share = self.settings.same_position if self.adapter.runs_ahead else 0.0
@@ -101,11 +114,7 @@ class Objective(nn.Module):
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + weight * term
         if not sums:  # no sample is long enough to run ahead in
             return {"loss": predicted[0][1].sum() * 0.0}
-        return self._weighed(sums)
-
-    def _weighed(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        loss = torch.stack([getattr(self.settings, name) * term for name, term in terms.items()]).sum()
-        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+        return weighed(sums, self.settings)
 
 
 def split_by_sequence(states: HiddenStates, share: float = 0.15) -> tuple[HiddenStates, HiddenStates]:
@@ -143,24 +152,47 @@ def train_adapter(
     Raises:
         ValueError: see `fit`; or there is no lm head.
     """
-    settings, loss = settings or FitSettings(), loss or LossSettings()
+    loss = loss or LossSettings()
+    device = next(adapter.parameters()).device
+    head = (states.target_head.lm_head if lm_head is None else lm_head).detach().to(device)
+    return train_from_store(
+        Objective(adapter, head, loss),
+        states,
+        validation,
+        lambda held: judge(adapter, held, head, gammas=(5,)),
+        lambda place, row: save_adapter(adapter, place, **row),
+        settings or FitSettings(),
+        Path(folder),
+        {"adapter": adapter.settings.to_dict(), "loss": asdict(loss)},
+    )
+
+
+def train_from_store(
+    objective: nn.Module,
+    states: HiddenStates,
+    validation: HiddenStates | None,
+    judged: Callable[[HiddenStates], Judgement],
+    save_best: Callable[[Path, Row], object],
+    settings: FitSettings,
+    folder: Path,
+    description: dict[str, Any],
+) -> Fit:
+    """`fit` on shuffled batches of the store, with `judged` over all of `validation` after each epoch."""
     if validation is None:
         states, validation = split_by_sequence(states)
     held = validation
-    device = next(adapter.parameters()).device
-    head = (states.target_head.lm_head if lm_head is None else lm_head).detach().to(device)
 
     def batches(epoch: int) -> Iterator[HiddenBatch]:
         for batch in states.stream(settings.batch_size, shuffle=True, seed=settings.seed * 1_000_003 + epoch):
             yield batch.padded()
 
     return fit(
-        Objective(adapter, head, loss),
+        objective,
         batches,
         -(-len(states) // settings.batch_size),
-        lambda: judge(adapter, held, head, gammas=(5,)).figures(),
-        lambda place, row: save_adapter(adapter, place, **row),
+        lambda: judged(held).figures(),
+        save_best,
         settings,
-        Path(folder),
-        {"adapter": adapter.settings.to_dict(), "loss": asdict(loss), "num_samples": len(states)},
+        folder,
+        description | {"num_samples": len(states)},
     )

@@ -14,13 +14,18 @@ def adapters(
     drafter_size: Annotated[int | None, typer.Option(min=1, help="Width of the drafter's, if it differs.")] = None,
 ) -> None:
     """List the adapter levels with their parameter counts."""
-    from egptlib.adapters import LEVELS, count_parameters
+    from transformers import LlamaConfig
+
+    from egptlib.adapters import LEVELS, count_lora_parameters, count_parameters
     from egptlib.adapters._levels import CLASSES
 
     print(f"{'level':<6} {'parameters':>12}  reads")
     for level in LEVELS:
         count = count_parameters(level, hidden_size, drafter_size=drafter_size)
         print(f"{level:<6} {count:>12,}  {', '.join(CLASSES[level].inputs)}")
+    # The number of heads does not change the count; one head goes with every width.
+    config = LlamaConfig(hidden_size=drafter_size or hidden_size, num_attention_heads=1)
+    print(f"{'L6':<6} {count_lora_parameters(config):>12,}  scenes and token_ids; LoRA on a drafter of 32 layers")
 
 
 @app.command()
