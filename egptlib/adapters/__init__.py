@@ -3,12 +3,13 @@
 from egptlib.adapters._files import count_parameters, create_adapter, load_adapter, save_adapter
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import Judgement, Majority, acceptance_length, judge, judge_baselines, measure_latency
-from egptlib.adapters._levels import Adapter, Head, token_states
+from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
 from egptlib.adapters._lora_train import judge_lora, train_lora
 from egptlib.adapters._runs import collect_training, new_run_folder, star
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._slots import slot_agreement, slot_rejections
+from egptlib.adapters._stepwise import AlignerRun, HeadRun
 from egptlib.adapters._token_adapter import (
     TokenAdapter,
     TokenAdapterSettings,
@@ -28,10 +29,13 @@ __all__ = [
     "RUNS_AHEAD",
     "Adapter",
     "AdapterSettings",
+    "AlignerRun",
+    "AttentionAdapter",
     "DrafterLora",
     "Fit",
     "FitSettings",
     "Head",
+    "HeadRun",
     "Judgement",
     "LoraSettings",
     "LossSettings",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from egptlib.adapters import Adapter, Head
+from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun, token_states
 from egptlib.decoding._drafters import Draft, Stop
-from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._generation import Recorder
+from egptlib.decoding._model_drafter import ModelDrafter, common_prefix
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
 from egptlib.models import Model, State
-
-POINTWISE = ("L1", "L2", "L3")  # levels that look at one row alone
 
 
 class AdapterDrafter(ModelDrafter):
@@ -28,6 +28,9 @@ class AdapterDrafter(ModelDrafter):
             raise ValueError(f"adapter {adapter.level} runs ahead: expected L1 to L4 here (see HeadDrafter)")
         super().__init__(model, vocabulary, name or f"{model.name} + {adapter.level}")
         self.adapter, self.lm_head = adapter.eval(), target.lm_head
+        self._dtype = next(adapter.parameters()).dtype
+        self._run = AlignerRun(adapter) if isinstance(adapter, AttentionAdapter) else None
+        self._seen: list[Tensor] = []  # the rows in the run's cache
         self._aligned: list[Tensor] = []
 
     @torch.no_grad()
@@ -38,80 +41,116 @@ class AdapterDrafter(ModelDrafter):
         return draft
 
     def next_logits(self) -> Tensor:
-        rows = self.rows[-1:] if self.adapter.level in POINTWISE else self.rows
-        weight = next(self.adapter.parameters())
-        self._aligned.append(
-            self.adapter(torch.stack(rows)[None].to(weight.dtype))[0, -1].to(self.lm_head.weight.dtype)
-        )
+        if self._run is None:
+            aligned = self.adapter(self.rows[-1][None, None].to(self._dtype))[0, 0]
+        else:
+            same = (i for i, (old, new) in enumerate(zip(self._seen, self.rows, strict=False)) if old is not new)
+            known = next(same, min(len(self._seen), len(self.rows) - 1))
+            self._run.crop(known)
+            aligned = self._run.read(torch.stack(self.rows[known:]).to(self._dtype))[-1]
+            self._seen = list(self.rows)
+        self._aligned.append(aligned.to(self.lm_head.weight.dtype))
         return self.lm_head(self._aligned[-1])
 
 
 class HeadDrafter(ModelDrafter):
-    """A head that runs ahead in feature space from what is known (L5 on the drafter's states, B1, L5F).
+    """A head that runs ahead in feature space from what is known (L5, L5F, B1, E3).
 
-    One run of the head gives all draft tokens, except with a head that wants the drafter to read along (L5F), which
-    is asked token by token. The loop hands the target's states over through `watch`.
+    The loop hands the target's states over through `watch`. L5 and L5F also want the drafter's, so that it reads the
+    prompt, and with L5F every drafted token; B1 and E3 live on the target's states alone, and `model` stays idle.
+
+    Args:
+        source_layers: for E3, the numbers of the target's layers whose states it was trained on.
+
+    Raises:
+        ValueError: E3 without as many source layers as it fuses.
     """
 
-    def __init__(self, model: Model, head: Head, target: Model, vocabulary: Vocabulary, name: str | None = None):
-        unknown = set(head.inputs) - {"drafter_hidden", "target_hidden"}
-        if unknown:
-            raise ValueError(
-                f"head {head.level}: needs {', '.join(sorted(unknown))}, which the loop does not hand over"
-            )
+    def __init__(
+        self,
+        model: Model,
+        head: Head,
+        target: Model,
+        vocabulary: Vocabulary,
+        source_layers: Sequence[int] = (),
+        name: str | None = None,
+    ):
+        wanted = head.settings.num_source_layers if "target_layers" in head.inputs else 0
+        if len(source_layers) != wanted:
+            raise ValueError(f"head {head.level}: source_layers: expected {wanted} numbers, found {len(source_layers)}")
         super().__init__(model, vocabulary, name or f"{head.level} head")
-        self.head, self.lm_head = head.eval(), target.lm_head
-        self.target_rows: list[Tensor] = []
+        self.head, self.lm_head, self.source_layers = head.eval(), target.lm_head, tuple(source_layers)
+        self._dtype = next(head.parameters()).dtype
+        self._forget()
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        if "drafter_hidden" in self.head.inputs:
+            super().start(scene, question, recorder)
+        self._forget()
 
     def begin(self, state: State) -> None:
         super().begin(state)
-        self.target_rows = []
+        self._forget()
 
-    def watch(self, rows: Tensor) -> None:
-        """The target's states [k, H] that gave the answer's next k tokens."""
-        self.target_rows.extend(rows)
+    def _forget(self) -> None:
+        self._run, self._known = HeadRun(self.head), list[int]()
+        self._watched: dict[str, list[Tensor]] = {"target_hidden": [], "target_layers": []}
+
+    def watch(self, rows: Tensor, layers: Tensor) -> None:
+        self._watched["target_hidden"].extend(rows)
+        self._watched["target_layers"].extend(layers)
 
     @torch.no_grad()
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
-        draft = Draft()
-        n = len(answer)
-        count = min(count, self.head.settings.max_positions - n)
-        if count < 1 or n == 0:
+        draft, tokens = Draft(), list(answer)
+        count = min(count, self.head.settings.max_positions - len(tokens))
+        if count < 1 or not tokens:
             return draft
+        first = min(common_prefix(self._known, tokens), len(tokens) - 1)  # the anchor's row is always read
+        self._run.crop(first)
+        state = self._run.read(*self._rows(tokens, first, ahead=False))
+        self._known = list(tokens)
         states, logits, probabilities = list[Tensor](), list[Tensor](), list[Tensor]()
-        for depth in range(count):
-            if depth == len(states):
-                states = self._run(list(answer), draft.tokens, depth + 1 if self.head.drafter_along else count)
-            logits.append(self.lm_head(states[depth].to(self.lm_head.weight.dtype)))
+        while True:
+            states.append(state.to(self.lm_head.weight.dtype))
+            logits.append(self.lm_head(states[-1]))
             if sampler.greedy:
                 token = int(logits[-1].argmax())
             else:
                 probabilities.append(sampler.probabilities(logits[-1]))
                 token = sampler.draw(probabilities[-1])
+            tokens.append(token)
             draft.tokens.append(token)
             draft.confidence.append(float((logits[-1][token] - logits[-1].logsumexp(dim=0)).exp()))
-            ended = token in self.vocabulary.end_token_ids
-            if ended or (stop is not None and stop(draft.confidence[-1])):
+            full = len(draft.tokens) == count or token in self.vocabulary.end_token_ids
+            if full or (stop is not None and stop(draft.confidence[-1])):
                 break
-        draft.logits = torch.stack(logits)
-        draft.hidden = torch.stack(states[: len(draft.tokens)])
+            state = self._run.go_on(*self._rows(tokens, len(tokens) - 1, ahead=True))
+        draft.logits, draft.hidden = torch.stack(logits), torch.stack(states)
         draft.probabilities = torch.stack(probabilities) if probabilities else None
         return draft
 
-    def _run(self, answer: list[int], drafted: list[int], depths: int) -> list[Tensor]:
-        """States [H] that predict the next `depths` tokens after the answer; its last row is the anchor."""
-        n = len(answer)
-        dtype = next(self.head.parameters()).dtype
-        given = []
-        if "drafter_hidden" in self.head.inputs:
-            along = self.head.drafter_along
-            tokens = [*answer, *drafted] if along else answer[:-1]
-            self.catch_up(self.vocabulary.to_drafter(tokens))
-            # A head that reads along takes the drafter's row t + 1, which has read token t, beside the target's row t.
-            given.append(torch.stack(self.rows[1:] if along else self.rows))
-        if "target_hidden" in self.head.inputs:
-            known = torch.stack(self.target_rows[:n])
-            missing = (len(given[0]) if given else n) - n
-            given.append(torch.nn.functional.pad(known, (0, 0, 0, missing)))
-        ahead = self.head.ahead(*(rows[None].to(dtype) for rows in given), depths=depths)
-        return [state[0, n - 1] for state in ahead]
+    def _rows(self, tokens: list[int], first: int, ahead: bool) -> list[Tensor]:
+        """What the head takes at the places of `tokens` from `first` on, in the order of its `inputs`.
+
+        Args:
+            ahead: whether the place is ahead of the target: its state there is what the head itself predicts.
+        """
+        rows = []
+        for name in self.head.inputs:
+            if name == "token_states":
+                ids = torch.tensor(tokens[first:], device=self.lm_head.weight.device)
+                given = token_states(ids[None], self.lm_head.weight)[0]
+            elif name == "drafter_hidden" and self.head.drafter_along:
+                # The drafter's row t + 1, which has read token t, beside the target's row t.
+                self.catch_up(self.vocabulary.to_drafter(tokens))
+                given = torch.stack(self.rows[first + 1 :])
+            elif ahead:
+                given = torch.empty(0)
+            elif name == "drafter_hidden":
+                self.catch_up(self.vocabulary.to_drafter(tokens[:-1]))
+                given = torch.stack(self.rows[first:])
+            else:
+                given = torch.stack(self._watched[name][first : len(tokens)])
+            rows.append(given.to(self._dtype))
+        return rows

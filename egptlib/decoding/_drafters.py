@@ -67,10 +67,22 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class WatchingDrafter(Protocol):
-    """A drafter that builds on the target's states: the loop hands them over."""
+    """A drafter that builds on the target's states: the loop hands them over.
 
-    def watch(self, rows: Tensor) -> None:
-        """The target's last hidden states [k, H] that gave the answer's next k tokens."""
+    Attributes:
+        source_layers: numbers of the target's decoder layers (from 1 on) after which it wants the states as well.
+    """
+
+    source_layers: tuple[int, ...]
+
+    def watch(self, rows: Tensor, layers: Tensor) -> None:
+        """Take the states that gave the answer's next k tokens.
+
+        Args:
+            rows: the target's last hidden states [k, H].
+            layers: those after the source layers and before the final norm, [k, layers, H]; empty where none was
+                asked for.
+        """
         ...
 
 

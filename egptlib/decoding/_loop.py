@@ -48,11 +48,11 @@ def speculative_generate(
     recorder = Recorder()
     drafter = as_drafter(drafter, target)
     length = FixedLength(gamma) if isinstance(gamma, int) else gamma
-    state = read_prompt(target, scene, question, recorder)
-    if length.pays(max_new_tokens):
-        drafter.start(scene, question, recorder)
-    else:
+    if not length.pays(max_new_tokens):
         drafter, length = SequenceDrafter(), FixedLength(0)
+    layers = drafter.source_layers if isinstance(drafter, WatchingDrafter) else ()
+    state = read_prompt(target, scene, question, recorder, layers)
+    drafter.start(scene, question, recorder)
     return speculative_decode(
         target,
         state,
@@ -83,7 +83,7 @@ def speculative_decode(
     """Go on from a prompt that both models have read; arguments as in `speculative_generate`.
 
     Args:
-        state: the target's, straight after its prefill.
+        state: the target's, straight after its prefill; with the layers that a `WatchingDrafter` asks for.
         draft: the answer's first tokens, if they were drafted already (while the target read its prompt). They are
             verified at once; without them the first token comes from the prefill itself.
     """
@@ -98,20 +98,20 @@ def speculative_decode(
     if not draft.tokens:
         tokens.append(sampler.choose(state.logits[0]))
         if watch is not None:
-            watch(state.hidden[0, -1:])
+            watch(state.hidden[0, -1:], layer_states(state)[-1:])
     while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
         room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
         if tokens:
             draft = propose(drafter, tokens, min(length.count(), room), sampler, length, recorder)
         with recorder("target", "verify" if draft.tokens else "step", target.device) as info:
-            verdict, hidden = verify(target, state, tokens[-1:], draft, rule, sampler)
+            verdict, hidden, layers = verify(target, state, tokens[-1:], draft, rule, sampler)
             gained, accepted = keep(verdict, draft, target.eos_token_ids)
             tokens += gained
             # All but the last token have been read: it opens the next pass.
             if state.length > prompt_length + len(tokens) - 1:
                 target.rollback(state, prompt_length + len(tokens) - 1)
             if watch is not None:
-                watch(hidden[: len(gained)])
+                watch(hidden[: len(gained)], layers[: len(gained)])
             info.update(drafted=len(draft.tokens), accepted=accepted)
         rounds.append(Round(len(draft.tokens), accepted, len(gained)))
         length.observe(len(draft.tokens), accepted)
@@ -123,14 +123,14 @@ def as_drafter(drafter: Drafter | Model, target: Model) -> Drafter:
     return ModelDrafter(drafter, shared_vocabulary(drafter, target)) if isinstance(drafter, Model) else drafter
 
 
-def read_prompt(target: Model, scene: Any, question: str, recorder: Recorder) -> State:
-    """Preprocess, see and prefill, each stage recorded in the lane "target"."""
+def read_prompt(target: Model, scene: Any, question: str, recorder: Recorder, layers: Sequence[int] = ()) -> State:
+    """Preprocess, see and prefill, each stage recorded in the lane "target"; `layers` as in `Model.prefill`."""
     with recorder("target", "preprocess", target.device):
         inputs = target.encode(scene, question)
     with recorder("target", "vision", target.device), torch.no_grad():
         embeds = target.embed(inputs)
     with recorder("target", "prefill", target.device):
-        return target.prefill(embeds)
+        return target.prefill(embeds, layers)
 
 
 def propose(
@@ -147,19 +147,27 @@ def propose(
 
 def verify(
     target: Model, state: State, unread: list[int], draft: Draft, rule: Rule, sampler: Sampler
-) -> tuple[Verdict, Tensor]:
-    """One target pass over the token not yet read and the draft; the rule's verdict, and the states [n + 1, H].
+) -> tuple[Verdict, Tensor, Tensor]:
+    """One target pass over the token not yet read and the draft.
 
     Args:
         unread: the last token of the answer, or nothing straight after the prefill, whose own logits then judge the
             first draft token.
+
+    Returns:
+        The rule's verdict, the last states [n + 1, H], and those after the layers asked for [n + 1, layers, H].
     """
-    before = None if unread else (state.logits, state.hidden[0, -1:])  # [1, V], [1, H]
+    before = None if unread else (state.logits, state.hidden[0, -1:], layer_states(state)[-1:])
     step = target.step(torch.tensor([unread + draft.tokens], device=target.device), state)
-    logits, hidden = step.logits[0], step.hidden[0]
+    logits, hidden, layers = step.logits[0], step.hidden[0], layer_states(state)
     if before is not None:
-        logits, hidden = torch.cat([before[0], logits]), torch.cat([before[1], hidden])
-    return rule(draft, logits, hidden, sampler), hidden
+        logits, hidden, layers = (torch.cat(rows) for rows in zip(before, (logits, hidden, layers), strict=True))
+    return rule(draft, logits, hidden, sampler), hidden, layers
+
+
+def layer_states(state: State) -> Tensor:
+    """States [n, layers, H] of the n positions read last, after the layers asked for; empty where none was."""
+    return torch.stack(list(state.layers.values()), dim=1) if state.layers else torch.empty(0)
 
 
 def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple[list[int], int]:

@@ -7,8 +7,9 @@ a scene and a question become embeddings; everything after that is written here 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -45,12 +46,15 @@ class State:
         hidden: [1, T, H], last hidden states (after the final norm) of the prompt.
         cache: keys and values of all positions read; `KeyValues` where the model takes the lean pass.
         length: how many that are.
+        layers: numbers of decoder layers -> states [n, H] of the n positions read last, after so many layers and
+            before the final norm; as asked for at the prefill (`Model.prefill(layers=)`), mostly none.
     """
 
     logits: Tensor
     hidden: Tensor
     cache: DynamicCache | KeyValues
     length: int
+    layers: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Step(NamedTuple):
@@ -132,17 +136,30 @@ class Model(ABC):
         return self.lm_head.out_features
 
     @torch.no_grad()
-    def prefill(self, inputs: Inputs | Tensor) -> State:
-        """Read a prompt, given as `Inputs` or as embeddings [1, T, H]."""
+    def prefill(self, inputs: Inputs | Tensor, layers: Sequence[int] = ()) -> State:
+        """Read a prompt, given as `Inputs` or as embeddings [1, T, H].
+
+        Args:
+            layers: numbers of decoder layers, from 1 on, after which the states are kept as well, here and in every
+                later pass (`State.layers`).
+
+        Raises:
+            ValueError: a layer that the model does not have.
+        """
+        count = len(self.language_model.layers)  # type: ignore[arg-type]
+        if unknown := [number for number in layers if not 1 <= number <= count]:
+            raise ValueError(f"layers: {self.name} has layers 1 to {count}, found {unknown[0]}")
         embeds = self.embed(inputs) if isinstance(inputs, Inputs) else inputs
+        taken = dict.fromkeys(layers, embeds)
         self._lean = lean_pass(self.language_model, self._lean) if len(embeds) == 1 else None
         if self._lean is not None:
             buffers = self._lean.cache(embeds.shape[1] + 128)
-            hidden = self._lean(embeds[0], buffers)[None]
-            return State(self.lm_head(hidden[:, -1]), hidden, buffers, hidden.shape[1])
+            hidden = self._lean(embeds[0], buffers, taken)[None]
+            return State(self.lm_head(hidden[:, -1]), hidden, buffers, hidden.shape[1], taken)
         cache = DynamicCache(config=self.language_model.config)
-        hidden = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
-        return State(self.lm_head(hidden[:, -1]), hidden, cache, hidden.shape[1])
+        with _layers_taken(self.language_model, taken):
+            hidden = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+        return State(self.lm_head(hidden[:, -1]), hidden, cache, hidden.shape[1], taken)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, state: State) -> Tensor:
@@ -153,8 +170,9 @@ class Model(ABC):
         state.length += tokens.shape[1]
         if isinstance(state.cache, KeyValues):
             assert self._lean is not None
-            return self._lean(self.token_embedding(tokens[0]), state.cache)[None]
-        out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
+            return self._lean(self.token_embedding(tokens[0]), state.cache, state.layers)[None]
+        with _layers_taken(self.language_model, state.layers):
+            out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
         return out.last_hidden_state
 
     @torch.no_grad()
@@ -231,6 +249,24 @@ class Model(ABC):
     def decode_text(self, token_ids: Sequence[int] | Tensor) -> str:
         ids = token_ids.tolist() if isinstance(token_ids, Tensor) else list(token_ids)
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@contextmanager
+def _layers_taken(model: nn.Module, taken: dict[int, Tensor]) -> Iterator[None]:
+    """Put the states [n, H] after the layers numbered by `taken` into it, during one pass of batch 1."""
+
+    def keep(number: int) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            taken[number] = (output[0] if isinstance(output, tuple) else output)[0]
+
+        return hook
+
+    hooks = [model.layers[number - 1].register_forward_hook(keep(number)) for number in taken]  # type: ignore[index,union-attr]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def _eos_token_ids(module: Any, tokenizer: Any) -> frozenset[int]:

@@ -95,15 +95,21 @@ class LeanLlama:
         weight = self.norm
         return KeyValues(len(self.layers), self.key_heads, self.width, capacity, weight.dtype, weight.device)
 
-    def __call__(self, embeds: Tensor, cache: KeyValues) -> Tensor:
-        """Read n embeddings [n, H] after what the cache holds; last hidden states [n, H], final norm included."""
+    def __call__(self, embeds: Tensor, cache: KeyValues, taken: dict[int, Tensor] | None = None) -> Tensor:
+        """Read n embeddings [n, H] after what the cache holds; last hidden states [n, H], final norm included.
+
+        `taken` gets, for each number of layers that is a key of it, the states [n, H] after so many.
+        """
         x, past, n = embeds, cache.length, len(embeds)
         cache.reserve(past + n)
         cos, sin = self._rotation(past, past + n)
         mask = self._mask(past, n)
         queries = self.heads // self.key_heads  # per key head
         both = self.heads + self.key_heads
-        for (norm, qkv, out, mlp_norm, gate_up, down), store in zip(self.layers, cache.buffer, strict=True):
+        taken = taken or {}
+        for number, (norm, qkv, out, mlp_norm, gate_up, down), store in zip(
+            range(1, len(self.layers) + 1), self.layers, cache.buffer, strict=True
+        ):
             states = qkv(F.rms_norm(x, (self.hidden,), norm, self.eps)).view(n, -1, self.width)  # [n, q + k + v, d]
             qk = states[:, :both]
             halves = qk.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (first, second) half to (second, first)
@@ -116,6 +122,8 @@ class LeanLlama:
             x = x + out(attended.view(self.heads, n, self.width).transpose(0, 1).reshape(n, -1))
             gate, up = gate_up(F.rms_norm(x, (self.hidden,), mlp_norm, self.eps)).chunk(2, dim=-1)
             x = x + down(F.silu(gate) * up)
+            if number in taken:
+                taken[number] = x
         cache.length += n
         return F.rms_norm(x, (self.hidden,), self.norm, self.eps)
 

@@ -1,6 +1,7 @@
 """Drafters beyond a plain model, over one and over two vocabularies: greedy answers stay the target's own."""
 
 import random
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from egptlib.adapters import create_adapter
+from egptlib.adapters import create_adapter, token_states
 from egptlib.decoding import (
     AdapterDrafter,
     CascadeDrafter,
+    Draft,
     Drafter,
     Fuzzy,
     HeadDrafter,
@@ -23,6 +25,7 @@ from egptlib.decoding import (
     Sampler,
     Sampling,
     SequenceDrafter,
+    Stop,
     common_vocabulary,
     first_divergence,
     shared_vocabulary,
@@ -38,10 +41,11 @@ def adapted(level: str, target: TextModel, drafter: TextModel) -> Drafter:
     adapter: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, bottleneck=16)
     vocabulary = shared_vocabulary(drafter, target)
     kind = HeadDrafter if adapter.runs_ahead else AdapterDrafter
-    return kind(drafter, adapter, target, vocabulary)
+    extra: Any = {"source_layers": (1, 2, 3)} if level == "E3" else {}
+    return kind(drafter, adapter, target, vocabulary, **extra)
 
 
-@pytest.mark.parametrize("level", ["L1", "L2", "L3", "L4", "L5", "L5F", "B1"])
+@pytest.mark.parametrize("level", ["L1", "L2", "L3", "L4", "L5", "L5F", "B1", "E3"])
 def test_adapters_and_heads(level: str, target: TextModel, drafter: TextModel) -> None:
     chance, accepted = random.Random(level), 0
     proposes = adapted(level, target, drafter)
@@ -66,21 +70,83 @@ def test_adapters_and_heads(level: str, target: TextModel, drafter: TextModel) -
         assert accepted > 0  # near the identity, and the drafter is near the target
 
 
-def test_a_head_drafts_what_its_own_pass_predicts(target: TextModel, drafter: TextModel) -> None:
-    """B1 against `ahead` on the target's states of a whole answer, read at once."""
-    head: Any = create_adapter("B1", hidden_size=32, num_heads=4, ffn_dim=64).eval()
-    proposes = HeadDrafter(drafter, head, target, shared_vocabulary(drafter, target))
-    prompt = [5, 9, 4, 7]
-    answer = plain(target, prompt, 9)[:6]
-    hidden, _ = target.forward_answer(target.encode(prompt, ""), answer)
-    proposes.start(prompt, "", Recorder())
-    proposes.watch(hidden)
+class Recording(HeadDrafter):
+    """Keeps what it was asked and what it gave."""
+
+    made: list[tuple[list[int], Draft]]
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        draft = super().propose(answer, count, sampler, stop)
+        self.made.append((list(answer), draft))
+        return draft
+
+
+@torch.no_grad()
+def whole_pass(model: TextModel, prompt: list[int], tokens: list[int]) -> list[torch.Tensor]:
+    """By number of layers, [t + 1, H]: row t stands before token t. The last entry is behind the final norm."""
+    out = model.module(torch.tensor([[*prompt, *tokens]]), output_hidden_states=True)
+    return [states[0, len(prompt) - 1 :] for states in out.hidden_states]
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("level", ["L5", "L5F", "B1", "E3"])
+def test_a_head_drafts_what_its_own_pass_predicts(
+    level: str, lean: bool, target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every draft of whole answers against `ahead` on rows of one plain pass over answer and draft."""
+    if not lean:
+        monkeypatch.setattr("egptlib.models._interface.lean_pass", lambda *_: None)
+    torch.manual_seed(1)
+    head: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, num_source_layers=2).eval()
     with torch.no_grad():
-        ahead = head.ahead(hidden[None], depths=3)
-        expected = [int(target.lm_head(state[0, -1]).argmax()) for state in ahead]
-    found = proposes.propose(answer, 3, Sampler()).tokens
-    assert found == expected[: len(found)]
-    assert len(found) == 3 or found[-1] in target.eos_token_ids
+        head.positions.normal_(std=0.5)
+    layers = (1, 2) if level == "E3" else ()
+    proposes = Recording(drafter, head, target, shared_vocabulary(drafter, target), layers)
+    proposes.made, chance, checked = [], random.Random(level), 0
+    for _ in range(5):
+        prompt = [chance.randrange(3, VOCAB) for _ in range(4)]
+        proposes.made.clear()
+        out = speculative_generate(target, proposes, prompt, "", gamma=3, max_new_tokens=15)
+        assert out.token_ids.tolist() == plain(target, prompt, 15)
+        assert ("drafter" in {e.lane for e in out.events if e.stage == "prefill"}) == (level in ("L5", "L5F"))
+        for answer, draft in proposes.made:
+            tokens, n = [*answer, *draft.tokens], len(answer)
+            theirs, ours = whole_pass(target, prompt, tokens), whole_pass(drafter, prompt, tokens)
+            known = torch.arange(len(tokens))[:, None] < n  # the target has read no further
+            given = {
+                "L5": [ours[-1][:n]],
+                "B1": [theirs[-1][:n]],
+                "L5F": [ours[-1][1:], theirs[-1][:-1] * known],
+                "E3": [
+                    torch.stack([theirs[i][:-1] * known for i in layers], dim=1) if layers else torch.empty(0),
+                    token_states(torch.tensor([tokens]), target.lm_head.weight)[0],
+                ],
+            }[level]
+            with torch.no_grad():
+                ahead = head.ahead(*(rows[None] for rows in given), depths=len(draft.tokens))
+            expected = torch.stack([state[0, n - 1] for state in ahead])
+            assert draft.hidden is not None
+            torch.testing.assert_close(draft.hidden, expected, atol=2e-4, rtol=2e-4)
+            assert draft.tokens == target.lm_head(expected).argmax(dim=-1).tolist()
+            checked += len(draft.tokens)
+    assert checked > 20
+
+
+def test_an_l4_aligns_what_its_own_pass_aligns(target: TextModel, drafter: TextModel) -> None:
+    torch.manual_seed(2)
+    adapter: Any = create_adapter("L4", hidden_size=32, num_heads=4, ffn_dim=64, scale=0.7).eval()
+    proposes = AdapterDrafter(drafter, adapter, target, shared_vocabulary(drafter, target))
+    prompt = [5, 9, 4, 7]
+    proposes.start(prompt, "", Recorder())
+    for answer in ([], [7], [7, 8, 9], [7, 8, 4, 5, 6], [7, 8]):  # grows, is cut, and grows again
+        draft = proposes.propose(answer, 4, Sampler())
+        with torch.no_grad():
+            rows = whole_pass(drafter, prompt, [*answer, *draft.tokens])[-1]
+            expected = adapter(rows[None])[0, len(answer) : len(answer) + len(draft.tokens)]
+        torch.testing.assert_close(draft.hidden, expected, atol=2e-4, rtol=2e-4)
+    with pytest.raises(ValueError, match="L4: it looks ahead"):
+        looks_ahead = create_adapter("L4", hidden_size=32, num_heads=4, ffn_dim=64, causal=False)
+        AdapterDrafter(drafter, looks_ahead, target, shared_vocabulary(drafter, target))
 
 
 def test_an_unfit_adapter_is_named(target: TextModel, drafter: TextModel) -> None:
@@ -88,9 +154,13 @@ def test_an_unfit_adapter_is_named(target: TextModel, drafter: TextModel) -> Non
     small = {"hidden_size": 32, "num_heads": 4, "ffn_dim": 64}
     with pytest.raises(ValueError, match="L5 runs ahead"):
         AdapterDrafter(drafter, create_adapter("L5", **small), target, vocabulary)
-    head: Any = create_adapter("E3", **small)
-    with pytest.raises(ValueError, match="E3: needs target_layers"):
-        HeadDrafter(drafter, head, target, vocabulary)
+    for level, layers in (("E3", (1, 2)), ("B1", (1,))):
+        head: Any = create_adapter(level, **small)
+        with pytest.raises(ValueError, match=f"head {level}: source_layers: expected"):
+            HeadDrafter(drafter, head, target, vocabulary, layers)
+    unknown: Any = create_adapter("E3", **small)
+    with pytest.raises(ValueError, match="layers: target has layers 1 to 3, found 4"):
+        speculative_generate(target, HeadDrafter(drafter, unknown, target, vocabulary, (1, 2, 4)), [5], "")
 
 
 @pytest.mark.parametrize("inner", ["model", "n-grams", "nothing"])

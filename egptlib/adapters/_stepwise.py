@@ -1,0 +1,129 @@
+"""Levels with attention, read row by row as a decoder needs them: keys and values of past rows are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from egptlib.adapters._layers import Layer
+from egptlib.adapters._levels import AttentionAdapter, Head
+
+
+class CachedLayers:
+    """Causal attention layers over one growing sequence.
+
+    Attributes:
+        length: rows in the cache.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]):
+        self.layers: list[Layer] = [layer for layer in layers if isinstance(layer, Layer)]
+        self.length = 0
+        self._past: list[tuple[Tensor, Tensor]] = []  # keys and values [heads, length, e] by layer
+
+    def crop(self, length: int) -> None:
+        """Forget the rows from `length` on."""
+        if length < self.length:
+            self._past = [(k[:, :length], v[:, :length]) for k, v in self._past]
+            self.length = length
+
+    def __call__(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
+        """Read more rows."""
+        n, past = len(x), self.length
+        sees = None if n == 1 else torch.ones(n, past + n, dtype=torch.bool, device=x.device).tril(past)
+        now = []
+        for i, layer in enumerate(self.layers):
+            qkv = layer.qkv(layer.attn_norm(x)).view(n, 3, layer.num_heads, -1)
+            q, k, v = qkv.permute(1, 2, 0, 3)  # [heads, n, e] each
+            if past:
+                k, v = torch.cat([self._past[i][0], k], dim=1), torch.cat([self._past[i][1], v], dim=1)
+            now.append((k, v))
+            attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=sees)[0]
+            x = x + layer.out(attended.transpose(0, 1).reshape(n, -1))
+            x = x + layer.down(F.gelu(layer.up(layer.ffn_norm(x))))
+        self._past, self.length = now, past + n
+        return x
+
+
+class AlignerRun:
+    """A causal L4 over one growing sequence; the numbers are those of its `forward`.
+
+    Raises:
+        ValueError: the level looks ahead.
+    """
+
+    def __init__(self, adapter: AttentionAdapter):
+        if not adapter.settings.causal:
+            raise ValueError(f"adapter {adapter.level}: it looks ahead of the row it aligns, which no drafter can do")
+        self.adapter, self.cache = adapter, CachedLayers(adapter.layers)
+
+    @property
+    def length(self) -> int:
+        """Rows read."""
+        return self.cache.length
+
+    def crop(self, length: int) -> None:
+        """Forget the rows from `length` on."""
+        self.cache.crop(length)
+
+    def read(self, rows: Float[Tensor, "rows drafter"]) -> Float[Tensor, "rows hidden"]:
+        """Align more rows."""
+        h = self.adapter.bridge(rows)
+        x = self.cache(h)
+        return h + self.adapter.scale * (self.adapter.output(self.adapter.output_norm(x)) - h)
+
+
+class HeadRun:
+    """A head over one growing sequence: it reads what is known, and runs ahead from the last of it.
+
+    The numbers are those of `Head.ahead` at that row. Each known row is read once; what was run ahead is forgotten
+    at the next `read`.
+
+    Attributes:
+        length: known rows read.
+    """
+
+    def __init__(self, head: Head):
+        self.head, self.cache, self.length = head, CachedLayers(head.layers), 0
+        self._fed = torch.empty(0)
+
+    def crop(self, length: int) -> None:
+        """Forget the known rows from `length` on."""
+        self.cache.crop(length)
+        self.length = min(self.length, length)
+
+    def read(self, *given: Tensor) -> Float[Tensor, " hidden"]:
+        """Read more known rows, [k, ...] each as named by the head's `inputs`; the state predicted after the last.
+
+        Raises:
+            ValueError: more positions than the head has learned.
+        """
+        self.cache.crop(self.length)
+        state = self._run(given, None)
+        self.length = self.cache.length
+        return state
+
+    def go_on(self, *given: Tensor) -> Float[Tensor, " hidden"]:
+        """The state predicted one row further, from the head's own last prediction.
+
+        Args:
+            given: the row just behind the last prediction, [1, ...] each. The head looks only at what is known of it
+                while drafting (tokens, the drafter's state); the rest may be empty.
+        """
+        return self._run(given, self._fed)
+
+    def _run(self, given: tuple[Tensor, ...], fed: Tensor | None) -> Tensor:
+        # As at depth 0: the rows are the very ones meant, not to be moved.
+        start, x = self.head._enter([rows[None] for rows in given], 0, fed)
+        first, last = self.cache.length, self.cache.length + x.shape[1]
+        if last > self.head.settings.max_positions:
+            raise ValueError(
+                f"{self.head.level}: {last} positions; it was built for {self.head.settings.max_positions}"
+            )
+        x = self.cache((x + self.head.positions[:, first:last])[0])
+        state, self._fed = self.head._leave(start[:, -1:], x[None, -1:])
+        return state[0, 0]
