@@ -1,15 +1,17 @@
-"""Wall-clock predicted from measured costs beside wall-clock measured, on prompts that were not used for fitting.
+"""Wall-clock predicted from costs and recorded agreement beside wall-clock measured, on prompts not used for fitting.
 
-    python benchmarks/prediction.py [--scenes 16] [--questions 4] [--repeats 3] [--gammas 2 3 5 8] [--json FILE]
-    python benchmarks/prediction.py --quick        # 4 scenes, 2 questions, one repeat
+    python benchmarks/prediction.py [--scenes 24] [--questions 2] [--repeats 3] [--gammas 2 3 5 8] [--json FILE]
+    python benchmarks/prediction.py --quick        # 8 scenes, one question, one repeat
 
-Every other scene is for fitting. From those come: costs (`measure_costs`, on one scene), where the drafter agrees with
-the target's answer, and the host's share of a round, one number a method, from runs at one gamma. A configuration on
-the other scenes is then predicted by `CostModel`; of those it is told the lengths of the plain answers and nothing
-else: agreement is borrowed from fitting answers. "own agreement" uses theirs, so what it misses is the costs' fault.
+Every other scene is for fitting: from runs of each method there, at the smallest and the largest gamma, come the costs
+(`fit_costs`) and how many tokens are drafted before the target is ready. Runs on both halves take turns, so that the
+machine is in one mood. A configuration on the other scenes is then predicted by `CostModel` from
 
-Measured are whole calls, pictures in memory to token ids, configurations in turn prompt by prompt, medians of repeats.
-Exits non-zero when a configuration gives other tokens than plain decoding.
+- own agreement: where the drafter, read along the target's plain answers, agrees with them, replayed;
+- borrowed agreement: the lengths of the plain answers alone, with agreement drawn from the fitting prompts.
+
+Measured are whole calls, pictures in memory to token ids, configurations in mixed order prompt by prompt, medians of
+repeats. Exits non-zero when a configuration gives other tokens than plain decoding.
 """
 
 import argparse
@@ -17,8 +19,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,15 @@ import torch
 
 from egptlib._paths import write_json
 from egptlib.decoding import (
+    Agreement,
     DrafterProcess,
-    ModelDrafter,
+    Generation,
     as_drafter,
     hidden_prefill_generate,
-    measure_costs,
+    record_agreement,
     speculative_generate,
 )
-from egptlib.metrics import CostModel, Costs, Prediction, replay
+from egptlib.metrics import CostModel, Costs, fit_costs, replay
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import Scene, open_scenes
 
@@ -60,200 +63,231 @@ class Configuration:
 PLAIN = Configuration(METHODS[0], 0)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Answers of the target and what the drafter would have said at each position, [sample, position]."""
+@dataclass
+class Clock:
+    """What runs of one configuration took, one entry a prompt: the run with the median time."""
 
-    match: np.ndarray
-    ends: np.ndarray
-    lengths: np.ndarray
+    seconds: list[float] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)  # none of plain decoding
 
 
 class Runner:
-    """Decodes as a configuration says."""
+    """Decodes as a configuration says, and keeps the time."""
 
     def __init__(self, pair: Pair, process: DrafterProcess, tokens: int, free: int):
         self.pair, self.process, self.tokens, self.free = pair, process, tokens, free
         self.drafter = as_drafter(pair.drafter, pair.target)
+        self.random = random.Random(0)
+        self.same = True
 
-    def __call__(self, which: Configuration, scene: Scene, question: str) -> list[int]:
+    def __call__(self, which: Configuration, scene: Scene, question: str) -> Generation | list[int]:
         target = self.pair.target
         if not which.gamma:
             return target.decode_greedy(target.start(scene, question), self.tokens)[0].tolist()
         if which.method == METHODS[0]:
-            run = speculative_generate(
+            return speculative_generate(
                 target, self.drafter, scene, question, gamma=which.gamma, max_new_tokens=self.tokens
             )
-        else:
-            run = hidden_prefill_generate(
-                target,
-                self.process,
-                scene,
-                question,
-                overlap=which.overlap,
-                max_free_tokens=self.free,
-                gamma=which.gamma,
-                max_new_tokens=self.tokens,
-            )
-        return run.token_ids.tolist()
+        return hidden_prefill_generate(
+            target,
+            self.process,
+            scene,
+            question,
+            overlap=which.overlap,
+            max_free_tokens=self.free,
+            gamma=which.gamma,
+            max_new_tokens=self.tokens,
+        )
 
-    def time(
-        self, which: Iterable[Configuration], prompts: list[Prompt], repeats: int
-    ) -> tuple[dict[Configuration, np.ndarray], bool]:
-        """Median seconds [prompt] of each, in turn and in mixed order, and whether all tokens were the same."""
-        order, rng, same = list(which), random.Random(0), True
-        seconds: dict[Configuration, list[float]] = {c: [] for c in order}
-        for configuration in order:  # warm up
-            self(configuration, *prompts[0])
-        for prompt in prompts:
-            trials: dict[Configuration, list[float]] = {c: [] for c in order}
-            answers = []
-            for _ in range(repeats):
-                rng.shuffle(order)
-                for configuration in order:
-                    start = time.perf_counter()
-                    answers.append(self(configuration, *prompt))
-                    trials[configuration].append(time.perf_counter() - start)
-            same &= all(answer == answers[0] for answer in answers)
-            for configuration, values in trials.items():
-                seconds[configuration].append(statistics.median(values))
-        return {c: np.array(values) for c, values in seconds.items()}, same
-
-
-@torch.no_grad()
-def agreement(pair: Pair, prompts: list[Prompt], tokens: int) -> Agreement:
-    """Read each answer of the target with the drafter, one pass."""
-    target, drafter = pair.target, as_drafter(pair.drafter, pair.target)
-    assert isinstance(drafter, ModelDrafter)
-    rows = []
-    for scene, question in prompts:
-        answer = target.decode_greedy(target.start(scene, question), tokens)[0]
-        state = pair.drafter.start(scene, question)
-        ids = torch.tensor([drafter.vocabulary.to_drafter(answer[:-1].tolist())], device=pair.drafter.device)
-        says = [state.logits]
-        if ids.shape[1]:
-            says.append(pair.drafter.step(ids, state).logits[0])
-        top = drafter.vocabulary.to_target(torch.cat(says)).argmax(dim=-1).cpu()
-        rows.append(((top == answer).numpy(), np.isin(top.numpy(), list(target.eos_token_ids))))
-    lengths = np.array([len(match) for match, _ in rows])
-    width = int(lengths.max())
-    return Agreement(_padded([m for m, _ in rows], width), _padded([e for _, e in rows], width), lengths)
+    def time(self, clocks: dict[Configuration, Clock], prompt: Prompt, answer: list[int], repeats: int) -> None:
+        """Answer one prompt in all configurations, in mixed order; the answers are compared with `answer`."""
+        order = list(clocks)
+        trials: dict[Configuration, list[tuple[float, int]]] = {which: [] for which in order}
+        found: list[Generation | list[int]] = []
+        for _ in range(repeats):
+            self.random.shuffle(order)
+            for which in order:
+                start = time.perf_counter()
+                found.append(self(which, *prompt))
+                trials[which].append((time.perf_counter() - start, len(found) - 1))
+                ids = found[-1].token_ids.tolist() if isinstance(found[-1], Generation) else found[-1]
+                self.same &= ids == answer
+        for which, runs in trials.items():
+            seconds, place = sorted(runs)[(len(runs) - 1) // 2]
+            clocks[which].seconds.append(seconds)
+            if isinstance(chosen := found[place], Generation):
+                clocks[which].generations.append(chosen)
 
 
 def borrow(known: Agreement, lengths: np.ndarray, seed: int = 0) -> Agreement:
     """Agreement for answers of given lengths: `DRAWS` fitting answers for each, where one is too short the next on."""
-    rng, width = np.random.default_rng(seed), int(lengths.max())
+    rng = np.random.default_rng(seed)
     repeated = np.repeat(lengths, DRAWS)
-    matches, ends = [], []
-    for length in repeated:
+    tables = {name: np.zeros((len(repeated), int(lengths.max())), dtype=bool) for name in ("match", "ends")}
+    for row, length in enumerate(repeated):
         parts: list[int] = []
         while sum(known.lengths[parts]) < length:
             parts.append(int(rng.integers(len(known.lengths))))
-        matches.append(np.concatenate([known.match[i, : known.lengths[i]] for i in parts])[:length])
-        ends.append(np.concatenate([known.ends[i, : known.lengths[i]] for i in parts])[:length])
-    return Agreement(_padded(matches, width), _padded(ends, width), repeated)
+        for name, table in tables.items():
+            joined = np.concatenate([getattr(known, name)[i, : known.lengths[i]] for i in parts])
+            table[row, :length] = joined[:length]
+    return Agreement([[0] * length for length in repeated], **tables, confidence=np.zeros(tables["match"].shape))
 
 
-def _padded(rows: list[np.ndarray], width: int) -> np.ndarray:
-    table = np.zeros((len(rows), width), dtype=bool)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table
+def first_half(agreement: Agreement, count: int) -> Agreement:
+    """The first answers of an agreement."""
+    width = int(agreement.lengths[:count].max())
+    tables = {name: getattr(agreement, name)[:count, :width] for name in ("match", "ends", "confidence")}
+    return Agreement(agreement.token_ids[:count], **tables)
 
 
-def predict(costs: Costs, of: Agreement, which: Configuration, tokens: int, free: int) -> tuple[Prediction, float]:
-    """Prediction for these answers, and the target passes of all of them."""
-    ahead: int | None = None
-    if which.overlap and which.gamma:
-        window = costs.target_prefill * costs.contention_target - costs.drafter_prefill * costs.contention_drafter
-        step = costs.drafter_step * costs.contention_drafter
-        ahead = min(free, max(0, 1 + int(window / step))) if window > 0 else 0  # the prefill gives the first token
-    elif which.method == METHODS[1] and which.gamma:
-        ahead = free
-    found = replay(of.match, of.lengths, [which.gamma], limit=tokens, free=ahead, stops=of.ends)
-    return CostModel(costs).predict(found, of.lengths, which.gamma, overlap=which.overlap), float(found.passes.sum())
+def predict(
+    costs: Costs, of: Agreement, which: Configuration, tokens: int, free: Counter[int]
+) -> tuple[float, float, float]:
+    """Seconds of all these answers together, of plain decoding of them, and target passes.
+
+    Args:
+        free: how often which number of tokens was drafted ahead; the prediction is the mean over it.
+    """
+    if not which.gamma:
+        plain = float(CostModel(costs).plain_seconds(of.lengths).sum())
+        return plain, plain, float((of.lengths - 1).sum())
+    total = np.zeros(3)
+    for count, times in free.items():
+        ahead = None if which.method == METHODS[0] else count
+        found = replay(of.match, of.lengths, [which.gamma], limit=tokens, free=ahead, stops=of.ends)
+        prediction = CostModel(costs).predict(found, of.lengths, which.gamma, overlap=which.overlap)
+        total += times * np.array([prediction.seconds.sum(), prediction.baseline.sum(), found.passes.sum()])
+    seconds, plain, passes = total / sum(free.values())
+    return float(seconds), float(plain), float(passes)
 
 
-def seconds_of(prediction: Prediction, which: Configuration) -> float:
-    return float((prediction.seconds if which.gamma else prediction.baseline).sum())
+def fit(clocks: dict[Configuration, Clock], lengths: np.ndarray, longest: int) -> dict[str, tuple[Costs, Counter[int]]]:
+    """Costs of each method, and how many free tokens there were."""
+    start = Costs(1.0, 1.0)  # every figure is replaced by a fitted one
+    fitted: dict[str, tuple[Costs, Counter[int]]] = {}
+    for method in METHODS:
+        clock = Clock()
+        for which, runs in clocks.items():
+            if which.method == method and which.gamma:
+                clock.seconds += runs.seconds
+                clock.generations += runs.generations
+        base = fitted[METHODS[1]][0] if method == METHODS[2] else start
+        costs = fit_costs(clock.generations, clock.seconds, base)
+        if method == METHODS[0]:
+            left = sum(clocks[PLAIN].seconds) - len(lengths) * costs.target_prefill
+            start = replace(start, target_step=left / float((lengths - 1).sum()))
+            costs = replace(costs, target_step=start.target_step)
+        ahead = [int(e.info.get("free", 0)) for g in clock.generations for e in g.events if e.lane == "target"]
+        counts = Counter(count for count in ahead if count)
+        counts[0] = len(clock.generations) - sum(counts.values())
+        fitted[method] = (_reaching(costs, longest), +counts)
+    return fitted
 
 
-def with_overhead(
-    costs: Costs, known: Agreement, which: Configuration, measured: np.ndarray, tokens: int, free: int
-) -> Costs:
-    """Costs whose host share of a round makes up for what a run on the fitting prompts took longer than predicted."""
-    prediction, passes = predict(costs, known, which, tokens, free)
-    return replace(costs, round_overhead=max(0.0, (measured.sum() - seconds_of(prediction, which)) / max(passes, 1.0)))
+def _reaching(costs: Costs, longest: int) -> Costs:
+    """Costs that know a pass over the longest draft: the last slope goes on where it did not come up."""
+    sizes = sorted(costs.verify)
+    if sizes[-1] >= longest:
+        return costs
+    a, b = sizes[-2:]
+    slope = (costs.verify[b] - costs.verify[a]) / (b - a)
+    return replace(costs, verify=costs.verify | {longest: costs.verify[b] + slope * (longest - b)})
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=16, help="taken evenly from the test split")
-    parser.add_argument("--questions", type=int, default=4)
+    parser.add_argument("--scenes", type=int, default=24, help="taken evenly from the test split")
+    parser.add_argument("--questions", type=int, default=2, help="of each scene")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=50)
     parser.add_argument("--free", type=int, default=12, help="most tokens drafted before the target is ready")
     parser.add_argument("--gammas", type=int, nargs="+", default=[2, 3, 5, 8])
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
-    parser.add_argument("--quick", action="store_true", help="4 scenes, 2 questions, one repeat")
+    parser.add_argument("--minutes", type=float, default=7.5, help="after these no further prompt is begun")
+    parser.add_argument("--quick", action="store_true", help="8 scenes, one question, one repeat")
     parser.add_argument("--json", type=Path, help="keep the table here")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.scenes, arguments.questions, arguments.repeats = 4, 2, 1
-    if min(arguments.gammas) < 1 or arguments.scenes < 2:
-        parser.error("expected gammas of 1 or more and at least two scenes")
+        arguments.scenes, arguments.questions, arguments.repeats = 8, 1, 1
+    if min(arguments.gammas) < 1 or len(set(arguments.gammas)) < 2 or arguments.scenes < 2:
+        parser.error("expected two or more gammas of 1 or more, and at least two scenes")
     torch.set_num_threads(arguments.threads)
-    tokens, free, gammas = arguments.tokens, arguments.free, sorted(set(arguments.gammas))
+    begun = time.perf_counter()
+    tokens, gammas = arguments.tokens, sorted(set(arguments.gammas))
     pair, scenes = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
     chosen = [scenes[i] for i in np.linspace(0, len(scenes) - 1, min(arguments.scenes, len(scenes)), dtype=int)]
-    fitting, other = (
-        [(scene, question) for scene in chosen[half::2] for question in scene.questions[: arguments.questions]]
-        for half in (0, 1)
-    )
+    halves = [[(s, q) for s in chosen[half::2] for q in s.questions[: arguments.questions]] for half in (0, 1)]
+    fitting, other = (half[: min(map(len, halves))] for half in halves)
+    known, own = (record_agreement(pair.target, pair.drafter, half, tokens) for half in (fitting, other))
+
     configurations = [PLAIN] + [Configuration(method, gamma) for method in METHODS for gamma in gammas]
-    middle = gammas[len(gammas) // 2]
-
-    known, own = agreement(pair, fitting, tokens), agreement(pair, other, tokens)
-    costs = measure_costs(pair, *fitting[0], gammas=range(max(*gammas, free) + 1), repeats=3 if arguments.quick else 9)
+    to_fit = {c: Clock() for c in configurations if c.gamma in (0, gammas[0], gammas[-1])}
+    to_test = {c: Clock() for c in configurations}
     with DrafterProcess(as_drafter(pair.drafter, pair.target), pair.target.eos_token_ids) as process:
-        run = Runner(pair, process, tokens, free)
-        fits = [Configuration(method, middle) for method in METHODS]
-        fitted, same_fitting = run.time(fits, fitting, arguments.repeats)
-        by_method = {c.method: with_overhead(costs, known, c, fitted[c], tokens, free) for c in fits}
-        measured, same = run.time(configurations, other, arguments.repeats)
+        run = Runner(pair, process, tokens, arguments.free)
+        for which in configurations:  # warm up
+            run(which, *fitting[0])
+        for i, (one, two) in enumerate(zip(fitting, other)):
+            if time.perf_counter() - begun > 60 * arguments.minutes:
+                print(f"time is up: {i} of {len(other)} prompts")
+                break
+            run.time(to_fit, one, known.token_ids[i], arguments.repeats)
+            run.time(to_test, two, own.token_ids[i], arguments.repeats)
+    done = len(to_test[PLAIN].seconds)
+    known, own = first_half(known, done), first_half(own, done)
+    fitted = fit(to_fit, known.lengths, max(*gammas, arguments.free))
+    rows = report(fitted, to_test, own, borrow(known, own.lengths), tokens)
+    summary: dict[str, float] = {}
+    print(f"{len(rows) - 1} configurations, {done} prompts for fitting, {done} others, at most {tokens} tokens")
+    for name, text in (("error", "own agreement"), ("error_borrowed", "borrowed agreement")):
+        errors = [abs(row[name]) for row in rows.values() if row["gamma"]]
+        summary |= {f"median_{name}": statistics.median(errors), f"worst_{name}": max(errors)}
+        print(f"{text}: median error {statistics.median(errors):.1%}, worst {max(errors):.1%} (to reach: 5 %, 12 %)")
+    print(f"{time.perf_counter() - begun:.0f} s")
+    if arguments.json is not None:
+        write_json(arguments.json, {"rows": rows, "prompts": done, **summary})
+        print(f"-> {arguments.json}")
+    if not run.same:
+        print("some configuration gave other tokens than plain decoding")
+    return 0 if run.same else 1
 
-    borrowed = borrow(known, own.lengths)
+
+def report(
+    fitted: dict[str, tuple[Costs, Counter[int]]],
+    clocks: dict[Configuration, Clock],
+    own: Agreement,
+    borrowed: Agreement,
+    tokens: int,
+) -> dict[str, dict[str, float]]:
+    """Print the table; return its rows by configuration."""
     rows: dict[str, dict[str, float]] = {}
-    print(f"{len(fitting)} prompts for fitting, {len(other)} others; {costs.device}, {costs.precision}")
-    print(f"{'':<36} measured s  predicted s   error  own agreement   speedup measured / predicted")
-    plain = float(measured[PLAIN].sum())
-    for which in configurations:
-        took, its = float(measured[which].sum()), costs if which == PLAIN else by_method[which.method]
-        prediction, _ = predict(its, borrowed, which, tokens, free)
-        estimated = seconds_of(prediction, which) / DRAWS
-        exact = seconds_of(predict(its, own, which, tokens, free)[0], which)
+    print(f"{'':<36} measured s  predicted s   error  borrowed  passes  replayed   speedup measured / predicted")
+    took_plain = sum(clocks[PLAIN].seconds)
+    for which, clock in clocks.items():
+        costs, free = fitted[which.method]
+        took = sum(clock.seconds)
+        seconds, plain, passes = predict(costs, own, which, tokens, free)
+        guessed = predict(costs, borrowed, which, tokens, free)[0] / DRAWS
         row = {
+            "gamma": which.gamma,
             "measured_seconds": took,
-            "predicted_seconds": estimated,
-            "error": estimated / took - 1,
-            "error_own_agreement": exact / took - 1,
-            "speedup_measured": plain / took,
-            "speedup_predicted": float(prediction.baseline.sum()) / DRAWS / estimated,
+            "predicted_seconds": seconds,
+            "error": seconds / took - 1,
+            "error_borrowed": guessed / took - 1,
+            "passes_measured": sum(len(g.rounds) for g in clock.generations) if which.gamma else passes,
+            "passes_replayed": passes,
+            "speedup_measured": took_plain / took,
+            "speedup_predicted": plain / seconds,
         }
         rows[str(which)] = row
+        tag = "measured (overlapped)" if which.overlap else "measured (sequential)"
         print(
-            f"{which!s:<36} {took:10.3f}  {estimated:11.3f}  {row['error']:+6.1%}  {row['error_own_agreement']:+13.1%}"
-            f"   {row['speedup_measured']:.2f}x / {row['speedup_predicted']:.2f}x [estimated]"
+            f"{which!s:<36} {took:10.3f}  {seconds:11.3f}  {row['error']:+6.1%}  {row['error_borrowed']:+8.1%}"
+            f"  {row['passes_measured']:6.0f}  {passes:8.0f}"
+            f"   {row['speedup_measured']:.2f}x [{tag}] / {row['speedup_predicted']:.2f}x [estimated]"
         )
-    errors = [abs(row["error"]) for name, row in rows.items() if name != str(PLAIN)]
-    median, worst = statistics.median(errors), max(errors)
-    print(f"{len(errors)} configurations: median error {median:.1%}, worst {worst:.1%} (to reach: 5 %, 12 %)")
-    if arguments.json is not None:
-        write_json(arguments.json, {"rows": rows, "median": median, "worst": worst, "prompts": len(other)})
-        print(f"-> {arguments.json}")
-    if not (same and same_fitting):
-        print("some configuration gave other tokens than plain decoding")
-    return 0 if same and same_fitting else 1
+    return rows
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from egptlib.decoding._prefill_hiding import (
     contention,
     hidden_prefill_generate,
 )
+from egptlib.decoding._record import Agreement, CascadeAgreement, record_agreement, record_cascade
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
@@ -52,7 +53,9 @@ from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_v
 __all__ = [
     "AdapterDrafter",
     "AdaptiveLength",
+    "Agreement",
     "BlankedDrafter",
+    "CascadeAgreement",
     "CascadeDrafter",
     "Changes",
     "ConcurrentDrafter",
@@ -104,6 +107,8 @@ __all__ = [
     "hidden_prefill_generate",
     "measure_costs",
     "read_prompt",
+    "record_agreement",
+    "record_cascade",
     "report_costs",
     "round_tokens",
     "run_methods",

@@ -2,39 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from egptlib.metrics import Costs, DraftLength
 
-from egptlib.metrics import Costs
-
-
-class DraftLength(Protocol):
-    """Decides round by round how much is drafted; sees only what is drafted, so sampling stays lossless.
-
-    Attributes:
-        gamma: the most it will ever ask for.
-    """
-
-    gamma: int
-
-    def start(self) -> None:
-        """A new answer begins."""
-        ...
-
-    def pays(self, max_new_tokens: int) -> bool:
-        """Whether drafting is worth the drafter's reading the prompt at all; asked before it does."""
-        ...
-
-    def count(self) -> int:
-        """Tokens to draft at most in the next round; 0 skips drafting in it."""
-        ...
-
-    def stop(self, confidence: float) -> bool:
-        """Whether the draft ends with the token of this confidence."""
-        ...
-
-    def observe(self, drafted: int, accepted: int) -> None:
-        """A round is over."""
-        ...
+__all__ = ["AdaptiveLength", "DraftLength", "FixedLength"]
 
 
 class FixedLength:

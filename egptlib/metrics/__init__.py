@@ -9,6 +9,7 @@ from egptlib.metrics._acceptance import (
 )
 from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
+from egptlib.metrics._fit_costs import fit_costs
 from egptlib.metrics._formulas import (
     expected_tokens,
     leviathan_speedup,
@@ -25,12 +26,16 @@ from egptlib.metrics._pipespec import (
 )
 from egptlib.metrics._rejections import Estimate, Rejections, bin_names, binned
 from egptlib.metrics._replay import Replay, accepted_from, expected_accepted, replay
+from egptlib.metrics._replay_cascade import CascadeReplay, agreement_ahead, replay_cascade
+from egptlib.metrics._replay_policy import DraftLength, replay_policy
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
 
 __all__ = [
     "AcceptanceAccumulator",
+    "CascadeReplay",
     "CostModel",
     "Costs",
+    "DraftLength",
     "Estimate",
     "LegacyEstimate",
     "LegacyKind",
@@ -40,12 +45,14 @@ __all__ = [
     "Tag",
     "acceptance_metrics",
     "accepted_from",
+    "agreement_ahead",
     "bin_names",
     "binned",
     "consecutive_accepts",
     "exact_against_proxy",
     "expected_accepted",
     "expected_tokens",
+    "fit_costs",
     "legacy_estimate",
     "legacy_speedup_estimates",
     "leviathan_speedup",
@@ -58,6 +65,8 @@ __all__ = [
     "pipespec_verify_share",
     "prefill_hiding_seconds",
     "replay",
+    "replay_cascade",
+    "replay_policy",
     "steady_speedup",
     "token_acceptance",
 ]

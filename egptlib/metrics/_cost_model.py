@@ -122,16 +122,16 @@ class CostModel:
         if made.shape[0] > 1:
             full[1:] = (accepted[:-1] == drafted[:-1]) & (drafted[:-1] > 0)
         two = costs.drafter_pass_seconds(2) if costs.drafter_passes else costs.drafter_step
-        catch_up = np.where(full, two, costs.drafter_step)
-        step = costs.drafter_step + costs.drafter_stages.get("adapter", 0.0) + costs.drafter_growth * before
-        drafting = np.where(drafts, catch_up + (sizes - 1) * step + (step - costs.drafter_step), 0.0)
+        first = costs.draft_overhead + np.where(full, two, costs.drafter_step)
+        extra = costs.drafter_stages.get("adapter", 0.0) + costs.drafter_growth * before
+        drafting = np.where(drafts, first + (sizes - 1) * costs.drafter_step + sizes * extra, 0.0)
 
-        ahead_seconds = (np.where(free, sizes, 0) * costs.drafter_step).sum(axis=0)
+        ahead_seconds = (np.where(free, sizes, 0) * (costs.free_draft_step or costs.drafter_step)).sum(axis=0)
         if overlap:
             start = np.full(lengths.shape, costs.target_prefill * costs.contention_target)
         else:
             start = costs.target_prefill + costs.drafter_prefill + ahead_seconds
-        seconds = start + rounds.sum(axis=0) + drafting.sum(axis=0)
+        seconds = costs.call_overhead + start + rounds.sum(axis=0) + drafting.sum(axis=0)
         most = np.where(free, sizes, 0).sum(axis=0)
         return Prediction(
             seconds,

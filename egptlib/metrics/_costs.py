@@ -28,6 +28,9 @@ class Costs:
             `prefill`; any that was not timed is left out.
         drafter_stages: the same of the drafter, and `adapter`: seconds per drafted token spent in an adapter.
         round_overhead: host seconds per round that belong to neither model (comparing, rolling back).
+        draft_overhead: seconds per draft besides its steps (asking a drafter in another process).
+        call_overhead: seconds per answer besides reading and rounds.
+        free_draft_step: seconds per token drafted before the target was ready; 0: a `drafter_step`.
         target_growth: seconds a target step gets longer per position in the cache, beyond `context_length`.
         drafter_growth: the same of the drafter.
         context_length: positions in the target's cache when its steps were timed.
@@ -50,6 +53,9 @@ class Costs:
     target_stages: dict[str, float] = field(default_factory=dict)
     drafter_stages: dict[str, float] = field(default_factory=dict)
     round_overhead: float = 0.0
+    draft_overhead: float = 0.0
+    call_overhead: float = 0.0
+    free_draft_step: float = 0.0
     target_growth: float = 0.0
     drafter_growth: float = 0.0
     context_length: int = 0
@@ -63,7 +69,8 @@ class Costs:
     def __post_init__(self) -> None:
         for name in ("target_step", "drafter_step", "contention_target", "contention_drafter"):
             _check(name, getattr(self, name), positive=True)
-        for name in ("round_overhead", "target_growth", "drafter_growth"):
+        overheads = ("round_overhead", "draft_overhead", "call_overhead", "free_draft_step")
+        for name in (*overheads, "target_growth", "drafter_growth"):
             _check(name, getattr(self, name))
         for name, least in (("verify", 0), ("drafter_passes", 1)):
             for size, seconds in getattr(self, name).items():

@@ -26,7 +26,7 @@ class Replay:
         gammas: int [gamma].
         drafted: int16 [round, sample, gamma], draft tokens a target pass had to judge; -1 after the last round.
             What the drafter writes after its first wrong token lies on a path that was not recorded: only where it
-            would have stopped there of its own accord (`stops`) is this figure an estimate.
+            would have stopped there of its own accord (`stops`, given by position) is this figure an estimate.
         accepted: int16 [round, sample, gamma], how many of them were kept (0 after the last round). Exact.
         gained: int16 [round, sample, gamma], tokens of the answer that came out of it. Exact.
     """
@@ -93,7 +93,7 @@ def replay(
     limit: int | None = None,
     free: int | Int[ndarray, "sample"] | None = None,
     then_plain: bool = False,
-    stops: Matches | None = None,
+    stops: Matches | Int[ndarray, "sample position"] | None = None,
     skip: Bool[ndarray, "sample"] | Matches | None = None,
 ) -> Replay:
     """Replay greedy speculative decoding of recorded answers, all gammas at once.
@@ -114,7 +114,8 @@ def replay(
             the prefill. One number, or one a sample; cut to `limit` - 1, so that the bonus token has a place.
         then_plain: after the free drafts decode plainly (how the recorded `LVL` runs did it).
         stops: where the drafter ends its draft of its own accord, with this token as the last: its confidence fell
-            below a threshold, or the token ends an answer.
+            below a threshold, or the token ends an answer. Whole numbers instead: how many tokens a draft from each
+            position has at most, for a drafter recorded ahead of every position; `Replay.drafted` is exact then.
         skip: samples, or positions, at which nothing is drafted. Neither this nor `stops` concerns the free drafts.
 
     Raises:
@@ -238,6 +239,10 @@ def _distance(stops: ndarray, lengths: ndarray) -> ndarray:
     """Return how many tokens a draft from each position has, the one it stops after included."""
     inside = np.arange(stops.shape[1]) < lengths[:, None]
     unlimited = np.iinfo(np.int32).max
+    if stops.dtype != bool:
+        if (stops[inside] < 1).any():
+            raise ValueError("stops: expected drafts of 1 or more tokens from each position")
+        return np.pad(stops.astype(np.int64), ((0, 0), (0, 1)), constant_values=unlimited)
     reached = _until(stops & inside) + 1
     none_left = np.cumsum((stops & inside)[:, ::-1], axis=1)[:, ::-1] == 0
     reached[:, :-1][none_left] = unlimited

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from egptlib.metrics import accepted_from, expected_accepted, replay
+from egptlib.metrics import accepted_from, agreement_ahead, expected_accepted, replay, replay_cascade
 
 
 def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=None, skip=None):
@@ -184,3 +184,44 @@ def test_equal_overlaps_give_the_formula_of_leviathan() -> None:
     overlap = np.full((1, 12), alpha)
     accepted = expected_accepted(overlap, np.array([12]), [gamma])[0, 0, 0]
     assert accepted + 1 == pytest.approx((1 - alpha ** (gamma + 1)) / (1 - alpha))
+
+
+def test_a_draft_s_reach_may_be_given_in_tokens() -> None:
+    rng, match, lengths = cases(40)
+    stops = rng.random(match.shape) < 0.3
+    ahead = np.full(match.shape, 99)
+    for s, i in itertools.product(range(40), range(14)):
+        ended = np.flatnonzero(stops[s, i : lengths[s]])
+        ahead[s, i] = ended[0] + 1 if ended.size else 99
+    by_place, by_count = (replay(match, lengths, GAMMAS, stops=kind) for kind in (stops, ahead))
+    assert (by_place.drafted == by_count.drafted).all() and (by_place.gained == by_count.gained).all()
+    with pytest.raises(ValueError, match="1 or more tokens"):
+        replay(match, lengths, [2], stops=np.zeros(match.shape, dtype=np.int64))
+
+
+def test_a_cascade_whose_middle_model_is_always_right_is_two_plain_loops() -> None:
+    """Off no path, the inner rounds of a draft are those of plain speculative decoding of the middle model's tokens."""
+    _, agree, lengths = cases(60)
+    match = np.ones_like(agree)
+    found = replay_cascade(match, agreement_ahead(agree, 6), lengths, [1, 4, 6], 2)
+    for s, (g, gamma) in itertools.product(range(60), enumerate([1, 4, 6])):
+        at = 1
+        for r, (drafted, accepted, gained) in enumerate(found.target.rounds(s, gamma)):
+            assert (drafted, accepted) == (gamma, min(gamma, lengths[s] - at))
+            place, passes, kept = 0, 0, 0
+            while place < gamma:
+                count = min(2, gamma - place - 1)
+                right = 0
+                while right < count and at + place + right < 14 and agree[s, at + place + right]:
+                    right += 1
+                passes, kept, place = passes + 1, kept + right, place + right + 1
+            assert found.passes[r, s, g] == passes and found.accepted[r, s, g] == kept
+            at += gained
+
+
+def test_cascades_refuse_what_was_not_recorded() -> None:
+    match, lengths = np.ones((2, 5), dtype=bool), np.array([5, 3])
+    with pytest.raises(ValueError, match=r"agree: expected \[2, 5, 3\] or deeper"):
+        replay_cascade(match, agreement_ahead(match, 2), lengths, [4], 2)
+    with pytest.raises(ValueError, match="inner_gamma"):
+        replay_cascade(match, agreement_ahead(match, 4), lengths, [4], -1)

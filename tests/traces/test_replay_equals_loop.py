@@ -1,14 +1,38 @@
-"""Replay against the real loop: the same prompts of the shipped mini pair, token for token and pass for pass."""
+"""Replay against the real loop, token for token and pass for pass: the shipped mini pair, and tiny random models."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from egptlib.decoding import FixedLength, ModelDrafter, Recorder, Sampler, as_drafter, read_prompt, speculative_decode
-from egptlib.metrics import replay
+from egptlib.decoding import (
+    AdaptiveLength,
+    Agreement,
+    CascadeDrafter,
+    Draft,
+    FixedLength,
+    ModelDrafter,
+    Recorder,
+    Sampler,
+    Stop,
+    as_drafter,
+    read_prompt,
+    record_agreement,
+    record_cascade,
+    shared_vocabulary,
+    speculative_decode,
+    speculative_generate,
+)
+from egptlib.metrics import Costs, replay, replay_cascade, replay_policy
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import Scene
-from egptlib.traces import Trace, TraceRow, trace_from_generations
+from egptlib.traces import trace_from_generations
+from tests.decoding.conftest import TextModel, make_model
+
+Prompt = tuple[Scene, str]
 
 LIMIT = 30
 GAMMAS = (1, 4, 16)
@@ -37,29 +61,43 @@ def pair() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def prompts() -> list[tuple[Scene, str]]:
+def prompts() -> list[Prompt]:
     return [(noise_scene(0), question) for question in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
-def trace(pair: Pair, prompts: list[tuple[Scene, str]]) -> Trace:
-    """One pass of the drafter along the target's own answer of each prompt."""
-    rows = []
-    for scene, question in prompts:
-        ids = pair.target.greedy(scene, question, LIMIT).token_ids
+def target() -> TextModel:
+    return make_model(0, layers=3, name="target")
+
+
+@pytest.fixture(scope="module")
+def drafter(target: TextModel) -> TextModel:
+    return make_model(1, layers=3, like=target, noise=0.15, name="drafter")
+
+
+@pytest.fixture(scope="module")
+def recorded(pair: Pair, prompts: list[Prompt]) -> Agreement:
+    return record_agreement(pair.target, pair.drafter, prompts, LIMIT)
+
+
+def test_what_was_recorded_is_one_pass_of_transformers_along_the_answer(
+    pair: Pair, prompts: list[Prompt], recorded: Agreement
+) -> None:
+    for s, (scene, question) in enumerate(prompts):
+        ids = recorded.token_ids[s]
         _, logits = pair.drafter.forward_answer(pair.drafter.encode(scene, question), ids)
-        confidence = logits.float().softmax(dim=-1).amax(dim=-1)
-        top = logits.argmax(dim=-1)
-        rows.append(TraceRow(scene.id, question, ids.tolist(), top.tolist(), None, confidence.tolist()))
-    return Trace(rows, end_token_ids=tuple(pair.drafter.eos_token_ids), max_new_tokens=LIMIT)
+        top, sure = logits.argmax(dim=-1), logits.softmax(dim=-1).amax(dim=-1).double().numpy()
+        assert recorded.match[s, : len(ids)].tolist() == np.equal(top.tolist(), ids).tolist()
+        assert recorded.confidence[s, : len(ids)] == pytest.approx(sure, abs=1e-4)
+        assert not recorded.match[s, len(ids) :].any()
 
 
 @pytest.mark.parametrize(("free", "min_confidence"), [(0, 0.0), (1, 0.0), (6, 0.7)])
 def test_the_loop_does_what_replay_says(
-    pair: Pair, prompts: list[tuple[Scene, str]], trace: Trace, min_confidence: float, free: int
+    pair: Pair, prompts: list[Prompt], recorded: Agreement, min_confidence: float, free: int
 ) -> None:
-    stops = trace.drafter_ends | (trace.values("confidence") < min_confidence)
-    replayed = replay(trace.match, trace.lengths, GAMMAS, limit=LIMIT, free=free, stops=stops)
+    stops = recorded.ends | (recorded.confidence < min_confidence)
+    replayed = replay(recorded.match, recorded.lengths, GAMMAS, limit=LIMIT, free=free, stops=stops)
     assert any(k > 1 for k in replayed.histogram(16))  # something was accepted, or nothing is tested
     for s, (scene, question) in enumerate(prompts):
         for gamma in GAMMAS:
@@ -78,12 +116,112 @@ def test_the_loop_does_what_replay_says(
                 recorder=recorder,
                 draft=draft,
             )
-            assert found.token_ids.tolist() == trace.rows[s].target_ids
+            assert found.token_ids.tolist() == recorded.token_ids[s]
             expected = replayed.rounds(s, gamma)
             assert [(r.accepted, r.gained) for r in found.rounds] == [(a, g) for _, a, g in expected]
 
 
-def test_a_timed_run_leaves_a_trace(pair: Pair, prompts: list[tuple[Scene, str]]) -> None:
+class Skipping(FixedLength):
+    """Drafts nothing at some positions of an answer, and not at all for every other answer."""
+
+    def __init__(self, gamma: int, idle: np.ndarray):
+        super().__init__(gamma)
+        self.idle, self.answer, self.at = idle, -1, 1
+
+    def pays(self, max_new_tokens: int) -> bool:
+        self.answer += 1
+        return self.answer % 2 == 0
+
+    def start(self) -> None:
+        self.at = 1
+
+    def count(self) -> int:
+        return 0 if self.idle[self.at] else self.gamma
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        self.at += accepted + 1
+
+
+TINY: Any = [([token, 5, 9 + token % 3, 7, 21], "") for token in range(3, 11)]
+
+
+@pytest.mark.parametrize("kind", ["skip", "adaptive", "sure and adaptive"])
+def test_the_loop_skips_and_adapts_as_replay_says(kind: str, target: TextModel, drafter: TextModel) -> None:
+    recorded = record_agreement(target, drafter, TINY, LIMIT)
+    idle = np.random.default_rng(0).random(LIMIT) < 0.3
+    costs = Costs(1.0, 0.1, verify={8: 1.3}, drafter_stages={"prefill": 2.0})
+
+    def policy() -> Any:
+        if kind == "skip":
+            return Skipping(4, idle)
+        return AdaptiveLength(costs, alpha=0.6, min_confidence=0.6 if "sure" in kind else 0.0)
+
+    replayed, reads = replay_policy(
+        recorded.match,
+        recorded.lengths,
+        policy(),
+        limit=LIMIT,
+        confidence=recorded.confidence,
+        ends=recorded.ends,
+    )
+    length = policy()
+    sizes = set()
+    for s, (scene, question) in enumerate(TINY):
+        found = speculative_generate(target, drafter, scene, question, gamma=length, max_new_tokens=LIMIT)
+        assert found.token_ids.tolist() == recorded.token_ids[s]
+        expected = replayed.rounds(s, length.gamma)
+        assert [(r.accepted, r.gained) for r in found.rounds] == [(a, g) for _, a, g in expected]
+        assert reads[s] == any(event.lane == "drafter" for event in found.events)
+        sizes |= {r.drafted for r in found.rounds}
+    assert len(sizes) > (1 if kind == "skip" else 2)  # it did skip, or adapt
+    if kind == "skip":  # the same by the vectorised replay
+        rows = np.arange(len(TINY)) % 2 == 1
+        skip = rows[:, None] | idle[None, : recorded.match.shape[1]]
+        again = replay(recorded.match, recorded.lengths, [4], limit=LIMIT, skip=skip, stops=recorded.ends)
+        assert [again.rounds(s, 4) for s in range(len(TINY))] == [replayed.rounds(s, 4) for s in range(len(TINY))]
+
+
+@pytest.mark.parametrize("inner_gamma", [0, 1, 3])
+@pytest.mark.parametrize("drafter_noise", [0.0, 0.12])
+def test_a_cascade_does_what_replay_says(inner_gamma: int, drafter_noise: float, target: TextModel) -> None:
+    middle = make_model(11, layers=3, like=target, noise=0.12, name="middle")
+    small = make_model(12, layers=3, like=middle, noise=drafter_noise, name="small")
+    recorded = record_cascade(target, middle, small, TINY, depth=8, max_new_tokens=LIMIT)
+    gammas = [2, 7]
+    replayed = replay_cascade(
+        recorded.match, recorded.agree, recorded.lengths, gammas, inner_gamma, limit=LIMIT, reach=recorded.reach
+    )
+    accepted = 0
+    for (s, (scene, question)), (g, gamma) in product(enumerate(TINY), enumerate(gammas)):
+        cascade = Counted(middle, as_drafter(small, middle), shared_vocabulary(middle, target), gamma=inner_gamma)
+        found = speculative_generate(target, cascade, scene, question, gamma=gamma, max_new_tokens=LIMIT)
+        assert found.token_ids.tolist() == recorded.token_ids[s]
+        assert [tuple(r) for r in found.rounds] == replayed.target.rounds(s, gamma)
+        made = replayed.passes[:, s, g] > 0
+        assert [len(call) for call in cascade.calls] == replayed.passes[made, s, g].tolist()
+        assert [sum(a for _, a in call) for call in cascade.calls] == replayed.accepted[made, s, g].tolist()
+        drafted = [sum(d for d, _ in call) for call in cascade.calls]
+        assert all(a <= b for a, b in zip(drafted, replayed.drafted[made, s, g], strict=True))
+        accepted += int(replayed.accepted[:, s, g].sum())
+    assert (accepted > 0) == (inner_gamma > 0)
+    assert recorded.match.sum() < recorded.lengths.sum()  # the middle model leaves the target's path
+
+
+class Counted(CascadeDrafter):
+    """Keeps the inner verifications apart by the target's rounds."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.calls: list[list[tuple[int, int]]] = []
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        before = len(self.accepted)
+        draft = super().propose(answer, count, sampler, stop)
+        self.calls.append(self.accepted[before:])
+        return draft
+
+
+def test_a_timed_run_leaves_a_trace(pair: Pair, prompts: list[Prompt]) -> None:
     scene, question = prompts[0]
     recorder = Recorder()
     drafter = as_drafter(pair.drafter, pair.target)
