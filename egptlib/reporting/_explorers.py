@@ -18,11 +18,11 @@ import numpy as np
 from egptlib.reporting._figures import scene_figure
 from egptlib.reporting._figures_explore import (
     AcceptanceGrid,
-    Stamped,
     acceptance_explorer_figure,
     adapter_comparison_figure,
-    timeline_cursor_figure,
 )
+from egptlib.reporting._figures_timeline import timeline_cursor_figure
+from egptlib.reporting._timeline_runs import StampedEvent
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -81,7 +81,7 @@ def explore_acceptance(grid: AcceptanceGrid, threshold: float = 0.9, gamma: int 
     )
 
 
-def scrub_timeline(events: Sequence[Stamped]) -> "Widget":
+def scrub_timeline(events: Sequence[StampedEvent]) -> "Widget":
     """The stamped events of a run, with a slider over its time and a button that plays it slowly."""
     import ipywidgets as widgets
 

@@ -60,6 +60,15 @@ def _new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _quick_figure(width: float, height: float) -> "Figure":
+    """A figure without automatic layout, which takes longer than all the rest of a small figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
+    return figure
+
+
 @_styled
 def similarity_figure(
     cosines: Mapping[str, Any], thresholds: Sequence[float] = (0.80, 0.85, 0.90, 0.95), bins: int = 60

@@ -1,34 +1,17 @@
 """Figures that an explorer draws anew at each move of a slider: from arrays computed once, and quick to draw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egptlib.reporting._figures import _PART_COLORS, _PROXY_COLORS, _SERIES_COLORS, EXACT_COLOR, _styled
-from egptlib.reporting._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
+from egptlib.reporting._figures import _PROXY_COLORS, _SERIES_COLORS, EXACT_COLOR, _quick_figure, _styled
+from egptlib.reporting._style import DOUBLE_COLUMN, NEUTRAL_COLOR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-_LANES = {"drafter": DRAFTER_COLOR, "target": TARGET_COLOR}
-
-
-class Stamped(Protocol):
-    """An event of a run: what a model did from `start` to `end`, in seconds of one clock."""
-
-    @property
-    def lane(self) -> str: ...
-    @property
-    def stage(self) -> str: ...
-    @property
-    def start(self) -> float: ...
-    @property
-    def end(self) -> float: ...
-    @property
-    def info(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -126,51 +109,6 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
 
 
 @_styled
-def timeline_cursor_figure(events: Sequence[Stamped], at: float | None = None) -> "Figure":
-    """What both models did until one moment of a run, with what each is doing then.
-
-    Args:
-        events: stamped by one clock, in seconds.
-        at: milliseconds from the first event; None for the end of the run.
-    """
-    origin = min(event.start for event in events)
-    end = 1000 * (max(event.end for event in events) - origin)
-    at = end if at is None else at
-    stages = list(dict.fromkeys(event.stage for event in events))
-    colors = dict(zip(stages, _PART_COLORS * (1 + len(stages) // len(_PART_COLORS))))
-    lanes = [lane for lane in _LANES if any(event.lane == lane for event in events)]
-    lanes += sorted({event.lane for event in events} - set(lanes))
-    figure = _quick_figure(DOUBLE_COLUMN, 0.95 + 0.5 * len(lanes))
-    axes = figure.subplots(gridspec_kw=dict(left=0.09, right=0.985, top=0.80, bottom=0.30))
-    axes.grid(visible=False)
-    doing = dict.fromkeys(lanes, "waits")
-    for row, lane in enumerate(lanes):
-        for stage in stages:
-            spans = [
-                (1000 * (e.start - origin), 1000 * (e.end - origin))
-                for e in events
-                if (e.lane, e.stage) == (lane, stage)
-            ]
-            for alpha, until in ((0.25, end), (1.0, at)):  # what is still to come is pale
-                bars = [(a, min(b, until) - a) for a, b in spans if a < until]
-                axes.broken_barh(bars, (row - 0.32, 0.64), color=colors[stage], alpha=alpha, linewidth=0)
-            if any(a <= at < b for a, b in spans):
-                doing[lane] = stage
-    axes.axvline(at, color=EXACT_COLOR, linewidth=1.0)
-    axes.set(xlim=(0, end), ylim=(len(lanes) - 0.5, -0.5), xlabel="time since the first event (ms)")
-    axes.set_yticks(range(len(lanes)), lanes)
-    for label, lane in zip(axes.get_yticklabels(), lanes):
-        label.set_color(_LANES.get(lane, NEUTRAL_COLOR))
-    title = f"{at:.1f} of {end:.1f} ms" + ("" if at >= end else ": " + ", ".join(f"{k} {v}" for k, v in doing.items()))
-    axes.set_title(title, fontsize=9, y=1.0)
-    handles = [axes.plot([], [], color=colors[stage], linewidth=6)[0] for stage in stages]
-    figure.legend(
-        handles, [s.replace("_", " ") for s in stages], loc="lower center", ncols=min(7, len(stages)), fontsize=7
-    )
-    return figure
-
-
-@_styled
 def adapter_comparison_figure(table: "DataFrame", first: str, second: str, name: str = "level") -> "Figure":
     """Two rows of a table of adapters beside each other, one panel per figure.
 
@@ -193,13 +131,4 @@ def adapter_comparison_figure(table: "DataFrame", first: str, second: str, name:
         axes.tick_params(axis="y", labelsize=7)
         low, high = min(0.0, float(rows[column].min())), max(0.0, float(rows[column].max()))
         axes.set_ylim(1.05 * low, 1.05 * high or 1.0)  # the same scale, whichever two are chosen
-    return figure
-
-
-def _quick_figure(width: float, height: float) -> "Figure":
-    """A figure without automatic layout, which takes longer than all the rest of a small figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("none")
     return figure

@@ -2,14 +2,26 @@
 
 from egptlib.traces._findings import findings_document
 from egptlib.traces._open import open_recorded
-from egptlib.traces._real_runs import HalfPrediction, HidingCosts, predict_other_half
+from egptlib.traces._real_runs import (
+    RTX_4090,
+    HalfPrediction,
+    HidingCosts,
+    MapPoint,
+    RecordedPair,
+    SpeedupMap,
+    predict_other_half,
+)
 from egptlib.traces._recorded import Recorded
 from egptlib.traces._trace import Trace, TraceRow, trace_from_generations, trace_from_hidden_states
 
 __all__ = [
+    "RTX_4090",
     "HalfPrediction",
     "HidingCosts",
+    "MapPoint",
     "Recorded",
+    "RecordedPair",
+    "SpeedupMap",
     "Trace",
     "TraceRow",
     "findings_document",

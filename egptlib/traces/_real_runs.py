@@ -3,8 +3,29 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from egptlib.metrics import expected_tokens
 from egptlib.traces._recorded import Recorded, Row
+
+
+@dataclass(frozen=True)
+class SpeedupMap:
+    """Speedup by acceptance and verify cost; see `HidingCosts.speedup_map`.
+
+    Attributes:
+        alphas: [alpha], probability that a draft token is accepted, given those before it.
+        verify_costs: [verify], a verification in target steps.
+        speedup: [verify, alpha].
+        gamma: int [verify, alpha], draft tokens a round that give most; 0 where plain steps do.
+        free: draft tokens that fit the window.
+    """
+
+    alphas: np.ndarray
+    verify_costs: np.ndarray
+    speedup: np.ndarray
+    gamma: np.ndarray
+    free: int
 
 
 @dataclass(frozen=True)
@@ -70,29 +91,195 @@ class HidingCosts:
         return self.baseline_prefill + self.target_step * (num_tokens - 1)
 
     def map_speedup(self, alpha: float, verify_cost: float, num_tokens: float, drafter_cost: float = 1.0) -> float:
+        """The speedup that `speedup_map` has at one point."""
+        found = self.speedup_map([alpha], [verify_cost], num_tokens, drafter_cost)
+        return float(found.speedup[0, 0])
+
+    def speedup_map(
+        self,
+        alphas: Sequence[float] | np.ndarray,
+        verify_costs: Sequence[float] | np.ndarray,
+        num_tokens: float,
+        drafter_cost: float = 1.0,
+    ) -> SpeedupMap:
         """Speedup [estimated, overlap computed] if speculation went on to the end of the answer.
 
-        The drafts that fit the window are free and verified in one pass; then rounds of the best gamma up to 16
-        follow. Either part is left out where it would cost more than it gives, so the figure is 1 at least.
+        The target's prefill gives a token; the drafts that fit the window are free and verified in one pass; rounds of
+        the best gamma up to 32 follow. Either part is left out where it would cost more than it gives, so no figure is
+        below 1.
 
         Args:
-            alpha: probability that a draft token is accepted, given those before it.
-            verify_cost: any verification, in target steps.
+            alphas: probability that a draft token is accepted, given those before it.
+            verify_costs: any verification, in target steps.
             num_tokens: tokens of the answer.
-            drafter_cost: a drafter step, in those measured (an EAGLE-style head costs a fraction).
+            drafter_cost: a step of what drafts in the rounds, in the drafter's own (an EAGLE-style head costs a
+                fraction). The window is always the drafter's: a head reads the target's states, not there yet.
         """
+        alpha, cost = np.asarray(alphas, dtype=float)[None, :], np.asarray(verify_costs, dtype=float)[:, None]
         draft = self.drafter_step * drafter_cost
-        free = int(max(0.0, self.target_prefill - self.drafter_prefill) / draft)
-        check = self.target_step * verify_cost
-        a_token = min(
-            self.target_step,
-            *((check + gamma * draft) / expected_tokens(alpha, gamma) for gamma in range(1, 17)),
-        )
-        plain = self.target_prefill + self.target_step * (num_tokens - 1)
+        check = self.target_step * cost
+        free = int(max(0.0, self.target_prefill - self.drafter_prefill) / self.drafter_step)
+        gammas = np.arange(33)[:, None, None]
+        tokens = np.array([[expected_tokens(a, int(g)) for a in alpha[0]] for g in gammas.ravel()])[:, None]
+        rates = (np.where(gammas > 0, check, self.target_step) + gammas * draft) / tokens  # seconds a token
+        best = rates.argmin(axis=0)
+        a_token = rates.min(axis=0)
         left = num_tokens - 1
-        after_free = max(0.0, left - min(left, expected_tokens(alpha, free) - 1))
-        best = min(check + after_free * a_token, left * a_token)
-        return plain / (self.target_prefill + best)
+        gained = np.minimum(left, np.array([expected_tokens(a, free) for a in alpha[0]]))
+        rest = np.minimum(check + (left - gained) * a_token, left * a_token)
+        plain = self.target_prefill + self.target_step * left
+        return SpeedupMap(alpha[0], cost[:, 0], plain / (self.target_prefill + rest), best, free)
+
+    def needed_alpha(
+        self, goal: float, verify_cost: float, num_tokens: float, drafter_cost: float = 1.0
+    ) -> float | None:
+        """Return the least acceptance that gives a speedup of `goal`; None where not even 1 does."""
+        if self.map_speedup(1.0, verify_cost, num_tokens, drafter_cost) < goal:
+            return None
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            reached = self.map_speedup(middle, verify_cost, num_tokens, drafter_cost) >= goal
+            low, high = (low, middle) if reached else (middle, high)
+        return high
+
+
+ASSUMED_VERIFY = 1.2  # target steps: hoped of kernels that do not unpack every weight, as from bitsandbytes 0.50 on
+ASSUMED_HEAD = 0.1  # of the drafter's step: one layer beside 32
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """A place on the map.
+
+    Attributes:
+        alpha: acceptance of one draft token.
+        verify_cost: in target steps.
+        drafter_cost: a step of what drafts in the rounds, in the drafter's own.
+        speedup: there.
+        tag: where the speedup comes from.
+    """
+
+    alpha: float
+    verify_cost: float
+    drafter_cost: float
+    speedup: float
+    tag: str
+
+
+@dataclass(frozen=True)
+class RecordedPair:
+    """What the map needs to know of recorded runs.
+
+    Attributes:
+        costs: fitted on them.
+        num_tokens: tokens of an answer, on average.
+        alpha: acceptance of one draft token, given those before it.
+        speedup: plain over speculative total time, the overlap computed.
+    """
+
+    costs: HidingCosts
+    num_tokens: float
+    alpha: float
+    speedup: float
+
+    @classmethod
+    def from_recorded(cls, file: Recorded, method: str = "L4+VL") -> "RecordedPair":
+        """Read an `e2e_wallclock` file of the `LVL` kind. Errors as `HidingCosts.fit`."""
+        plain = [row for row in file.rows if row["method"] == "baseline"]
+        rows = [row for row in file.rows if row["method"] == method]
+        costs = HidingCosts.fit(rows, plain)
+        accepted = sum(row["accepted"] for row in rows)
+        reached = accepted + sum(row["accepted"] < row["drafted"] for row in rows)
+        ratio = sum(row["baseline_seconds"] for row in rows) / sum(row["total_seconds"] for row in rows)
+        return cls(costs, _mean(row["num_tokens"] for row in plain), accepted / reached, ratio)
+
+    def maps(self, alphas: np.ndarray, verify_costs: np.ndarray) -> tuple[SpeedupMap, SpeedupMap]:
+        """The map where the recorded drafter drafts in the rounds, and where a head does (`ASSUMED_HEAD`)."""
+        drafter, head = (
+            self.costs.speedup_map(alphas, verify_costs, self.num_tokens, cost) for cost in (1.0, ASSUMED_HEAD)
+        )
+        return drafter, head
+
+    def points(self) -> dict[str, MapPoint]:
+        """Where the pair stands, and where cheaper verification and a cheap head would move it."""
+        points = {"today": MapPoint(self.alpha, self.costs.verify_cost, 1.0, self.speedup, "computed overlap")}
+        moves = {
+            "cheap verification": (ASSUMED_VERIFY, 1.0),
+            "head": (self.costs.verify_cost, ASSUMED_HEAD),
+            "both": (ASSUMED_VERIFY, ASSUMED_HEAD),
+        }
+        for name, (verify, drafter) in moves.items():
+            speedup = self.costs.map_speedup(self.alpha, verify, self.num_tokens, drafter)
+            points[name] = MapPoint(self.alpha, verify, drafter, speedup, "estimated")
+        return points
+
+    def needed(self) -> list[dict[str, float | str | None]]:
+        """What 1.5x and 2x need at each of the `points`: acceptance and gamma; None where out of reach."""
+        rows: list[dict[str, float | str | None]] = []
+        for name, point in self.points().items():
+            for goal in (1.5, 2.0):
+                alpha = self.costs.needed_alpha(goal, point.verify_cost, self.num_tokens, point.drafter_cost)
+                gamma = None
+                if alpha is not None:
+                    found = self.costs.speedup_map([alpha], [point.verify_cost], self.num_tokens, point.drafter_cost)
+                    gamma = int(found.gamma[0, 0])
+                rows.append(
+                    {
+                        "point": name,
+                        "verify cost": point.verify_cost,
+                        "drafter cost": point.drafter_cost,
+                        "goal": goal,
+                        "acceptance": alpha,
+                        "gamma": gamma,
+                    }
+                )
+        return rows
+
+    def reading(self) -> list[str]:
+        """What the map says, in three sentences."""
+        needed = {(row["point"], row["goal"]): (row["acceptance"], row["gamma"]) for row in self.needed()}
+
+        def needs(name: str) -> str:
+            parts = []
+            for goal in (1.5, 2.0):
+                alpha, gamma = needed[name, goal]
+                least = "above 0.99" if isinstance(alpha, float) and alpha >= 0.995 else f"{alpha:.2f}" if alpha else ""
+                parts.append(
+                    f"{goal:g}x needs acceptance {least} at gamma {gamma}" if alpha else f"{goal:g}x is out of reach"
+                )
+            return " and ".join(parts)
+
+        points = self.points()
+        today, cheap, head, both = (points[name] for name in ("today", "cheap verification", "head", "both"))
+        most = self.costs.map_speedup(1.0, today.verify_cost, self.num_tokens)
+        return [
+            f"Today an acceptance of {today.alpha:.2f} and a verification of {today.verify_cost:.1f} target steps give "
+            f"{today.speedup:.3f}x [{today.tag}]; there {needs('today')}, and every draft accepted would give "
+            f"{most:.2f}x [estimated].",
+            f"Verification at {cheap.verify_cost:g} steps (assumed, as hoped of bitsandbytes 0.50) would move the same "
+            f"acceptance to {cheap.speedup:.2f}x only, where {needs('cheap verification')}, since a drafter step costs "
+            f"{self.costs.drafter_step / self.costs.target_step:.2f} target steps [estimated].",
+            f"An EAGLE-style head at {both.drafter_cost:g} of a drafter step (assumed) would give {head.speedup:.2f}x "
+            f"with today's verification and {both.speedup:.2f}x with the cheap one, where {needs('both')} [estimated].",
+        ]
+
+
+RTX_4090 = RecordedPair(  # e2e_wallclock_20260207_113610_LVL.json, method L4+VL, as `from_recorded` reads it
+    HidingCosts(
+        baseline_prefill=0.326333,
+        target_prefill=0.326197,
+        drafter_prefill=0.098812,
+        target_step=0.0152779,
+        drafter_step=0.0105931,
+        verify=0.0641522,
+        adapter=0.00221171,
+        drafted=20.9778,
+    ),
+    num_tokens=46.8519,
+    alpha=0.808647,
+    speedup=1.01276,
+)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from egptlib.reporting._figures_explore import (
     acceptance_explorer_figure,
     acceptance_grid,
     adapter_comparison_figure,
-    timeline_cursor_figure,
 )
+from egptlib.reporting._figures_timeline import timeline_cursor_figure
 from egptlib.scenes import Scene
 
 
@@ -31,7 +31,7 @@ class Event(NamedTuple):
 EVENTS = [
     Event("target", "prefill", 10.0, 10.3, {}),
     Event("drafter", "draft", 10.1, 10.2, {}),
-    Event("target", "verify", 10.4, 10.5, {}),
+    Event("target", "verify", 10.4, 10.5, {"drafted": 2, "accepted": 1}),
 ]
 
 

@@ -4,14 +4,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
 
-from egptlib.reporting._figures_timeline import (
-    mean_run,
-    prediction_figure,
-    recorded_runs,
-    stage_seconds,
-    timeline_figure,
-)
+from egptlib.reporting import DOUBLE_COLUMN, SINGLE_COLUMN
+from egptlib.reporting._figures_prediction import prediction_figure
+from egptlib.reporting._figures_timeline import timeline_cursor_figure, timeline_figure
+from egptlib.reporting._timeline_runs import event_table, mean_run, recorded_runs, stage_seconds
 
 
 def event(lane: str, stage: str, start: float, end: float, **info: int) -> SimpleNamespace:
@@ -27,19 +25,45 @@ SPECULATIVE = [
 ]
 
 
-def test_bars_stand_where_the_events_were() -> None:
-    figure = timeline_figure(PLAIN, SPECULATIVE, "measured (overlapped)")
-    patches: list[Any] = list(figure.axes[0].patches)
-    bars = [(round(p.get_x(), 3), round(p.get_width(), 3)) for p in patches]
-    assert bars == [(0, 200), (200, 100), (300, 100), (0, 200), (200, 120), (0, 50), (50, 100)]
+def bars(axes: Any) -> list[tuple[float, float]]:
+    """Left end and width of every bar of the lanes, from the upper lane down."""
+    boxes = [path.get_extents() for drawn in axes.collections for path in drawn.get_paths()]
+    return [(round(box.x0, 3), round(box.width, 3)) for box in boxes]
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_bars_stand_where_the_events_were(column: bool) -> None:
+    figure = timeline_figure(PLAIN, SPECULATIVE, "measured (overlapped)", column=column)
+    assert bars(figure.axes[0]) == [(0, 200), (200, 100), (300, 100), (0, 200), (200, 120), (0, 50), (50, 100)]
     assert "2/3" in [text.get_text() for text in figure.axes[0].texts]
     assert figure.axes[0].get_title(loc="left") == "1.25x [measured (overlapped)]"
+    assert figure.get_figwidth() == (SINGLE_COLUMN if column else DOUBLE_COLUMN)
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_no_text_is_smaller_than_six_points(column: bool) -> None:
+    figure: Any = timeline_figure(PLAIN, SPECULATIVE, "measured (overlapped)", column=column)
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+
+
+def test_the_cursor_draws_the_same_bars_pale_and_cuts_what_is_done() -> None:
+    figure = timeline_cursor_figure(SPECULATIVE, 100)
+    drafter, target = [(0, 50), (0, 50), (50, 100), (50, 50)], [(0, 200), (0, 100), (200, 120)]
+    assert bars(figure.axes[0]) == drafter + target
 
 
 def test_shares_of_both_models_add_up() -> None:
     patches: list[Any] = list(timeline_figure(PLAIN, SPECULATIVE, "estimated").axes[1].patches)
-    assert sum(p.get_height() for p in patches) == pytest.approx(200)
+    assert sum(p.get_width() for p in patches) == pytest.approx(200)
     assert stage_seconds(PLAIN)["target", "step"] == pytest.approx(0.2)
+
+
+def test_the_data_behind_a_timeline() -> None:
+    table = event_table(plain=PLAIN, speculative=SPECULATIVE)
+    assert list(table.columns) == ["side", "lane", "stage", "start", "end"]
+    assert table.side.tolist() == ["plain"] * 3 + ["speculative"] * 4
+    assert table.end[3] == 7.05
 
 
 def test_no_events() -> None:
