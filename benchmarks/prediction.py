@@ -124,21 +124,24 @@ def borrow(known: Agreement, lengths: np.ndarray, seed: int = 0) -> Agreement:
     rng = np.random.default_rng(seed)
     repeated = np.repeat(lengths, DRAWS)
     tables = {name: np.zeros((len(repeated), int(lengths.max())), dtype=bool) for name in ("match", "ends")}
+    own = []
     for row, length in enumerate(repeated):
         parts: list[int] = []
         while sum(known.lengths[parts]) < length:
             parts.append(int(rng.integers(len(known.lengths))))
+        own.append(int(known.own_lengths[parts[0]]))
         for name, table in tables.items():
             joined = np.concatenate([getattr(known, name)[i, : known.lengths[i]] for i in parts])
             table[row, :length] = joined[:length]
-    return Agreement([[0] * length for length in repeated], **tables, confidence=np.zeros(tables["match"].shape))
+    answers = [[0] * length for length in repeated]
+    return Agreement(answers, **tables, confidence=np.zeros(tables["match"].shape), own_lengths=np.array(own))
 
 
-def first_half(agreement: Agreement, count: int) -> Agreement:
+def first(agreement: Agreement, count: int) -> Agreement:
     """The first answers of an agreement."""
     width = int(agreement.lengths[:count].max())
     tables = {name: getattr(agreement, name)[:count, :width] for name in ("match", "ends", "confidence")}
-    return Agreement(agreement.token_ids[:count], **tables)
+    return Agreement(agreement.token_ids[:count], **tables, own_lengths=agreement.own_lengths[:count])
 
 
 def predict(
@@ -154,7 +157,7 @@ def predict(
         return plain, plain, float((of.lengths - 1).sum())
     total = np.zeros(3)
     for count, times in free.items():
-        ahead = None if which.method == METHODS[0] else count
+        ahead = None if which.method == METHODS[0] else np.minimum(count, of.own_lengths)
         found = replay(of.match, of.lengths, [which.gamma], limit=tokens, free=ahead, stops=of.ends)
         prediction = CostModel(costs).predict(found, of.lengths, which.gamma, overlap=which.overlap)
         total += times * np.array([prediction.seconds.sum(), prediction.baseline.sum(), found.passes.sum()])
@@ -162,7 +165,9 @@ def predict(
     return float(seconds), float(plain), float(passes)
 
 
-def fit(clocks: dict[Configuration, Clock], lengths: np.ndarray, longest: int) -> dict[str, tuple[Costs, Counter[int]]]:
+def fit(
+    clocks: dict[Configuration, Clock], lengths: np.ndarray, free: int, longest: int
+) -> dict[str, tuple[Costs, Counter[int]]]:
     """Costs of each method, and how many free tokens there were."""
     start = Costs(1.0, 1.0)  # every figure is replaced by a fitted one
     fitted: dict[str, tuple[Costs, Counter[int]]] = {}
@@ -181,6 +186,8 @@ def fit(clocks: dict[Configuration, Clock], lengths: np.ndarray, longest: int) -
         ahead = [int(e.info.get("free", 0)) for g in clock.generations for e in g.events if e.lane == "target"]
         counts = Counter(count for count in ahead if count)
         counts[0] = len(clock.generations) - sum(counts.values())
+        if method == METHODS[1]:  # only its own end keeps the drafter from drafting as many as it may
+            counts = Counter({free: 1})
         fitted[method] = (_reaching(costs, longest), +counts)
     return fitted
 
@@ -235,8 +242,8 @@ def main() -> int:
             run.time(to_fit, one, known.token_ids[i], arguments.repeats)
             run.time(to_test, two, own.token_ids[i], arguments.repeats)
     done = len(to_test[PLAIN].seconds)
-    known, own = first_half(known, done), first_half(own, done)
-    fitted = fit(to_fit, known.lengths, max(*gammas, arguments.free))
+    known, own = first(known, done), first(own, done)
+    fitted = fit(to_fit, known.lengths, arguments.free, max(*gammas, arguments.free))
     rows = report(fitted, to_test, own, borrow(known, own.lengths), tokens)
     summary: dict[str, float] = {}
     print(f"{len(rows) - 1} configurations, {done} prompts for fitting, {done} others, at most {tokens} tokens")

@@ -23,12 +23,15 @@ class Agreement:
         match: bool, whether the drafter's next token is the target's; False beyond an answer.
         ends: bool, whether the drafter's next token ends an answer.
         confidence: float64, its probability; 0 beyond an answer.
+        own_lengths: int64 [sample], tokens of the answer that the drafter writes by itself: no more can be drafted
+            before the target is ready.
     """
 
     token_ids: list[list[int]]
     match: np.ndarray
     ends: np.ndarray
     confidence: np.ndarray
+    own_lengths: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
@@ -46,16 +49,20 @@ def record_agreement(
         ValueError: no prompts, or models that do not share a vocabulary.
     """
     vocabulary = shared_vocabulary(drafter, target)
-    answers, match, ends, confidence = [], [], [], []
+    answers, match, ends, confidence, own = [], [], [], [], []
     for scene, question in prompts:
         answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
-        logits = _along(drafter, drafter.start(scene, question), answer, vocabulary)
+        state = drafter.start(scene, question)
+        begin = state.length
+        logits = _along(drafter, state, answer, vocabulary)
+        drafter.rollback(state, begin)
+        own.append(len(_continue(drafter, state, int(logits[0].argmax()), max_new_tokens, vocabulary)))
         best = logits.argmax(dim=-1)
         answers.append(answer)
         match.append(np.equal(best.tolist(), answer))
         ends.append(np.isin(best.tolist(), list(vocabulary.end_token_ids)))
         confidence.append(logits.float().softmax(dim=-1).amax(dim=-1).cpu().double().numpy())
-    return Agreement(answers, _padded(match), _padded(ends), _padded(confidence))
+    return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own))
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ class CostModel:
         if overlap:
             start = np.full(lengths.shape, costs.target_prefill * costs.contention_target)
         else:
-            start = costs.target_prefill + costs.drafter_prefill + ahead_seconds
+            reading = costs.drafter_prefill if (sizes > 0).any() else 0.0  # who never drafts needs no drafter
+            start = costs.target_prefill + reading + ahead_seconds
         seconds = costs.call_overhead + start + rounds.sum(axis=0) + drafting.sum(axis=0)
         most = np.where(free, sizes, 0).sum(axis=0)
         return Prediction(

@@ -95,20 +95,17 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
         runs: all with the drafter beside the target while that reads, or none so. Beside it, `contention_*` compare
             the stages of both with those of `base`, which then have to be those of runs in sequence.
         seconds: of each whole call.
-        base: gives what the runs do not say, as the steps of plain decoding.
+        base: gives what the runs do not say. Runs of plain decoding say what the target's steps cost in it, and its
+            stages and overheads.
 
     Raises:
-        ValueError: no runs, another number of times, or no draft in them.
+        ValueError: no runs, or another number of times.
     """
     if not runs or len(runs) != len(seconds):
         raise ValueError(f"fit: expected as many times as runs, and at least one, got {len(seconds)} and {len(runs)}")
     parts = _Parts()
     for run, whole in zip(runs, seconds):
         parts.add(run, whole)
-    if not parts.drafts:
-        raise ValueError("fit: expected runs that draft, found none that does")
-    draft_overhead, step, another = _least_squares(parts.drafts)
-    call_overhead, round_overhead = _least_squares(parts.rest)
     stages = {
         lane: {stage: fmean(parts.reading[lane, stage]) for stage in _READING if (lane, stage) in parts.reading}
         for lane in ("target", "drafter")
@@ -119,6 +116,16 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
         if len(values) >= _ENOUGH or size not in range(min(parts.passes) + 1, max(parts.passes))
     }
     free_tokens = sum(count for count, _ in parts.ahead)
+    call_overhead, round_overhead = _least_squares(parts.rest)
+    if not parts.drafts:
+        return replace(
+            base,
+            target_step=fmean(parts.passes[0]),
+            target_stages=stages["target"],
+            round_overhead=round_overhead,
+            call_overhead=call_overhead,
+        )
+    draft_overhead, step, another = _least_squares(parts.drafts)
     costs = replace(
         base,
         verify=base.verify | fitted,

@@ -89,7 +89,15 @@ def test_bad_input() -> None:
     base = Costs(1.0, 1.0)
     with pytest.raises(ValueError, match="as many times as runs"):
         fit_costs([], [], base)
-    reading = SimpleNamespace(lane="target", stage="prefill", start=0.0, end=1.0, info={})
-    step = SimpleNamespace(lane="target", stage="step", start=1.0, end=2.0, info={})
-    with pytest.raises(ValueError, match="found none that does"):
-        fit_costs([SimpleNamespace(rounds=[(0, 0, 1)], events=[reading, step])], [2.0], base)
+
+
+def test_plain_runs_say_what_plain_decoding_costs() -> None:
+    found = replay(np.zeros((20, 12), dtype=bool), np.full(20, 12), [0])
+    plain = [simulate(found, s, 0, "after", np.random.default_rng(0), 0.0) for s in range(20)]
+    for run, _ in plain:
+        run.events = [event for event in run.events if event.lane == "target"]
+    seconds = [whole - TRUE.drafter_prefill for _, whole in plain]
+    costs = fit_costs([run for run, _ in plain], seconds, Costs(9.0, 9.0))
+    assert costs.target_step == pytest.approx(1.1) and costs.target_prefill == pytest.approx(10)
+    predicted = CostModel(costs).predict(found, np.full(20, 12), 0)
+    assert predicted.seconds == pytest.approx(seconds)
