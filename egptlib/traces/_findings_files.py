@@ -73,14 +73,3 @@ def ratio_of_sums(rows: Sequence[Row]) -> float:
 def ms(values: Iterable[float]) -> float:
     """Mean of seconds, in milliseconds."""
     return 1e3 * fmean(values)
-
-
-def least_alpha(speedup: Callable[[float], float], goal: float) -> float | None:
-    """Return the least acceptance, by bisection, that gives `goal`; None where even 1 does not."""
-    if speedup(1.0) < goal:
-        return None
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if speedup(middle) >= goal else (middle, high)
-    return high

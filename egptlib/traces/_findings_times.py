@@ -15,10 +15,10 @@ from egptlib.traces._findings_files import (
     SHARED_GPU,
     Files,
     Finding,
-    least_alpha,
     ms,
     ratio_of_sums,
 )
+from egptlib.traces._real_runs import least_alpha
 from egptlib.traces._recorded import Row
 
 

@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
-from egptlib.traces._findings_files import LVL, Files, least_alpha, ratio_of_sums
-from egptlib.traces._real_runs import HidingCosts, predict_other_half
+from egptlib.traces._findings_files import LVL, Files
+from egptlib.traces._real_runs import ASSUMED_HEAD, ASSUMED_VERIFY, RecordedPair, predict_other_half
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
@@ -28,38 +28,24 @@ def prediction(files: Files) -> str:
 
 
 def forward(files: Files) -> str:
-    """Speedup by acceptance and verify cost, and the least acceptance for two goals."""
-    plain, rows = files(LVL).method("baseline"), files(LVL).method("L4+VL")
-    costs, tokens = HidingCosts.fit(rows, plain), fmean(r["num_tokens"] for r in plain)
+    """Speedup by acceptance and verify cost, and what the map says in three sentences."""
+    pair = RecordedPair.from_recorded(files(LVL))
+    rows, costs = files(LVL).method("L4+VL"), pair.costs
     lines = [
         "## Forward: what would make 1.5x and 2x\n",
-        f"Speedup [estimated, overlap computed] with the recorded stage times, {tokens:.0f} tokens, the best gamma, "
-        "by acceptance of one draft token and cost of a verification in target steps:\n",
+        f"Speedup [estimated, overlap computed] with the recorded stage times, {pair.num_tokens:.0f} tokens, the best "
+        "gamma, by acceptance of one draft token and cost of a verification in target steps (notebook 08 draws it):\n",
         "| verify cost | " + " | ".join(f"alpha {a:g}" for a in _ALPHAS) + " |",
         "| --- |" + " --- |" * len(_ALPHAS),
     ]
-    needs = []
     for name, verify, drafter in _scenarios(costs.verify_cost):
-
-        def speedup(alpha: float, verify: float = verify, drafter: float = drafter) -> float:
-            return costs.map_speedup(alpha, verify, tokens, drafter)
-
-        cells = " | ".join(f"{speedup(alpha):.2f}" for alpha in _ALPHAS)
-        lines.append(f"| {verify:.1f} ({name}) | {cells} |")
-        goals = {goal: least_alpha(speedup, float(goal)) for goal in ("1.5", "2")}
-        needs.append(
-            f"- {name}: "
-            + "; ".join(
-                f"{goal}x is out of reach" if alpha is None else f"{goal}x needs alpha {alpha:.2f}"
-                for goal, alpha in goals.items()
-            )
-            + "."
-        )
+        speedups = costs.speedup_map(_ALPHAS, [verify], pair.num_tokens, drafter).speedup[0]
+        lines.append(f"| {verify:.1f} ({name}) | " + " | ".join(f"{speedup:.2f}" for speedup in speedups) + " |")
     today = (
-        f"\nToday's point: {fmean(r['accepted'] for r in rows):.1f} of {costs.drafted:.0f} free drafts accepted, "
-        f"verify cost {costs.verify_cost:.1f}, {ratio_of_sums(rows):.3f}x [computed overlap].\n"
+        f"\nToday's point: {fmean(r['accepted'] for r in rows):.1f} of {costs.drafted:.0f} free drafts accepted. What "
+        "the map says:\n"
     )
-    return "\n".join([*lines, "", *needs, today])
+    return "\n".join([*lines, today, *(f"- {sentence}" for sentence in pair.reading()), ""])
 
 
 def _scenarios(today: float) -> list[tuple[str, float, float]]:
@@ -67,6 +53,6 @@ def _scenarios(today: float) -> list[tuple[str, float, float]]:
     return [
         ("today's 4-bit kernels", today, 1.0),
         ("kernels that verify at twice a step", 2.0, 1.0),
-        ("kernels that verify at 1.2 steps, as assumed of bitsandbytes 0.50", 1.2, 1.0),
-        ("the same, with an EAGLE-style head at a tenth of the drafter's step", 1.2, 0.1),
+        (f"kernels that verify at {ASSUMED_VERIFY} steps, as assumed of bitsandbytes 0.50", ASSUMED_VERIFY, 1.0),
+        ("the same, with an EAGLE-style head at a tenth of the drafter's step", ASSUMED_VERIFY, ASSUMED_HEAD),
     ]

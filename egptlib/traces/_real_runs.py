@@ -1,6 +1,6 @@
 """The recorded runs of the real 7B pair: fit their costs on some prompts, predict the time of others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,14 +134,18 @@ class HidingCosts:
         self, goal: float, verify_cost: float, num_tokens: float, drafter_cost: float = 1.0
     ) -> float | None:
         """Return the least acceptance that gives a speedup of `goal`; None where not even 1 does."""
-        if self.map_speedup(1.0, verify_cost, num_tokens, drafter_cost) < goal:
-            return None
-        low, high = 0.0, 1.0
-        for _ in range(30):
-            middle = (low + high) / 2
-            reached = self.map_speedup(middle, verify_cost, num_tokens, drafter_cost) >= goal
-            low, high = (low, middle) if reached else (middle, high)
-        return high
+        return least_alpha(lambda alpha: self.map_speedup(alpha, verify_cost, num_tokens, drafter_cost), goal)
+
+
+def least_alpha(speedup: Callable[[float], float], goal: float) -> float | None:
+    """Return the least acceptance, by bisection, that gives `goal`; None where even 1 does not."""
+    if speedup(1.0) < goal:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if speedup(middle) >= goal else (middle, high)
+    return high
 
 
 ASSUMED_VERIFY = 1.2  # target steps: hoped of kernels that do not unpack every weight, as from bitsandbytes 0.50 on
