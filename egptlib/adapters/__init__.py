@@ -18,7 +18,14 @@ from egptlib.adapters._token_adapter import (
     rank_tokens,
     train_token_adapter,
 )
-from egptlib.adapters._token_folds import TokenFolds, cross_validate_tokens, halves, majority_guesses, score_guesses
+from egptlib.adapters._token_folds import (
+    TokenFolds,
+    cross_validate_tokens,
+    halves,
+    majority_guesses,
+    score_guesses,
+    top1_gain,
+)
 from egptlib.adapters._train import LossSettings, split_by_sequence, train_adapter
 from egptlib.adapters._word_kinds import KIND_GROUPS, KINDS, word_kinds
 
@@ -70,6 +77,7 @@ __all__ = [
     "split_by_sequence",
     "star",
     "token_states",
+    "top1_gain",
     "train_adapter",
     "train_lora",
     "train_token_adapter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from egptlib.adapters._token_adapter import (
     rank_tokens,
     train_token_adapter,
 )
+from egptlib.metrics import Estimate, Rejections
 
 GUESSES, FOLDS = "guesses.safetensors", "folds.json"
 FORMAT = "egptlib token folds"
@@ -68,6 +69,11 @@ class TokenFolds:
         """One row a method: `score_guesses` over all samples, from position `first` on."""
         return [{"method": name, **score_guesses(ids, self.target, first)} for name, ids in self.guesses.items()]
 
+    def gain(self, first: int = 0, block: int = 20) -> Estimate:
+        """Top-1 of the adapter minus the majority's; the interval is over blocks of neighbours, which are alike."""
+        blocks = [i // block for i in range(len(self.target))]
+        return top1_gain(self.guesses[ADAPTER], self.guesses[MAJORITY], self.target, blocks, first)
+
 
 def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | None = None) -> Row:
     """Figures of ranked guesses over the positions from `first` on where the target says something.
@@ -93,6 +99,19 @@ def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | 
         matches = [hit[:n, 0] for hit, n in zip(hits, told.sum(dim=1).tolist())]
         row["mean_acceptance_length"] = judge_tokens("", matches, (gamma,)).mean_acceptance_length[gamma]
     return row
+
+
+def top1_gain(
+    guesses: Tensor, other: Tensor, target: Tensor, clusters: Sequence[Hashable] | None = None, first: int = 0
+) -> Estimate:
+    """Top-1 of `guesses` minus that of `other` on the same positions, with its interval over `clusters` of samples."""
+    labels, matches = [], []
+    for row, baseline, wanted in zip(guesses[..., 0], other[..., 0], target):
+        told = wanted >= 0
+        told[:first] = False
+        labels.append(["other"] * int(told.sum()) + ["guesses"] * int(told.sum()))
+        matches.append(torch.cat([(baseline == wanted)[told], (row == wanted)[told]]))
+    return Rejections.count(labels, matches, clusters).difference("other", "guesses")
 
 
 def majority_guesses(

@@ -29,6 +29,7 @@ from egptlib.adapters import (
     score_guesses,
     split_by_sequence,
     star,
+    top1_gain,
     train_adapter,
     train_token_adapter,
 )
@@ -206,6 +207,10 @@ def test_guesses_are_scored_by_hand() -> None:
     guesses = torch.tensor([[[1, 9, 9, 9, 9], [9, 9, 9, 9, 2], [3, 9, 9, 9, 9]], [[1] * 5, [4] * 5, [-1] * 5]])
     assert score_guesses(guesses, target) == {"top1": 4 / 5, "top5": 1.0, "accepted_prefix": 1.5}
     assert score_guesses(guesses[..., :1], target, first=1) == {"top1": 2 / 3, "accepted_prefix": 1.5}
+    nothing = torch.full_like(guesses, 9)
+    assert top1_gain(guesses, nothing, target).value == pytest.approx(4 / 5)
+    assert top1_gain(nothing, guesses, target, first=1).value == pytest.approx(-2 / 3)
+    assert target.tolist() == [[1, 2, 3], [1, 4, -1]]
 
 
 def test_majority_matches_the_recorded_figure(shared: Path) -> None:
