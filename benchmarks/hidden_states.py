@@ -1,19 +1,23 @@
-"""Extraction and its store on the mini pair, each against its baseline: speed, bytes, writing, reading, streaming.
+"""Extraction and its store on the mini pair, row by row, each against its baseline and with the same answers checked.
 
-    python benchmarks/hidden_states.py [--scenes 20] [--questions 10] [--reading-gb 1] [--workers]
+    python benchmarks/hidden_states.py [--only ROW ...] [--scenes 20] [--questions 10] [--gigabytes 1] [--wide FOLDER]
 
-Baseline of the extraction is the earlier way: every pair on its own, transformers' `generate` with all hidden states of
-all steps, the last layer and position picked from each. Reading is measured on generated samples of hidden size 4096.
-`--workers` adds two processes against one. Three minutes with the defaults. Exits non-zero where an answer differs or a
-required figure is missed.
+Rows: extraction, disk, writing, cold, stream, memory, metrics, workers; each is a few minutes at most. The baseline of
+the extraction is the earlier way: every pair on its own, transformers' `generate` with all hidden states of all steps,
+the last layer and position picked from each. Reading is measured on generated samples of hidden size 4096, bfloat16,
+50 positions; `--wide` keeps them in a folder for the next call. Exits non-zero where an answer differs or a required
+figure is missed.
 """
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +28,62 @@ from transformers import GenerationMixin
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter, extract, extract_shards
 from egptlib.metrics import AcceptanceAccumulator
 from egptlib.models import Model, Pair, load_pair
-from egptlib.scenes import open_scenes
+from egptlib.scenes import SceneFolder, open_scenes
 
 TOKENS = 50
+WIDTH, LENGTH, PER_CHUNK, BATCH = 4096, 50, 250, 64
 missed: list[str] = []
+
+
+@dataclass
+class Setup:
+    """What the rows share; made when it is first asked for."""
+
+    folder: Path
+    wide_folder: Path
+    num_scenes: int
+    questions: int
+    gigabytes: float
+
+    @cached_property
+    def scenes(self) -> SceneFolder:
+        return open_scenes("streets", split="test", event_views=5).spread(self.num_scenes)
+
+    @cached_property
+    def pair(self) -> Pair:
+        return load_pair("mini")
+
+    @cached_property
+    def wide(self) -> HiddenStates:
+        """Generated samples of both models' states, as many gigabytes as asked."""
+        num_chunks = max(2, round(self.gigabytes * 1e9 / (PER_CHUNK * LENGTH * WIDTH * 4)))
+        base = torch.randn(LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator()
+        config = {"samples": num_chunks * PER_CHUNK}
+        with HiddenStateWriter(self.wide_folder, config, PER_CHUNK, "bfloat16", PER_CHUNK) as writer:
+            for i in range(len(writer), num_chunks * PER_CHUNK):
+                target = torch.roll(base, i, 1)
+                noise = 0.2 + 0.6 * torch.rand(
+                    LENGTH, 1, generator=generator
+                )  # cosines on both sides of the thresholds
+                cut = LENGTH - i % 7
+                writer.add(
+                    (target + noise * base)[:cut], target[:cut], torch.arange(cut), torch.arange(cut), torch.rand(cut),
+                    {"scene": str(i), "question": "What is moving?", "sequence": str(i // 9)},
+                )  # fmt: skip
+        return HiddenStates.open(self.wide_folder)
+
+    @property
+    def wide_paths(self) -> list[Path]:
+        return sorted((self.wide.folder / "chunks").iterdir())
+
+    @cached_property
+    def padded_chunk(self) -> Path:
+        """The first chunk of `wide` as the earlier writer left it: float32, padded, `torch.save`."""
+        (batch,) = self.wide[:PER_CHUNK].chunks(PER_CHUNK)
+        path = self.folder / "chunk.pt"
+        torch.save({"d": batch.drafter_hidden.float(), "t": batch.target_hidden.float(), "n": batch.mask.sum(1)}, path)
+        return path
 
 
 def report(what: str, figure: float, bound: float, at_least: bool = True) -> None:
@@ -54,65 +110,64 @@ def earlier_answer(model: Model, scene: Any, question: str) -> tuple[list[int], 
     return out.sequences[0].tolist(), hidden
 
 
-def earlier_extraction(pair: Pair, scenes: Any, questions: int) -> dict[tuple[str, str], Any]:
-    found = {}
-    for scene in scenes:
-        for question in scene.questions[:questions]:
-            found[scene.id, question] = [earlier_answer(m, scene, question) for m in (pair.drafter, pair.target)]
-    return found
+def extraction(s: Setup) -> None:
+    options: dict[str, Any] = {"path": "free", "max_new_tokens": TOKENS, "num_questions": s.questions}
+    extract(s.pair, s.scenes[:2], s.folder / "warm", **options)
 
+    def earlier_extraction() -> dict[tuple[str, str], Any]:
+        return {
+            (scene.id, question): [earlier_answer(model, scene, question) for model in (s.pair.drafter, s.pair.target)]
+            for scene in s.scenes
+            for question in scene.questions[: s.questions]
+        }
 
-def bench_extraction(pair: Pair, scenes: Any, questions: int, folder: Path) -> None:
-    options: dict[str, Any] = {"path": "free", "max_new_tokens": TOKENS, "num_questions": questions}
-    extract(pair, scenes[:2], folder / "warm", **options)
-    earlier, slow = timed(lambda: earlier_extraction(pair, scenes, questions))
-    _, fast = timed(lambda: extract(pair, scenes, folder / "new", dtype="bfloat16", **options))
-    print(f"extraction: {slow:.1f} s the earlier way, {fast:.1f} s now")
+    earlier, slow = timed(earlier_extraction)
+    done, fast = timed(lambda: extract(s.pair, s.scenes, s.folder / "float32", dtype="float32", **options))
+    print(f"{len(earlier)} pairs: {slow:.1f} s the earlier way, {fast:.1f} s now; {done.num_ties} tied positions")
     report("extraction, times as fast", slow / fast, 5)
-    extract(pair, scenes, folder / "float32", dtype="float32", **options)
-    worst = 0.0
-    for sample in HiddenStates.open(folder / "float32"):
+    worst = differing = 0.0
+    for sample in HiddenStates.open(s.folder / "float32"):
         (drafter_ids, _), (target_ids, hidden) = earlier[sample.metadata["scene"], sample.metadata["question"]]
         if (sample.metadata["drafter_ids"], sample.metadata["target_ids"]) != (drafter_ids, target_ids):
-            missed.append(f"tokens of {sample.metadata['scene']}, {sample.metadata['question']!r}")
+            differing += 1
         else:
             worst = max(worst, (hidden[: len(sample)] - sample.target_hidden).abs().max().item())
+    report("answers that differ, float32", differing, 0, at_least=False)
     report("largest difference of a target state, float32", worst, 1e-4, at_least=False)
-    bench_disk(folder)
 
 
-def bench_disk(folder: Path) -> None:
-    hs = HiddenStates.open(folder / "new")
+def disk(s: Setup) -> None:
+    """Along the target's path, as adapters are trained; and bytes of the earlier form of the very same samples."""
+    options: dict[str, Any] = {"max_new_tokens": TOKENS, "num_questions": s.questions}
+    extract(s.pair, s.scenes, s.folder / "bfloat16", dtype="bfloat16", **options)
+    hs = HiddenStates.open(s.folder / "bfloat16")
     (batch,) = hs.chunks(len(hs))
-    padded = folder / "padded.pt"
-    torch.save(
-        {"egpt_hidden": F.pad(batch.drafter_hidden.float(), (0, 0, 0, TOKENS - batch.mask.shape[1])),
-         "vl_hidden": F.pad(batch.target_hidden.float(), (0, 0, 0, TOKENS - batch.mask.shape[1])),
-         "seq_lens": batch.mask.sum(1), "metadata": batch.metadata},
-        padded,
-    )  # fmt: skip
+    rest = (0, 0, 0, TOKENS - batch.mask.shape[1])
+    drafter, target = F.pad(batch.drafter_hidden.float(), rest), F.pad(batch.target_hidden.float(), rest)
+    content = {"egpt_hidden": drafter, "vl_hidden": target, "seq_lens": batch.mask.sum(1), "metadata": batch.metadata}
+    torch.save(content, s.folder / "padded.pt")
     size = sum(path.stat().st_size for path in hs.folder.glob("chunks/*"))
-    raw = int(batch.mask.sum()) * 2 * (batch.drafter_hidden.shape[-1] + batch.target_hidden.shape[-1])
-    report("bytes of the padded float32 file", size / padded.stat().st_size, 0.5, at_least=False)
-    print(f"bytes of the raw states, free path with both answers in its texts: {size / raw:.4f}")
+    earlier = (s.folder / "padded.pt").stat().st_size
+    raw = int(batch.mask.sum()) * 2 * (drafter.shape[-1] + target.shape[-1])
+    print(f"{len(hs)} samples, {int(batch.mask.sum())} positions: {size} bytes, padded float32 {earlier}, raw {raw}")
+    report("bytes, of those of the padded float32 file", size / earlier, 0.5, at_least=False)
+    report("bytes, of those of the raw states", size / raw, 1.02, at_least=False)
 
 
-def bench_writing(pair: Pair, scenes: Any, questions: int, folder: Path) -> None:
-    """Samples per second with a writer, and with `add` and `commit` doing nothing; the middle of three runs."""
-    options: dict[str, Any] = {"max_new_tokens": TOKENS, "num_questions": questions, "dtype": "bfloat16"}
+def writing(s: Setup) -> None:
+    """With a writer, and with `add` doing nothing, in turns; the medians."""
+    options: dict[str, Any] = {"max_new_tokens": TOKENS, "num_questions": s.questions, "dtype": "bfloat16"}
+    extract(s.pair, s.scenes[:2], s.folder / "warm", **options)
     times: dict[str, list[float]] = {"with": [], "without": []}
     original = HiddenStateWriter.add
-    for repeat in range(3):
-        times["with"].append(timed(lambda: extract(pair, scenes, folder / f"with{repeat}", **options))[1])  # noqa: B023
+    for repeat in range(5):
+        times["with"].append(timed(lambda: extract(s.pair, s.scenes, s.folder / f"with{repeat}", **options))[1])  # noqa: B023
         HiddenStateWriter.add = lambda *arguments, **named: None  # type: ignore[method-assign]
-        times["without"].append(timed(lambda: extract(pair, scenes, folder / f"no{repeat}", **options))[1])  # noqa: B023
+        times["without"].append(timed(lambda: extract(s.pair, s.scenes, s.folder / f"no{repeat}", **options))[1])  # noqa: B023
         HiddenStateWriter.add = original  # type: ignore[method-assign]
-    report("writing, part slower", sorted(times["with"])[1] / sorted(times["without"])[1] - 1, 0.05, at_least=False)
-    hs = HiddenStates.open(folder / "with0")
-    positions = sum(len(sample) for sample in hs)
-    size = sum(path.stat().st_size for path in hs.folder.glob("chunks/*"))
-    widths = hs[0].drafter_hidden.shape[1] + hs[0].target_hidden.shape[1]
-    report("bytes of the raw states, along the target's path", size / (2 * positions * widths), 1.02, at_least=False)
+    print({name: [round(seconds, 2) for seconds in values] for name, values in times.items()})
+    slower = statistics.median(times["with"]) / statistics.median(times["without"]) - 1
+    report("writing, part slower", slower, 0.05, at_least=False)
 
 
 def drop_cache(paths: list[Path]) -> None:
@@ -123,130 +178,158 @@ def drop_cache(paths: list[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_bytes(paths: list[Path]) -> None:
-    buffer = bytearray(2**24)
+def cold(s: Setup) -> None:
+    number = PER_CHUNK + 17
+    (expected,) = s.wide[number : number + 1].stream(1).__next__()
+    ratios = []
+    for _ in range(5):
+        drop_cache([s.padded_chunk, *s.wide_paths])
+        slow = timed(lambda: torch.load(s.padded_chunk, weights_only=True)["t"][17])[1]
+        sample, fast = timed(lambda: HiddenStates.open(s.wide.folder)[number])
+        assert torch.equal(sample.target_hidden, expected.target_hidden)
+        ratios.append(slow / fast)
+    report("one sample, cold, times as fast as torch.load of its chunk", statistics.median(ratios), 20)
+
+
+def read_bytes(paths: list[Path], size: int = 2**24) -> int:
+    buffer, total = bytearray(size), 0
     for path in paths:
         with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+            while count := file.readinto(buffer):
+                total += count
+    return total
 
 
-def bench_reading(gigabytes: float, folder: Path) -> None:
-    width, length = 4096, 50
-    generator = torch.Generator().manual_seed(0)
-    per_chunk = 250
-    num_chunks = max(2, round(gigabytes * 1e9 / (per_chunk * length * width * 4)))
-    base = torch.randn(length, width, generator=generator)
-    with HiddenStateWriter(folder / "wide", dtype="bfloat16", chunk_size=per_chunk, commit_every=per_chunk) as writer:
-        for i in range(num_chunks * per_chunk):
-            target = torch.roll(base, i, 1)
-            cut = length - i % 7
-            writer.add(
-                (target + 0.5 * base)[:cut], target[:cut], torch.arange(cut), torch.arange(cut), torch.rand(cut),
-                {"scene": str(i), "question": "What is moving?", "sequence": str(i // 9)},
-            )  # fmt: skip
-    hs = HiddenStates.open(folder / "wide")
-    paths = sorted((folder / "wide" / "chunks").iterdir())
-    (batch,) = hs[:per_chunk].chunks(per_chunk)
-    old = folder / "chunk.pt"
-    lengths = batch.mask.sum(1)
-    torch.save({"d": batch.drafter_hidden.float(), "t": batch.target_hidden.float(), "n": lengths}, old)
+def read_stream(folder: Path) -> int:
+    return sum(len(sample) for part in HiddenStates.open(folder).stream(BATCH) for sample in part)
 
-    def one_old() -> Any:
-        return torch.load(old, weights_only=True)["t"][17]
 
-    ratios = []
-    for _ in range(3):
-        drop_cache([old, *paths])
-        slow = timed(one_old)[1]
-        ratios.append(slow / timed(lambda: HiddenStates.open(folder / "wide")[per_chunk + 17])[1])
-    report("one sample, cold, times as fast as torch.load of its chunk", sorted(ratios)[1], 20)
-
-    def stream() -> None:
-        for part in HiddenStates.open(folder / "wide").stream(64):
-            for sample in part:
-                len(sample)
-
-    for place in ("disk", "page cache"):
-        found = []
-        for _ in range(3):
+def stream(s: Setup) -> None:
+    """All samples, checked, against reading the files into one buffer of 16 MB that is used again and again."""
+    paths, folder = s.wide_paths, s.wide.folder
+    size = read_bytes(paths)
+    for place in ("page cache", "disk"):
+        slow, fast = [], []
+        for _ in range(5):
             if place == "disk":
                 drop_cache(paths)
-            bytes_time = timed(lambda: read_bytes(paths))[1]
+            slow.append(timed(lambda: read_bytes(paths))[1])
             if place == "disk":
                 drop_cache(paths)
-            found.append(bytes_time / timed(stream)[1])
-        report(f"streaming all once from the {place}, of the bytes' rate", sorted(found)[1], 0.7)
-    before = resident(peak=False)
-    stream()
-    chunk = paths[0].stat().st_size
-    for part in HiddenStates.open(folder / "wide").stream(64):
-        sum(sample.target_hidden.float().sum().item() for sample in part)
-        before = min(before, resident(peak=False))
-    report("memory of streaming, in chunks", (resident(peak=False) - before) / chunk, 2, at_least=False)
-
-    d, t = batch.drafter_hidden.float(), batch.target_hidden.float()
-
-    def earlier_metrics() -> None:
-        cosine = F.cosine_similarity(d, t, dim=-1)
-        for threshold in (0.80, 0.85, 0.90, 0.95):
-            for row, n in zip(cosine, lengths.tolist()):
-                next((i for i, value in enumerate(row[:n]) if value <= threshold), n)
-
-    def metrics() -> None:
-        accumulator = AcceptanceAccumulator()
-        for part in hs.stream(64):
-            accumulator.update_ragged([s.drafter_hidden for s in part], [s.target_hidden for s in part])
-        accumulator.compute()
-
-    reading, counting = timed(one_old)[1], timed(earlier_metrics)[1]
-    slow = reading + counting
-    _, fast = timed(metrics)
-    positions = int(lengths.sum())
-    report("metrics, positions a second", (num_chunks * positions / fast) / (positions / slow), 3)
+            fast.append(timed(lambda: read_stream(folder))[1])
+        if place == "page cache":  # for whom it interests: a copy that never leaves the processor's own cache
+            small = timed(lambda: read_bytes(paths, 2**20))[1]
+            print(f"into a buffer of 1 MB: {size / small / 1e9:.2f} GB a second")
+        rates = [size / statistics.median(times) / 1e9 for times in (slow, fast)]
+        print(f"{place}: bytes {rates[0]:.2f}, samples {rates[1]:.2f} GB a second")
+        report(f"streaming all once from the {place}, of the bytes' rate", rates[1] / rates[0], 0.7)
 
 
-def resident(peak: bool) -> int:
-    """Bytes of this process in memory."""
-    name = "VmHWM" if peak else "VmRSS"
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+def peak_growth(function: Callable[[], Any]) -> int:
+    """Most bytes that this process held besides what it held before; mapped pages of files count."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = memory("VmRSS")
+    function()
+    return memory("VmHWM") - before
+
+
+def memory(what: str) -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
     return int(line.split()[1]) * 1024
 
 
-def bench_workers(scenes: Any, questions: int, folder: Path) -> None:
-    options: dict[str, Any] = {"max_new_tokens": TOKENS, "num_questions": questions, "batch_size": 20}
+def peak(s: Setup) -> None:
+    """Every byte of every sample touched."""
+    chunk = s.wide_paths[0].stat().st_size
+
+    def touch(shuffle: bool) -> None:
+        for part in HiddenStates.open(s.wide.folder).stream(BATCH, shuffle=shuffle):
+            for sample in part:
+                sample.drafter_hidden.view(torch.int16).amax(), sample.target_hidden.view(torch.int16).amax()
+
+    touch(False)  # what torch keeps for itself is there from now on
+    for order, shuffle in (("in order", False), ("shuffled", True)):
+        growth = peak_growth(lambda: touch(shuffle)) / chunk  # noqa: B023
+        report(f"peak memory of streaming {order}, in chunks of {chunk / 1e6:.0f} MB", growth, 2, at_least=False)
+
+
+def metrics(s: Setup) -> None:
+    """The earlier function, float32 and padded, on one chunk, which is what fits; both from the page cache."""
+    thresholds, figures = (0.80, 0.85, 0.90, 0.95), {}
+
+    def earlier() -> int:
+        content = torch.load(s.padded_chunk, weights_only=True)
+        cosine = F.cosine_similarity(content["d"], content["t"], dim=-1)
+        mask = torch.arange(cosine.shape[1])[None, :] < content["n"][:, None]
+        figures["earlier"] = [float(cosine[mask].mean())]
+        for threshold in thresholds:
+            accepted = (cosine > threshold) & mask
+            figures["earlier"] += [float(accepted[mask].float().mean())]
+            figures["earlier"] += [float(accepted.int().cumprod(1).sum(1).float().mean())]
+        return int(content["n"].sum())
+
+    def now(hs: HiddenStates) -> dict[str, Any]:
+        accumulator = AcceptanceAccumulator(thresholds)
+        for part in hs.stream(BATCH):
+            accumulator.update_ragged([s.drafter_hidden for s in part], [s.target_hidden for s in part])
+        return accumulator.compute()
+
+    first = now(s.wide[:PER_CHUNK])
+    positions, slow = timed(earlier)
+    slow = min(slow, *(timed(earlier)[1] for _ in range(2)))
+    found = [first["cos_sim_mean"]]
+    for percent in (80, 85, 90, 95):
+        found += [first[f"accept_{percent}"], first[f"consecutive_mean_{percent}"]]
+    worst = max(abs(a - b) for a, b in zip(figures["earlier"], found, strict=True))
+    report("largest difference of a figure on the first chunk", worst, 2e-4, at_least=False)
+    size = read_bytes(s.wide_paths)
+    everything, fast = timed(lambda: now(s.wide))
+    rates = positions / slow, everything["total_valid_positions"] / fast
+    print(f"{size / 1e9:.2f} GB; positions a second: {rates[0]:,.0f} the earlier way, {rates[1]:,.0f} now")
+    report("metrics, positions a second, times the earlier", rates[1] / rates[0], 3)
+    growth = peak_growth(lambda: now(s.wide)) / s.wide_paths[0].stat().st_size
+    report("peak memory of the metrics, in chunks", growth, 2, at_least=False)
+
+
+def workers(s: Setup) -> None:
+    """Two processes against one, each with one thread; models are loaded before."""
+    options: dict[str, Any] = {"max_new_tokens": TOKENS, "num_questions": s.questions, "batch_size": 2 * s.questions}
+
+    def run(scenes: SceneFolder, name: str, number: int, num_shards: int) -> None:
+        extract_shards({"name": "mini"}, scenes, s.folder / f"{name}{number}", number, None, num_shards, **options)
+
     seconds = {}
-    for workers in (2, 1):
-        # The first call starts the processes and loads the models; they are kept.
-        extract_shards({"name": "mini"}, scenes[:4], folder / f"warm{workers}", workers, **options)
-        run = lambda n=workers: extract_shards({"name": "mini"}, scenes, folder / f"w{n}", n, num_shards=10, **options)  # noqa: E731
-        seconds[workers] = timed(run)[1]
+    for number in (2, 1):
+        run(s.scenes[:4], "warm", number, 2)
+        seconds[number] = timed(lambda: run(s.scenes, "w", number, 10))[1]  # noqa: B023
+    one, two = (HiddenStates.open(s.folder / f"w{n}") for n in (1, 2))
+    assert len(one) == len(two) == len(s.scenes) * s.questions
+    assert all(torch.equal(a.target_hidden, b.target_hidden) for a, b in zip(one, two))
     report("two workers, times as fast as one", seconds[1] / seconds[2], 1.7)
+
+
+ROWS: dict[str, Callable[[Setup], None]] = {
+    "extraction": extraction, "disk": disk, "writing": writing, "cold": cold,
+    "stream": stream, "memory": peak, "metrics": metrics, "workers": workers,
+}  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=ROWS, action="append", help="a row; may be repeated")
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--questions", type=int, default=10)
-    parser.add_argument("--reading-gb", type=float, default=1.0)
-    parser.add_argument("--only", choices=["extraction", "writing", "reading", "workers"], action="append")
-    parser.add_argument("--workers", action="store_true")
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="of the generated samples")
+    parser.add_argument("--wide", type=Path, help="where to keep them")
     arguments = parser.parse_args()
-    parts = arguments.only or ["extraction", "writing", "reading"] + ["workers"] * arguments.workers
     torch.set_num_threads(1)
-    scenes = open_scenes("streets", split="test", event_views=5)
-    scenes = scenes[:: max(1, len(scenes) // arguments.scenes)][: arguments.scenes]
-    with tempfile.TemporaryDirectory(prefix="egptlib-bench-", dir=os.environ.get("TMPDIR")) as name:
+    with tempfile.TemporaryDirectory(prefix="egptlib-bench-") as name:
         folder = Path(name)
-        pair = load_pair("mini")
-        if "extraction" in parts:
-            bench_extraction(pair, scenes, arguments.questions, folder)
-        if "writing" in parts:
-            bench_writing(pair, scenes, arguments.questions, folder)
-        if "reading" in parts:
-            bench_reading(arguments.reading_gb, folder)
-        if "workers" in parts:
-            bench_workers(scenes, arguments.questions, folder)
+        wide = arguments.wide or folder / "wide"
+        setup = Setup(folder, wide, arguments.scenes, arguments.questions, arguments.gigabytes)
+        for row in arguments.only or ROWS:
+            print(f"-- {row}", flush=True)
+            ROWS[row](setup)
     for what in missed:
         print(f"missed: {what}")
     return 1 if missed else 0
