@@ -9,7 +9,7 @@ from egptlib.metrics._acceptance import (
 )
 from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
-from egptlib.metrics._fit_costs import fit_costs
+from egptlib.metrics._fit_costs import fit_costs, least_squares
 from egptlib.metrics._formulas import (
     expected_tokens,
     leviathan_speedup,
@@ -53,6 +53,7 @@ __all__ = [
     "expected_accepted",
     "expected_tokens",
     "fit_costs",
+    "least_squares",
     "legacy_estimate",
     "legacy_speedup_estimates",
     "leviathan_speedup",

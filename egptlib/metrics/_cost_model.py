@@ -10,6 +10,7 @@ from numpy import ndarray
 from egptlib.metrics._costs import Costs
 from egptlib.metrics._replay import Replay
 
+BOUND = "every draft accepted, drafting free"
 Tag = Literal["measured (overlapped)", "measured (sequential)", "computed overlap", "estimated"]
 
 
@@ -39,7 +40,7 @@ class Prediction:
             i = int(beyond[0])
             raise ValueError(
                 f"sample {i}: {self.seconds[i]:.4f} s is less than the bound of {self.bound[i]:.4f} s "
-                "(every draft accepted, drafting free): no method can do that"
+                f"({BOUND}): no method can do that"
             )
 
     @property
@@ -69,7 +70,7 @@ class Prediction:
         low, middle, high = self.quantiles()
         return (
             f"{self.speedup:.3f}x [{self.tag}], samples {low:.2f} to {high:.2f} (median {middle:.2f}), "
-            f"{self.share_slower:.0%} slower; at most {self.largest_speedup:.2f}x"
+            f"{self.share_slower:.0%} slower; at most {self.largest_speedup:.2f}x ({BOUND})"
         )
 
 

@@ -116,7 +116,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
         if len(values) >= _ENOUGH or size not in range(min(parts.passes) + 1, max(parts.passes))
     }
     free_tokens = sum(count for count, _ in parts.ahead)
-    call_overhead, round_overhead = _least_squares(parts.rest)
+    call_overhead, round_overhead = least_squares(parts.rest)
     if not parts.drafts:
         return replace(
             base,
@@ -125,7 +125,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
             round_overhead=round_overhead,
             call_overhead=call_overhead,
         )
-    draft_overhead, step, another = _least_squares(parts.drafts)
+    draft_overhead, step, another = least_squares(parts.drafts)
     costs = replace(
         base,
         verify=base.verify | fitted,
@@ -145,7 +145,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
     )
 
 
-def _least_squares(rows: Sequence[Sequence[float]]) -> list[float]:
+def least_squares(rows: Sequence[Sequence[float]]) -> list[float]:
     """Coefficients of 0 or more that fit the last column by the others; exact for so few columns."""
     table = np.array(rows, dtype=float)
     x, y = table[:, :-1], table[:, -1]

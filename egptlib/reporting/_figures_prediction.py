@@ -130,7 +130,7 @@ def _write_gammas(axes: Any, found: Map, level: float) -> None:
     """Write the best draft length to the right of a line, at a few verify costs it crosses."""
     for row in np.linspace(0, len(found.verify_costs) - 1, 9).astype(int)[1:-1]:
         above = np.flatnonzero(found.speedup[row] >= level)
-        if above.size and 0 < above[0] < len(found.alphas) - 4:
+        if above.size and above[0] > 0 and found.alphas[above[0]] < 0.985:
             axes.annotate(
                 str(found.gamma[row, above[0]]), (found.alphas[above[0]], found.verify_costs[row]), xytext=(3, 0),
                 textcoords="offset points", va="center", fontsize=6.5, color=NEUTRAL_COLOR,

@@ -48,6 +48,7 @@ def test_prediction_is_what_the_clock_would_show(overlap: bool, with_free: bool)
     assert (found.seconds >= found.bound).all()
     assert found.speedup <= found.largest_speedup
     assert found.tag == "estimated" and "[estimated]" in str(found)
+    assert f"at most {found.largest_speedup:.2f}x (every draft accepted, drafting free)" in str(found)
 
 
 def test_plain_decoding_is_predicted_as_plain() -> None:
@@ -56,6 +57,30 @@ def test_plain_decoding_is_predicted_as_plain() -> None:
     found = CostModel(costs).predict(replay(np.zeros((2, 20), dtype=bool), lengths, [0]), lengths, 0)
     assert found.baseline == pytest.approx([5 + 2 + 0.5 * 3, 5 + 19 + 0.5 * 19 * 20 / 2])
     assert found.seconds == pytest.approx(found.baseline)
+
+
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_long_answers_come_to_the_formula_of_steady_decoding(gamma: int) -> None:
+    match, lengths = np.random.default_rng(2).random((30, 3000)) < 0.7, np.full(30, 3000)
+    result = replay(match, lengths, [gamma])
+    costs = Costs(1.0, 0.2, verify={0: 1.0, 1: 1.1, 4: 1.5})
+    found = CostModel(costs).predict(result, lengths, gamma)
+    tau = float(result.mean_acceptance_length[0])
+    assert tau == pytest.approx(expected_tokens(0.7, gamma), rel=0.01)
+    assert found.speedup == pytest.approx(
+        steady_speedup(tau, gamma, costs.cost_ratio, costs.verify_cost(gamma)), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_bound_is_reached_where_everything_is_accepted_and_drafting_is_free(overlap: bool) -> None:
+    lengths = np.arange(1, 31)
+    costs = Costs(1.0, 1e-12, verify={5: 1.0}, target_stages={"prefill": 10.0}, contention_target=1.0)
+    for free in (None, 5):
+        result = replay(np.ones((30, 30), dtype=bool), lengths, [5], free=free)
+        found = CostModel(costs).predict(result, lengths, 5, overlap=overlap)
+        assert found.seconds == pytest.approx(found.bound, rel=1e-9)
+        assert found.speedup == pytest.approx(found.largest_speedup)
 
 
 def test_no_figure_above_the_bound() -> None:

@@ -17,6 +17,7 @@ from egptlib.decoding import (
     ModelDrafter,
     Recorder,
     Sampler,
+    Sampling,
     Stop,
     as_drafter,
     read_prompt,
@@ -26,7 +27,7 @@ from egptlib.decoding import (
     speculative_decode,
     speculative_generate,
 )
-from egptlib.metrics import Costs, replay, replay_cascade, replay_policy
+from egptlib.metrics import Costs, expected_accepted, replay, replay_cascade, replay_policy
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import Scene
 from egptlib.traces import trace_from_generations
@@ -92,12 +93,16 @@ def test_what_was_recorded_is_one_pass_of_transformers_along_the_answer(
         assert not recorded.match[s, len(ids) :].any()
 
 
-@pytest.mark.parametrize(("free", "min_confidence"), [(0, 0.0), (1, 0.0), (6, 0.7)])
+@pytest.mark.parametrize(
+    ("free", "min_confidence", "then_plain"), [(0, 0.0, False), (1, 0.0, False), (6, 0.7, False), (6, 0.0, True)]
+)
 def test_the_loop_does_what_replay_says(
-    pair: Pair, prompts: list[Prompt], recorded: Agreement, min_confidence: float, free: int
+    pair: Pair, prompts: list[Prompt], recorded: Agreement, min_confidence: float, free: int, then_plain: bool
 ) -> None:
     stops = recorded.ends | (recorded.confidence < min_confidence)
-    replayed = replay(recorded.match, recorded.lengths, GAMMAS, limit=LIMIT, free=free, stops=stops)
+    replayed = replay(
+        recorded.match, recorded.lengths, GAMMAS, limit=LIMIT, free=free, stops=stops, then_plain=then_plain
+    )
     assert any(k > 1 for k in replayed.histogram(16))  # something was accepted, or nothing is tested
     for s, (scene, question) in enumerate(prompts):
         for gamma in GAMMAS:
@@ -111,7 +116,7 @@ def test_the_loop_does_what_replay_says(
                 pair.target,
                 state,
                 drafter,
-                gamma=FixedLength(gamma, min_confidence),
+                gamma=FixedLength(0 if then_plain else gamma, min_confidence),
                 max_new_tokens=LIMIT,
                 recorder=recorder,
                 draft=draft,
@@ -219,6 +224,28 @@ class Counted(CascadeDrafter):
         draft = super().propose(answer, count, sampler, stop)
         self.calls.append(self.accepted[before:])
         return draft
+
+
+def test_sampled_drafts_are_accepted_as_far_as_the_overlaps_say(target: TextModel, drafter: TextModel) -> None:
+    """The first draft of sampled runs against its expectation over answers that the target drew alone."""
+    scene, gamma, limit, sampling = [3, 5, 12, 7, 21], 4, 8, Sampling(temperature=0.7)
+    chance = torch.Generator().manual_seed(1)
+    options: Any = dict(max_new_tokens=limit, sampling=sampling, generator=chance)
+    overlap, ratio, lengths = np.zeros((150, limit)), np.zeros((150, limit)), np.zeros(150, dtype=np.int64)
+    for i in range(150):
+        ids = speculative_generate(target, drafter, scene, "", gamma=0, **options).token_ids
+        p, q = (sampling.probabilities(m.forward_answer(m.encode(scene, ""), ids)[1]) for m in (target, drafter))
+        at = torch.arange(len(ids)), ids
+        overlap[i, : len(ids)] = torch.minimum(p, q).sum(-1).clamp(max=1).double().numpy()
+        ratio[i, : len(ids)] = (q[at] / p[at]).clamp(max=1).double().numpy()
+        lengths[i] = len(ids)
+    going_on = lengths > 1
+    expected = expected_accepted(overlap, lengths, [gamma], ratio)[0, going_on, 1]
+    runs = [speculative_generate(target, drafter, scene, "", gamma=gamma, **options) for _ in range(300)]
+    found = np.array([run.rounds[0].accepted for run in runs if run.rounds])
+    error = np.sqrt(found.var() / found.size + expected.var() / expected.size)
+    assert 0.3 < found.mean() < gamma - 0.3  # some are refused, some are not
+    assert abs(found.mean() - expected.mean()) < 2.6 * error  # 99 %
 
 
 def test_a_timed_run_leaves_a_trace(pair: Pair, prompts: list[Prompt]) -> None:
