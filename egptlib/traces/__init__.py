@@ -13,7 +13,6 @@ from egptlib.traces._real_runs import (
 )
 from egptlib.traces._recorded import Recorded
 from egptlib.traces._trace import Trace, TraceRow, trace_from_generations, trace_from_hidden_states
-from egptlib.traces._trace_costs import costs_from_trace
 
 __all__ = [
     "RTX_4090",
@@ -25,7 +24,6 @@ __all__ = [
     "SpeedupMap",
     "Trace",
     "TraceRow",
-    "costs_from_trace",
     "findings_document",
     "open_recorded",
     "predict_other_half",
