@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._loop import as_drafter
 from egptlib.decoding._prefill_hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs
-from egptlib.models import Model, Pair, State, synchronize
+from egptlib.models import Model, Pair, State, describe_pair, synchronize
 
 IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
 
@@ -75,7 +73,7 @@ def report_costs(
         repeats: of everything, after one that warms up.
         answer_tokens: length of the answers that the decode stage is timed on.
         measure_contention: also run both models at once (a second process on the CPU, a stream on a GPU).
-        precision: what the report calls it; the activations' dtype when left out.
+        precision: what the report calls it; see `describe_pair` for what it is when left out.
 
     Raises:
         ValueError: no repeat, or a negative gamma.
@@ -107,10 +105,7 @@ def report_costs(
         target_stages=loaded | {s: median[f"target.{s}"] for s in ("preprocess", "vision", "prefill")},
         drafter_stages=loaded | {s: median[f"drafter.{s}"] for s in ("preprocess", "vision", "prefill")},
         context_length=target.length,
-        device=_device_name(pair.target.device),
-        precision=precision or str(pair.target.dtype).removeprefix("torch."),
-        pair=pair.name,
-        versions={"python": platform.python_version()} | {p: metadata.version(p) for p in ("torch", "transformers")},
+        **describe_pair(pair) | ({"precision": precision} if precision else {}),
     )
     if measure_contention:
         costs = _with_contention(costs, pair, scene, question)
@@ -231,9 +226,3 @@ def _layers(model: Model) -> int:
 def _quartiles(values: list[float]) -> tuple[float, float]:
     ordered = sorted(values)
     return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
-    return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type

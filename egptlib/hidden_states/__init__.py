@@ -8,6 +8,7 @@ from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._recovery import check_store, rebuild_index
 from egptlib.hidden_states._sample import HiddenBatch, HiddenSample, RaggedBatch
 from egptlib.hidden_states._shards import extract_shards
+from egptlib.hidden_states._trace import write_trace
 from egptlib.hidden_states._writer import HiddenStateWriter
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "is_complete",
     "plan_extraction",
     "rebuild_index",
+    "write_trace",
 ]

@@ -21,6 +21,7 @@ from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._samples import Layers, SampleMaker, Seen
 from egptlib.hidden_states._signals import stop_on_signals
+from egptlib.hidden_states._trace import write_trace
 from egptlib.hidden_states._writer import HiddenStateWriter
 
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
@@ -94,6 +95,9 @@ def extract(
     computed again whole, so a run that was killed and run again ends with the same bytes as one that was not. Where
     memory runs out the batch is halved, and stays halved.
 
+    A run that comes to its end leaves `trace.parquet` beside the chunks, which `egptlib.traces.Trace` opens: token ids,
+    agreement, overlap and confidence without the states, for replay.
+
     A sample that fails (a damaged clip, a prompt that is too long) is written to `failures.jsonl` with its reason
     and the run goes on. Ctrl-C and SIGTERM commit what is there and end the run after the batch at work.
 
@@ -154,6 +158,8 @@ def extract(
     print(f"stopped: {result}" if stop.requested else result, flush=True)
     if stop.requested:
         raise KeyboardInterrupt
+    if len(writer):
+        write_trace(out, pair)
     return result
 
 

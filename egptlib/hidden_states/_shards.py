@@ -19,6 +19,7 @@ from egptlib._paths import write_json
 from egptlib.hidden_states._extract import Extraction, extract
 from egptlib.hidden_states._format import INDEX, read_index, write_index
 from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._trace import join_traces
 
 if TYPE_CHECKING:
     from egptlib.models import Pair
@@ -68,6 +69,7 @@ def extract_shards(
         ]
         done = _run(jobs, workers, cluster, attempts)
         _join(out, len(parts))
+        join_traces(out, len(parts))
     finally:
         lock.release()
     total = Extraction(

@@ -1,5 +1,6 @@
 """The two models: EventGPT (drafter, reads events) and Video-LLaVA (target, reads video), and what they need."""
 
+from egptlib.models._describe import describe_pair
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, State, Step
@@ -25,6 +26,7 @@ __all__ = [
     "Step",
     "Stopwatch",
     "VideoModel",
+    "describe_pair",
     "load_pair",
     "load_video_llava",
     "plan_memory",

@@ -12,7 +12,14 @@ from egptlib.traces._real_runs import (
     predict_other_half,
 )
 from egptlib.traces._recorded import Recorded
-from egptlib.traces._trace import Trace, TraceRow, trace_from_generations, trace_from_hidden_states
+from egptlib.traces._trace import Trace, TraceEvent, TraceRow
+from egptlib.traces._trace_file import count_rows
+from egptlib.traces._trace_sources import (
+    trace_from_generations,
+    trace_from_hidden_states,
+    trace_from_recorded,
+    trace_from_runs,
+)
 
 __all__ = [
     "RTX_4090",
@@ -23,10 +30,14 @@ __all__ = [
     "RecordedPair",
     "SpeedupMap",
     "Trace",
+    "TraceEvent",
     "TraceRow",
+    "count_rows",
     "findings_document",
     "open_recorded",
     "predict_other_half",
     "trace_from_generations",
     "trace_from_hidden_states",
+    "trace_from_recorded",
+    "trace_from_runs",
 ]

@@ -1,34 +1,53 @@
-"""A trace: what a run left that replay and the cost model need, one row a sample, as a parquet file."""
+"""A trace: what a run left that replay and the cost model need, one row a sample."""
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from egptlib._paths import atomic_write
+from egptlib.metrics import Tag
 
 TracePath = Literal["target", "free"]
-_HEADER = b"egptlib_trace"
-_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """A stretch of work of one model; what `decoding.Event` is, without the tokens.
+
+    Attributes:
+        lane: "target" or "drafter".
+        stage: "preprocess", "vision", "prefill", "draft", "verify", "step", ...
+        start, end: seconds since the run's first event began.
+        info: counts, as `drafted`, `accepted`, `free`.
+    """
+
+    lane: str
+    stage: str
+    start: float
+    end: float
+    info: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One answer.
+    """One answer. With its rounds and events it is what `metrics.fit_costs` takes for a run.
 
     Attributes:
         sample, question: which one it is.
-        target_ids: the target's own greedy answer, its end token included where it was reached.
+        target_ids: the target's own greedy answer, its end token included where it was reached; of a timed run, what
+            it wrote. Empty where only the text was kept.
+        num_tokens: length of the answer, which need not be given where `target_ids` is.
         drafter_ids: path "target": the drafter's next token at each position of `target_ids`. Path "free": the
             answer it wrote by itself, of any length. None where it was not recorded (a timed run knows how long a
             draft was accepted, not what the drafter would have said elsewhere).
         overlap: sum(min(p, q)) at each position, path "target" only.
         confidence: the drafter's largest probability at each position, path "target" only.
         method: how the timed run decoded; "" where none was timed.
-        rounds: (drafted, accepted) of each target pass of the timed run, one after the other: [d0, a0, d1, a1, ...].
+        tag: what kind of figure its times are; "" where none was timed.
+        rounds: (drafted, accepted, gained) of each target pass of the timed run.
+        events: what each model did when, in the order of their beginnings; empty where only sums are known.
         target_stages, drafter_stages: seconds by stage (`load`, `preprocess`, `vision`, `prefill`, `decode`, ...).
         total_seconds: the whole timed call; None where none was timed.
         target_prompt_length, drafter_prompt_length: positions in the cache before the first token; 0: not known.
@@ -36,17 +55,27 @@ class TraceRow:
 
     sample: str
     question: str
-    target_ids: list[int]
+    target_ids: list[int] = field(default_factory=list)
     drafter_ids: list[int] | None = None
     overlap: list[float] | None = None
     confidence: list[float] | None = None
+    num_tokens: int = 0
     method: str = ""
-    rounds: list[int] = field(default_factory=list)
+    tag: Tag | Literal[""] = ""
+    rounds: list[tuple[int, int, int]] = field(default_factory=list)
+    events: list[TraceEvent] = field(default_factory=list)
     target_stages: dict[str, float] = field(default_factory=dict)
     drafter_stages: dict[str, float] = field(default_factory=dict)
     total_seconds: float | None = None
     target_prompt_length: int = 0
     drafter_prompt_length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.target_ids and self.num_tokens not in (0, len(self.target_ids)):
+            raise ValueError(f"trace: {self.sample}: num_tokens is {self.num_tokens} for {len(self.target_ids)} ids")
+        object.__setattr__(self, "num_tokens", len(self.target_ids) or self.num_tokens)
+        if not self.num_tokens:
+            raise ValueError(f"trace: {self.sample}: expected target_ids or num_tokens, found an empty answer")
 
 
 @dataclass(frozen=True)
@@ -76,16 +105,13 @@ class Trace:
         if self.path not in get_args(TracePath):
             raise ValueError(f"trace: path: expected one of {get_args(TracePath)}, got {self.path!r}")
         for i, row in enumerate(self.rows):
-            if not row.target_ids:
-                raise ValueError(f"trace: row {i} ({row.sample}): target_ids is empty")
             along = {"overlap": row.overlap, "confidence": row.confidence}
             if self.path == "target":
                 along["drafter_ids"] = row.drafter_ids  # type: ignore[assignment]
             for name, values in along.items():
-                if values is not None and len(values) != len(row.target_ids):
+                if values is not None and len(values) != row.num_tokens:
                     raise ValueError(
-                        f"trace: row {i} ({row.sample}): {name} has {len(values)} values for "
-                        f"{len(row.target_ids)} tokens"
+                        f"trace: row {i} ({row.sample}): {name} has {len(values)} values for {row.num_tokens} tokens"
                     )
 
     def __len__(self) -> int:
@@ -94,7 +120,7 @@ class Trace:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each answer, int64 [sample]."""
-        return np.array([len(row.target_ids) for row in self.rows], dtype=np.int64)
+        return np.array([row.num_tokens for row in self.rows], dtype=np.int64)
 
     @property
     def match(self) -> np.ndarray:
@@ -125,21 +151,46 @@ class Trace:
         """Return seconds [sample] of one stage; NaN where it was not timed."""
         return np.array([getattr(row, f"{lane}_stages").get(stage, np.nan) for row in self.rows])
 
+    @property
+    def methods(self) -> list[str]:
+        """The ways of decoding that were timed, in order."""
+        return list(dict.fromkeys(row.method for row in self.rows if row.method))
+
+    def method(self, name: str) -> "Trace":
+        """Return the rows of one method.
+
+        Raises:
+            ValueError: it was not timed (those that were are named).
+        """
+        if name not in self.methods:
+            raise ValueError(f"trace {self.source}: no method {name!r}; timed were {', '.join(self.methods) or 'none'}")
+        return self.select(i for i, row in enumerate(self.rows) if row.method == name)
+
     def select(self, indices: Iterable[int]) -> "Trace":
         """Return a trace of some of the rows."""
-        kept = {f.name: getattr(self, f.name) for f in fields(self)} | {"rows": [self.rows[i] for i in indices]}
-        return Trace(**kept)
+        return self._with([self.rows[i] for i in indices])
+
+    @classmethod
+    def join(cls, traces: Sequence["Trace"]) -> "Trace":
+        """Return the rows of all, under what the first says of itself.
+
+        Raises:
+            ValueError: no traces, or another path, pair, precision or limit in one of them.
+        """
+        if not traces:
+            raise ValueError("trace: expected at least one to join, found none")
+        for other in traces[1:]:
+            for name in ("path", "pair", "precision", "end_token_ids", "max_new_tokens"):
+                here, there = getattr(traces[0], name), getattr(other, name)
+                if here != there:
+                    raise ValueError(f"trace {other.source}: {name} is {there!r}, in {traces[0].source} it is {here!r}")
+        return traces[0]._with([row for trace in traces for row in trace.rows])
 
     def save(self, path: str | Path) -> None:
         """Write a parquet file, atomically; what holds for all rows stands in its schema's metadata."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from egptlib.traces._trace_file import save_trace
 
-        header = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"} | {"format": _VERSION}
-        table = pa.Table.from_pylist([_flat(row) for row in self.rows], schema=_schema())
-        table = table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})
-        with atomic_write(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        save_trace(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
@@ -149,25 +200,12 @@ class Trace:
             ValueError: not a parquet file, not a trace, or one of another format version.
             OSError: the file cannot be read.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from egptlib.traces._trace_file import load_trace
 
-        Path(path).stat()  # a missing file is an OSError of its own, whatever parquet would say
-        try:
-            table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a readable parquet file ({error})") from None
-        header = json.loads((table.schema.metadata or {}).get(_HEADER, b"{}"))
-        if header.pop("format", None) != _VERSION:
-            raise ValueError(f"{path}: not a trace of format {_VERSION}")
-        if table.schema.names != _schema().names:
-            raise ValueError(f"{path}: expected columns {_schema().names}, found {table.schema.names}")
-        rows = []
-        for record in table.to_pylist():
-            for name in ("target_stages", "drafter_stages"):
-                record[name] = dict(record[name])
-            rows.append(TraceRow(**record))
-        return cls(rows, **header | {"end_token_ids": tuple(header["end_token_ids"])})
+        return load_trace(path)
+
+    def _with(self, rows: list[TraceRow]) -> "Trace":
+        return Trace(**{f.name: getattr(self, f.name) for f in fields(self)} | {"rows": rows})
 
     def _drafter_ids(self) -> Sequence[list[int]]:
         if self.path != "target":
@@ -183,98 +221,3 @@ class Trace:
         for i, row in enumerate(rows):
             array[i, : row.size] = row
         return array
-
-
-def trace_from_hidden_states(samples: Iterable[Any], **header: Any) -> Trace:
-    """Return the trace in stored hidden states: what `extract` left, read again without a model.
-
-    Args:
-        samples: a `HiddenStates` folder or samples of it; each has `token_ids`, `drafter_top1`, `metadata`, and
-            `overlap` and `drafter_confidence` where they were stored.
-        header: further fields of `Trace` (`pair`, `device`, `end_token_ids`, ...).
-
-    Raises:
-        ValueError: a sample holds no token ids (folders of the earlier writer).
-    """
-    rows = []
-    for i, sample in enumerate(samples):
-        if sample.token_ids is None or sample.drafter_top1 is None:
-            raise ValueError(f"sample {i} holds no token ids: this folder was left by the earlier writer")
-        metadata = sample.metadata
-        confidence = getattr(sample, "drafter_confidence", None)
-        rows.append(
-            TraceRow(
-                sample=str(metadata.get("scene", i)),
-                question=str(metadata.get("question", "")),
-                target_ids=sample.token_ids.tolist(),
-                drafter_ids=sample.drafter_top1.tolist(),
-                overlap=None if sample.overlap is None else sample.overlap.tolist(),
-                confidence=None if confidence is None else confidence.tolist(),
-            )
-        )
-    return Trace(rows, **header)
-
-
-def trace_from_generations(
-    generations: Iterable[Any], samples: Sequence[str], questions: Sequence[str], method: str, **header: Any
-) -> Trace:
-    """Return the trace of timed runs, one row a `Generation`.
-
-    Args:
-        generations: each with `token_ids`, `rounds` and `events` (lane, stage, start, end on one clock).
-        samples, questions: what each one answered.
-        method: how they decoded.
-        header: further fields of `Trace`.
-
-    Raises:
-        ValueError: the numbers of generations, samples and questions differ.
-    """
-    rows = []
-    for generation, sample, question in zip(generations, samples, questions, strict=True):
-        stages: dict[str, dict[str, float]] = {"target": {}, "drafter": {}}
-        for event in generation.events:
-            lane = stages[event.lane]
-            lane[event.stage] = lane.get(event.stage, 0.0) + event.end - event.start
-        times = [(event.start, event.end) for event in generation.events]
-        rows.append(
-            TraceRow(
-                sample=sample,
-                question=question,
-                target_ids=generation.token_ids.tolist(),
-                method=method,
-                rounds=[number for r in generation.rounds for number in (r.drafted, r.accepted)],
-                target_stages=stages["target"],
-                drafter_stages=stages["drafter"],
-                total_seconds=max(e for _, e in times) - min(s for s, _ in times) if times else None,
-            )
-        )
-    return Trace(rows, **header)
-
-
-def _flat(row: TraceRow) -> dict[str, Any]:
-    record = asdict(row)
-    for name in ("target_stages", "drafter_stages"):
-        record[name] = list(record[name].items())
-    return record
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    ids, floats, stages = pa.list_(pa.int32()), pa.list_(pa.float32()), pa.map_(pa.string(), pa.float64())
-    types = {
-        "sample": pa.string(),
-        "question": pa.string(),
-        "target_ids": ids,
-        "drafter_ids": ids,
-        "overlap": floats,
-        "confidence": floats,
-        "method": pa.string(),
-        "rounds": ids,
-        "target_stages": stages,
-        "drafter_stages": stages,
-        "total_seconds": pa.float64(),
-        "target_prompt_length": pa.int32(),
-        "drafter_prompt_length": pa.int32(),
-    }
-    return pa.schema(list(types.items()))

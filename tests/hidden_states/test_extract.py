@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete
+from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete, write_trace
 from egptlib.hidden_states._batch import BatchReader, Reading
 from egptlib.hidden_states._extract import Extraction
 from egptlib.hidden_states._samples import SampleMaker, figures
 from egptlib.models import Model, Pair
 from egptlib.scenes import Scene
+from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene
 
 LENGTH = 8
@@ -106,6 +107,15 @@ def test_along_the_targets_path(pair: Pair, tmp_path: Path) -> None:
         assert sample.metadata["target_text"] == pair.target.decode_text(ids)
         assert sample.metadata["reference"] == f"answer {sample.metadata['question_index']}"
         assert sample.metadata["sequence"] == scene.sequence
+    trace = Trace.load(tmp_path / "trace.parquet")
+    assert (trace.path, trace.pair, trace.max_new_tokens) == ("target", pair.name, LENGTH)
+    assert trace.end_token_ids == tuple(sorted(pair.target.eos_token_ids)) and trace.versions["torch"]
+    for row, sample in zip(trace.rows, hs, strict=True):
+        assert sample.token_ids is not None and sample.drafter_top1 is not None and sample.overlap is not None
+        assert sample.drafter_confidence is not None
+        assert (row.sample, row.question) == (sample.metadata["scene"], sample.metadata["question"])
+        assert (row.target_ids, row.drafter_ids) == (sample.token_ids.tolist(), sample.drafter_top1.tolist())
+        assert (row.overlap, row.confidence) == (sample.overlap.tolist(), sample.drafter_confidence.tolist())
 
 
 def test_each_on_its_own_path_is_cut_to_the_shorter(
@@ -120,6 +130,8 @@ def test_each_on_its_own_path_is_cut_to_the_shorter(
     target_ids = published_answer(pair.target, scene, scene.questions[0])
     assert sample.metadata["drafter_ids"] == whole[:4]
     assert sample.metadata["target_ids"] == target_ids
+    (row,) = Trace.load(tmp_path / "trace.parquet").rows
+    assert (row.target_ids, row.drafter_ids, row.overlap) == (target_ids, whole[:4], None)
     assert sample.metadata["drafter_text"] == pair.drafter.decode_text(whole[:4])
     assert sample.drafter_top1 is not None and sample.token_ids is not None and sample.overlap is not None
     assert sample.drafter_top1.tolist() == whole[:4]
@@ -277,6 +289,11 @@ def test_a_stopped_run_is_taken_up_and_ends_the_same(pair: Pair, tmp_path: Path)
     third = extract(pair, scenes, parts, max_new_tokens=4, num_questions=2)
     assert (third.num_extracted, third.num_present) == (0, 6)
     assert scenes.read == [0, 0, 0]  # what is complete is not even opened
+    assert {(row.sample, row.question) for row in Trace.load(parts / "trace.parquet").rows} == set(stored)
+    written = (parts / "trace.parquet").stat().st_mtime_ns
+    assert write_trace(parts).stat().st_mtime_ns == written  # complete already
+    (parts / "trace.parquet").write_bytes(b"cut off")
+    assert len(Trace.load(write_trace(parts))) == 6
 
 
 def test_other_questions_do_not_make_a_scene_complete(pair: Pair, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from egptlib.cli import app
 from egptlib.hidden_states import HiddenStates, convert, extract, extract_shards, plan_extraction
 from egptlib.hidden_states._shards import _claimed, claim_gpu
 from egptlib.models import Pair
+from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene
 
 
@@ -90,6 +91,8 @@ def test_shards_in_this_process_are_joined(pair: Pair, tmp_path: Path, monkeypat
     extract_shards({}, scenes, tmp_path / "many", workers=1, num_shards=3, **options)
     assert_equal(tmp_path / "one", tmp_path / "many")
     assert not list((tmp_path / "many").glob("chunks"))
+    traces = [Trace.load(tmp_path / name / "trace.parquet") for name in ("one", "many")]
+    assert traces[0].rows == traces[1].rows
     again = extract_shards({}, scenes, tmp_path / "many", workers=1, **options)
     assert (again.num_extracted, again.num_present) == (0, 10)
     with pytest.raises(ValueError, match=r"shards\.json: begun with 5 scenes"):

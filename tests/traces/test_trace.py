@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,15 @@ import pytest
 import torch
 
 from egptlib.metrics import replay
-from egptlib.traces import Trace, TraceRow, trace_from_generations, trace_from_hidden_states
+from egptlib.traces import (
+    Trace,
+    TraceRow,
+    open_recorded,
+    trace_from_generations,
+    trace_from_hidden_states,
+    trace_from_recorded,
+    trace_from_runs,
+)
 
 ROWS = [
     TraceRow("a", "what?", [5, 6, 7, 2], [5, 9, 7, 2], [0.5, 0.25, 1.0, 0.75], [0.5, 0.5, 1.0, 1.0]),
@@ -53,13 +62,20 @@ def test_what_was_not_recorded_is_said() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (TraceRow("a", "", []), "target_ids is empty"),
+        (TraceRow("a", "", num_tokens=3, overlap=[0.5]), "overlap has 1 values for 3"),
         (TraceRow("a", "", [1, 2], [1]), "drafter_ids has 1 values for 2"),
     ],
 )
 def test_rows_that_do_not_fit(row: TraceRow, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Trace([row])
+
+
+def test_an_answer_has_tokens() -> None:
+    with pytest.raises(ValueError, match="expected target_ids or num_tokens"):
+        TraceRow("a", "")
+    with pytest.raises(ValueError, match="num_tokens is 3 for 2 ids"):
+        TraceRow("a", "", [1, 2], num_tokens=3)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
@@ -75,33 +91,106 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         Trace.load(tmp_path / "none.parquet")
 
 
+def sample(**others: Any) -> SimpleNamespace:
+    """What the store gives: two positions."""
+    tensors = {
+        "token_ids": torch.tensor([5, 2], dtype=torch.int32),
+        "drafter_top1": torch.tensor([5, 3], dtype=torch.int32),
+        "overlap": torch.tensor([0.5, 0.25]),
+        "drafter_confidence": None,
+        "metadata": {"scene": "s1", "question": "q"},
+    }
+    return SimpleNamespace(**tensors | others)
+
+
 def test_from_hidden_states() -> None:
-    sample = SimpleNamespace(
-        token_ids=torch.tensor([5, 2], dtype=torch.int32),
-        drafter_top1=torch.tensor([5, 3], dtype=torch.int32),
-        overlap=torch.tensor([0.5, 0.25]),
-        metadata={"scene": "s1", "question": "q"},
-    )
-    trace = trace_from_hidden_states([sample], pair="mini")
+    trace = trace_from_hidden_states([sample()], pair="mini")
     assert trace == Trace([TraceRow("s1", "q", [5, 2], [5, 3], [0.5, 0.25])], pair="mini")
+    metadata = {"scene": "s1", "question": "q", "target_ids": [5, 2], "drafter_ids": [5, 3, 7]}
+    free = trace_from_hidden_states([sample(metadata=metadata)], path="free")
+    assert free == Trace([TraceRow("s1", "q", [5, 2], [5, 3, 7])], path="free")
     with pytest.raises(ValueError, match="no token ids"):
-        trace_from_hidden_states([SimpleNamespace(token_ids=None, drafter_top1=None, metadata={})])
+        trace_from_hidden_states([sample(token_ids=None)])
 
 
-def test_from_generations() -> None:
-    event = lambda lane, stage, start, end: SimpleNamespace(lane=lane, stage=stage, start=start, end=end)  # noqa: E731
-    generation = SimpleNamespace(
-        token_ids=torch.tensor([5, 6, 2]),
-        rounds=[SimpleNamespace(drafted=2, accepted=1)],
-        events=[
-            event("target", "prefill", 1.0, 2.0),
-            event("drafter", "draft", 2.0, 2.5),
-            event("target", "verify", 2.5, 3.0),
-        ],
+def generation(shift: float = 0.0, beside: bool = False) -> SimpleNamespace:
+    """Two passes; with `beside` the drafter reads while the target does. The clock starts anywhere."""
+    start = 1.0 if beside else 2.0
+    events = [
+        ("target", "prefill", 1.0, 2.0, {}),
+        ("drafter", "prefill", start, start + 0.25, {}),
+        ("drafter", "draft", 2.25, 2.5, {"drafted": 2, "tokens": [6, 7]}),
+        ("target", "verify", 2.5, 3.0, {"drafted": 2, "accepted": 1}),
+        ("target", "step", 3.0, 3.5, {"drafted": 0, "accepted": 0}),
+    ]
+    return SimpleNamespace(
+        token_ids=torch.tensor([5, 6, 8, 2]),
+        rounds=[SimpleNamespace(drafted=2, accepted=1, gained=2), SimpleNamespace(drafted=0, accepted=0, gained=1)],
+        events=[SimpleNamespace(lane=n, stage=s, start=a + shift, end=b + shift, info=i) for n, s, a, b, i in events],
     )
-    (row,) = trace_from_generations([generation], ["a"], ["q"], "gamma 2").rows
-    assert row.rounds == [2, 1]
-    assert row.total_seconds == 2.0
-    assert row.target_stages == {"prefill": 1.0, "verify": 0.5}
+
+
+def test_from_generations(tmp_path: Path) -> None:
+    made = [generation(), generation(100.0, beside=True)]
+    trace = trace_from_generations(made, [("a", "q"), (SimpleNamespace(id="b"), "r")], "gamma 2", pair="mini")
+    one, two = trace.rows
+    assert (one.sample, one.question, two.sample, two.question) == ("a", "q", "b", "r")
+    assert one.rounds == [(2, 1, 2), (0, 0, 1)]
+    assert one.total_seconds == 2.5
+    assert one.target_stages == {"prefill": 1.0, "verify": 0.5, "step": 0.5}
+    assert (one.tag, two.tag) == ("measured (sequential)", "measured (overlapped)")
+    assert two.events[0].start == 0.0 and two.events[-1].end == 2.5
+    assert dict(one.events[2].info) == {"drafted": 2}
+    trace.save(tmp_path / "t.parquet")
+    assert Trace.load(tmp_path / "t.parquet") == trace
     with pytest.raises(ValueError):
-        trace_from_generations([generation], [], [], "gamma 2")
+        trace_from_generations(made, [], "gamma 2")
+
+
+def test_from_runs_of_several_methods() -> None:
+    plain = SimpleNamespace(seconds=[3.0], token_ids=[[5, 6, 8, 2]], generations=[])
+    fast = SimpleNamespace(seconds=[2.75], token_ids=[[5, 6, 8, 2]], generations=[generation()])
+    trace = trace_from_runs({"plain": plain, "gamma 2": fast}, [("a", "q")])
+    assert trace.methods == ["plain", "gamma 2"]
+    assert [row.total_seconds for row in trace.rows] == [3.0, 2.75]  # the whole call, not from event to event
+    assert trace.method("plain").rows[0].events == []
+    with pytest.raises(ValueError, match="no method 'slow'; timed were plain, gamma 2"):
+        trace.method("slow")
+
+
+def test_join() -> None:
+    other = Trace(ROWS[1:], pair="mini", device="another", precision="float32", end_token_ids=(2,))
+    assert Trace.join([TRACE, other]).rows == [*ROWS, ROWS[1]]
+    with pytest.raises(ValueError, match="pair is 'real'"):
+        Trace.join([TRACE, Trace(ROWS, pair="real", precision="float32", end_token_ids=(2,))])
+    with pytest.raises(ValueError, match="at least one"):
+        Trace.join([])
+
+
+@pytest.mark.parametrize("name", ["test_tokens_1q", "five_stage_seq2s_20260127_204018"])
+def test_recorded_answers(recorded: Path, name: str) -> None:
+    file = open_recorded(recorded / f"{name}.json")
+    trace = trace_from_recorded(file)
+    assert trace.path == "free" and len(trace) == len(file)
+    assert [row.target_ids for row in trace.rows] == file.column("target_ids")
+    if file.kind == "five_stage":
+        prefill = trace.stage_seconds("target", "prefill")
+        assert 0.25 < prefill.mean() < 0.45
+        assert {row.target_prompt_length for row in trace.rows} == {2076}
+
+
+def test_recorded_rounds(recorded: Path, tmp_path: Path) -> None:
+    file = open_recorded(recorded / "e2e_wallclock_20260207_113610_LVL.json")
+    trace = trace_from_recorded(file)
+    assert trace.methods == ["baseline", "L1+VL", "L2+VL", "L3+VL", "L4+VL"]
+    hidden = trace.method("L4+VL")
+    assert {row.tag for row in hidden.rows} == {"computed overlap"}
+    for row in hidden.rows:
+        assert sum(gained for *_, gained in row.rounds) == row.num_tokens
+    assert sum(row.rounds[0][1] for row in hidden.rows) == sum(row["accepted"] for row in file.method("L4+VL"))
+    trace.save(tmp_path / "t.parquet")
+    assert Trace.load(tmp_path / "t.parquet") == trace
+    shared = trace_from_recorded(open_recorded(recorded / "e2e_wallclock_20260207_040508_gamma5.json"))
+    assert {row.tag for row in shared.method("L1+VL").rows} == {"measured (overlapped)"}
+    with pytest.raises(ValueError, match="token_adapter_training holds no answers"):
+        trace_from_recorded(open_recorded(recorded / "token_adapter_results_1q_20260128_151847.json"))

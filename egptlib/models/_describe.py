@@ -1,0 +1,40 @@
+"""What ran, and on what: the words that stand beside every measured figure."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from egptlib.models._load import Pair
+
+
+def describe_pair(pair: Pair) -> dict[str, Any]:
+    """Name, device, precision and package versions of a pair, as `Costs` and `Trace` call them.
+
+    `precision` is that of the target's weights: `nf4`, `int8`, or the dtype it computes in.
+    """
+    packages = ("torch", "transformers")
+    return {
+        "pair": pair.name,
+        "device": _device(pair.target.device),
+        "precision": _precision(pair),
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+    }
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def _precision(pair: Pair) -> str:
+    quantization = getattr(pair.target.module.config, "quantization_config", None)
+    if getattr(quantization, "load_in_4bit", False):
+        return str(quantization.bnb_4bit_quant_type)  # type: ignore[union-attr]
+    if getattr(quantization, "load_in_8bit", False):
+        return "int8"
+    return str(pair.target.dtype).removeprefix("torch.")

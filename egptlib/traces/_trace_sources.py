@@ -1,0 +1,201 @@
+"""Where traces come from: stored hidden states, timed runs, and the result files of the earlier experiments.
+
+Models, generations and stored samples are taken by what they hold, since this room imports only `metrics`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from egptlib.metrics import Tag
+from egptlib.traces._recorded import Recorded, Row
+from egptlib.traces._trace import Trace, TraceEvent, TraceRow
+
+_READING = ("preprocess", "vision", "prefill")
+
+
+def trace_from_hidden_states(samples: Iterable[Any], **header: Any) -> Trace:
+    """Return the trace in stored hidden states: what `extract` left, read again without a model.
+
+    The stages carry no times: extraction works in batches, and a sample's share of one is not what it takes alone.
+
+    Args:
+        samples: a `HiddenStates` folder or samples of it; each has `token_ids`, `drafter_top1`, `metadata`, and
+            `overlap` and `drafter_confidence` where they were stored.
+        header: further fields of `Trace` (`path`, `pair`, `device`, `end_token_ids`, ...). Along the path "free" the
+            rows hold each model's whole answer, and neither overlap nor confidence.
+
+    Raises:
+        ValueError: a sample holds no token ids (folders of the earlier writer).
+    """
+    rows = []
+    for i, sample in enumerate(samples):
+        if sample.token_ids is None or sample.drafter_top1 is None:
+            raise ValueError(f"sample {i} holds no token ids: this folder was left by the earlier writer")
+        metadata = sample.metadata
+        free = header.get("path") == "free"
+        rows.append(
+            TraceRow(
+                sample=str(metadata.get("scene", i)),
+                question=str(metadata.get("question", "")),
+                target_ids=metadata["target_ids"] if free else sample.token_ids.tolist(),
+                drafter_ids=metadata["drafter_ids"] if free else sample.drafter_top1.tolist(),
+                overlap=None if free else _listed(sample.overlap),
+                confidence=None if free else _listed(sample.drafter_confidence),
+            )
+        )
+    return Trace(rows, **header)
+
+
+def trace_from_generations(
+    generations: Iterable[Any],
+    prompts: Sequence[tuple[Any, str]],
+    method: str,
+    seconds: Sequence[float] | None = None,
+    **header: Any,
+) -> Trace:
+    """Return the trace of timed runs, one row a `Generation`.
+
+    Args:
+        generations: each with `token_ids`, `rounds` and `events` (lane, stage, start, end on one clock).
+        prompts: scene (or its id) and question that each one answered.
+        method: how they decoded.
+        seconds: of each whole call; None: from a run's first event to its last one's end.
+        header: further fields of `Trace`.
+
+    Raises:
+        ValueError: the numbers of generations, prompts and seconds differ.
+    """
+    made = list(generations)
+    whole = [None] * len(made) if seconds is None else seconds
+    rows = [_timed(*row, method) for row in zip(made, prompts, whole, strict=True)]
+    return Trace(rows, **header)
+
+
+def trace_from_runs(runs: Mapping[str, Any], prompts: Sequence[tuple[Any, str]], **header: Any) -> Trace:
+    """Return the trace of several methods on the same prompts, as `decoding.run_methods` timed them.
+
+    Args:
+        runs: by method: `seconds`, `token_ids`, and `generations`, which may be empty.
+        prompts: scene (or its id) and question of each.
+        header: further fields of `Trace`.
+
+    Raises:
+        ValueError: another number of answers than of prompts.
+    """
+    rows: list[TraceRow] = []
+    for method, run in runs.items():
+        if run.generations:
+            rows += trace_from_generations(run.generations, prompts, method, run.seconds).rows
+            continue
+        for ids, took, prompt in zip(run.token_ids, run.seconds, prompts, strict=True):
+            rows.append(
+                TraceRow(
+                    *_names(prompt), list(ids), method=method, tag="measured (sequential)", total_seconds=float(took)
+                )
+            )
+    return Trace(rows, **header)
+
+
+def trace_from_recorded(file: Recorded) -> Trace:
+    """Return what a result file of the earlier experiments has of a trace.
+
+    `test_tokens`, `five_stage`, `parallel_prefill` and `token_adapter_benchmark` give each model's own answer (path
+    "free"), the stages where they were timed. `e2e_wallclock` gives lengths, stages and totals of every method; of the
+    runs that hid their drafts behind the prefill also the rounds, the first judging the free draft. The file's traps
+    (`Recorded.traps`) hold for its trace.
+
+    Raises:
+        ValueError: a file of another kind.
+    """
+    fixed = {"device": "cuda: NVIDIA GeForce RTX 4090", "precision": "nf4", "source": str(file.path)}
+    header: dict[str, Any] = fixed | {"pair": "eventgpt-videollava", "end_token_ids": (2,), "path": "free"}
+    if file.kind in ("test_tokens", "five_stage", "parallel_prefill", "token_adapter_benchmark"):
+        return Trace([_own_answers(row) for row in file.rows], **header)
+    if file.kind == "e2e_wallclock":
+        return Trace([_wall_clock(row) for row in file.rows], **header)
+    raise ValueError(f"{file.path}: {file.kind} holds no answers of single samples that a trace could be made of")
+
+
+def _timed(generation: Any, prompt: tuple[Any, str], seconds: float | None, method: str) -> TraceRow:
+    events = sorted(generation.events, key=lambda event: event.start)
+    begin = events[0].start if events else 0.0
+    kept = [
+        TraceEvent(
+            e.lane,
+            e.stage,
+            e.start - begin,
+            e.end - begin,
+            {name: value for name, value in e.info.items() if type(value) is int},
+        )
+        for e in events
+    ]
+    stages: dict[str, dict[str, float]] = {"target": {}, "drafter": {}}
+    for event in kept:
+        lane = stages[event.lane]
+        lane[event.stage] = lane.get(event.stage, 0.0) + event.end - event.start
+    if seconds is None:
+        seconds = max((event.end for event in kept), default=None)
+    return TraceRow(
+        *_names(prompt),
+        generation.token_ids.tolist(),
+        method=method,
+        tag="measured (overlapped)" if _overlapped(kept) else "measured (sequential)",
+        rounds=[(r.drafted, r.accepted, r.gained) for r in generation.rounds],
+        events=kept,
+        target_stages=stages["target"],
+        drafter_stages=stages["drafter"],
+        total_seconds=seconds,
+    )
+
+
+def _overlapped(events: Sequence[TraceEvent]) -> bool:
+    """Whether the drafter worked while the target read its prompt."""
+    reads = [event for event in events if event.lane == "target" and event.stage in _READING]
+    return any(
+        event.lane == "drafter" and event.start < read.end and event.end > read.start
+        for event in events
+        for read in reads
+    )
+
+
+def _own_answers(row: Row) -> TraceRow:
+    return TraceRow(
+        str(row["sample"]),
+        row.get("question", ""),
+        row["target_ids"],
+        row["drafter_ids"],
+        target_stages=row.get("target_stages", {}),
+        drafter_stages=row.get("drafter_stages", {}),
+        target_prompt_length=row.get("target_prompt_length", 0),
+        drafter_prompt_length=row.get("drafter_prompt_length", 0),
+    )
+
+
+def _wall_clock(row: Row) -> TraceRow:
+    plain, hidden = row["method"] == "baseline", "gap_seconds" in row
+    tag: Tag = "measured (sequential)" if plain else "computed overlap" if hidden else "measured (overlapped)"
+    rounds = []
+    if hidden:
+        # One pass over the free draft, then plain steps. Token 0 is the prefill's and counts as gained with the pass.
+        n, accepted = row["num_tokens"], row["accepted"]
+        rounds = [(row["drafted"], accepted, min(n, accepted + 2))] + [(0, 0, 1)] * max(0, n - accepted - 2)
+    return TraceRow(
+        str(row["sample"]),
+        row["question"],
+        num_tokens=row["num_tokens"],
+        method=row["method"],
+        tag=tag,
+        rounds=rounds,
+        target_stages=row["target_stages"],
+        drafter_stages=row.get("drafter_stages", {}),
+        total_seconds=row["total_seconds"],
+    )
+
+
+def _names(prompt: tuple[Any, str]) -> tuple[str, str]:
+    scene, question = prompt
+    return str(getattr(scene, "id", scene)), question
+
+
+def _listed(values: Any) -> list[float] | None:
+    return None if values is None else values.tolist()
