@@ -56,3 +56,33 @@ def trace(
         )
     for trap in traps:
         print(f"note: {trap}")
+
+
+@app.command()
+def predict_recorded(
+    source: Annotated[Path, typer.Argument(help="Recorded e2e_wallclock file with gap_ms (LVL).")],
+    halves: Annotated[
+        int, typer.Option(min=0, help="Random halves, besides every other prompt and the first half.")
+    ] = 100,
+) -> None:
+    """Fit costs on half of the prompts of recorded runs, predict the total time of the others, and say how far off."""
+    import random
+
+    from egptlib.traces import open_recorded, predict_other_half
+
+    file = open_recorded(source)
+    prompts = len(file.method("baseline"))
+    chosen = [range(0, prompts, 2), range(prompts // 2)]
+    chosen += [random.Random(seed).sample(range(prompts), prompts // 2) for seed in range(halves)]
+    found = [predict_other_half(file, half) for half in chosen]
+    print(f"{prompts} prompts, {len(found)} halves; ratio of sums over plain decoding [computed overlap]")
+    print(f"{'method':<8} {'whole':>7}  every other prompt: predicted, recorded, error    worst error, ratio off by")
+    for results in zip(*found):
+        rows = file.method(results[0].method)
+        whole = sum(r["baseline_seconds"] for r in rows) / sum(r["total_seconds"] for r in rows)
+        first, error = results[0], max(abs(r.error) for r in results)
+        off = max(abs(r.predicted_ratio - r.measured_ratio) for r in results)
+        print(
+            f"{first.method:<8} {whole:7.4f}  {first.predicted:19.2f} s {first.measured:9.2f} s {first.error:+7.2%}"
+            f" {error:14.2%} {off:17.4f}"
+        )

@@ -18,8 +18,8 @@ from egptlib.traces._findings_files import (
     ms,
     ratio_of_sums,
 )
-from egptlib.traces._real_runs import least_alpha
 from egptlib.traces._recorded import Row
+from egptlib.traces._speedup_map import least_alpha
 
 
 def c6(files: Files) -> Finding:

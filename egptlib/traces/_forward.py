@@ -3,7 +3,8 @@
 from statistics import fmean
 
 from egptlib.traces._findings_files import LVL, Files
-from egptlib.traces._real_runs import ASSUMED_HEAD, ASSUMED_VERIFY, RecordedPair, predict_other_half
+from egptlib.traces._halves import predict_other_half
+from egptlib.traces._speedup_map import ASSUMED_HEAD, ASSUMED_VERIFY, RecordedPair
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 

@@ -174,8 +174,9 @@ def _own_answers(row: Row) -> TraceRow:
 def _wall_clock(row: Row) -> TraceRow:
     plain, hidden = row["method"] == "baseline", "gap_seconds" in row
     tag: Tag = "measured (sequential)" if plain else "computed overlap" if hidden else "measured (overlapped)"
-    rounds = []
+    rounds, drafter = [], dict(row.get("drafter_stages", {}))
     if hidden:
+        drafter["draft"] = row["drafter_step_seconds"] * row["drafted"]
         # One pass over the free draft, then plain steps. Token 0 is the prefill's and counts as gained with the pass.
         n, accepted = row["num_tokens"], row["accepted"]
         rounds = [(row["drafted"], accepted, min(n, accepted + 2))] + [(0, 0, 1)] * max(0, n - accepted - 2)
@@ -187,7 +188,7 @@ def _wall_clock(row: Row) -> TraceRow:
         tag=tag,
         rounds=rounds,
         target_stages=row["target_stages"],
-        drafter_stages=row.get("drafter_stages", {}),
+        drafter_stages=drafter,
         total_seconds=row["total_seconds"],
     )
 

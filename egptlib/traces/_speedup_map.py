@@ -1,12 +1,16 @@
-"""The recorded runs of the real 7B pair: fit their costs on some prompts, predict the time of others."""
+"""What would make the recorded real pair faster: speedup by acceptance and cost of a verification, as a map."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from egptlib.metrics import expected_tokens
-from egptlib.traces._recorded import Recorded, Row
+from egptlib.traces._fit_trace import fit_trace
+from egptlib.traces._recorded import Recorded
+from egptlib.traces._trace import Trace
+from egptlib.traces._trace_sources import trace_from_recorded
 
 
 @dataclass(frozen=True)
@@ -55,40 +59,24 @@ class HidingCosts:
     drafted: float
 
     @classmethod
-    def fit(cls, rows: Sequence[Row], baseline: Sequence[Row]) -> "HidingCosts":
-        """Fit from the rows of one method and the plain runs of the same prompts.
-
-        Raises:
-            ValueError: no rows, or rows without a window (the models shared the device).
-        """
-        if not rows or not baseline or "gap_seconds" not in rows[0]:
-            raise ValueError("expected rows of an e2e_wallclock file with gap_ms, and their baseline")
-        step = sum(r["target_stages"]["decode"] for r in baseline) / sum(r["num_tokens"] - 1 for r in baseline)
-        # What decoding took beyond the steps that remained: the draft kept and the bonus needed none.
-        verify = _mean(r["target_stages"]["decode"] - step * remaining_steps(r) for r in rows)
+    def from_trace(cls, trace: Trace, method: str, plain: str = "baseline") -> "HidingCosts":
+        """Fit from the runs of one method and the plain runs of the same prompts. Errors as `fit_trace`."""
+        costs = fit_trace(trace, method, [plain])
         return cls(
-            baseline_prefill=_mean(r["target_stages"]["prefill"] for r in baseline),
-            target_prefill=_mean(r["prefill_seconds"] for r in rows),
-            drafter_prefill=_mean(r["drafter_stages"]["prefill"] for r in rows),
-            target_step=step,
-            drafter_step=_mean(r["drafter_step_seconds"] for r in rows),
-            verify=verify,
-            adapter=_mean(r["drafter_stages"]["adapter"] for r in rows),
-            drafted=_mean(r["drafted"] for r in rows),
+            baseline_prefill=costs.target_prefill,
+            target_prefill=costs.target_prefill * costs.contention_target,
+            drafter_prefill=costs.drafter_prefill,
+            target_step=costs.target_step,
+            drafter_step=costs.drafter_step,
+            verify=costs.verify[1],
+            adapter=costs.call_overhead,
+            drafted=fmean(row.rounds[0][0] for row in trace.method(method).rows),
         )
 
     @property
     def verify_cost(self) -> float:
         """The verification in target steps."""
         return self.verify / self.target_step
-
-    def predict(self, row: Row) -> float:
-        """Seconds of a run, from how many tokens it wrote and how many drafts were accepted."""
-        return self.target_prefill + self.adapter + self.verify + self.target_step * remaining_steps(row)
-
-    def predict_baseline(self, num_tokens: int) -> float:
-        """Seconds of plain decoding."""
-        return self.baseline_prefill + self.target_step * (num_tokens - 1)
 
     def map_speedup(self, alpha: float, verify_cost: float, num_tokens: float, drafter_cost: float = 1.0) -> float:
         """The speedup that `speedup_map` has at one point."""
@@ -189,14 +177,13 @@ class RecordedPair:
 
     @classmethod
     def from_recorded(cls, file: Recorded, method: str = "L4+VL") -> "RecordedPair":
-        """Read an `e2e_wallclock` file of the `LVL` kind. Errors as `HidingCosts.fit`."""
-        plain = [row for row in file.rows if row["method"] == "baseline"]
-        rows = [row for row in file.rows if row["method"] == method]
-        costs = HidingCosts.fit(rows, plain)
+        """Read an `e2e_wallclock` file of the `LVL` kind. Errors as `fit_trace`."""
+        plain, rows = file.method("baseline"), file.method(method)
+        costs = HidingCosts.from_trace(trace_from_recorded(file), method)
         accepted = sum(row["accepted"] for row in rows)
         reached = accepted + sum(row["accepted"] < row["drafted"] for row in rows)
         ratio = sum(row["baseline_seconds"] for row in rows) / sum(row["total_seconds"] for row in rows)
-        return cls(costs, _mean(row["num_tokens"] for row in plain), accepted / reached, ratio)
+        return cls(costs, fmean(row["num_tokens"] for row in plain), accepted / reached, ratio)
 
     def maps(self, alphas: np.ndarray, verify_costs: np.ndarray) -> tuple[SpeedupMap, SpeedupMap]:
         """The map where the recorded drafter drafts in the rounds, and where a head does (`ASSUMED_HEAD`)."""
@@ -284,55 +271,3 @@ RTX_4090 = RecordedPair(  # e2e_wallclock_20260207_113610_LVL.json, method L4+VL
     alpha=0.808647,
     speedup=1.01276,
 )
-
-
-@dataclass(frozen=True)
-class HalfPrediction:
-    """Totals of the prompts not used for fitting, in seconds."""
-
-    method: str
-    predicted: float
-    measured: float
-    predicted_ratio: float
-    measured_ratio: float
-
-    @property
-    def error(self) -> float:
-        """(predicted - measured) / measured."""
-        return self.predicted / self.measured - 1
-
-
-def predict_other_half(file: Recorded, fitted_on: Iterable[int]) -> list[HalfPrediction]:
-    """Fit each method on some prompts and predict the totals of the others, one entry a method.
-
-    Args:
-        file: an `e2e_wallclock` file of the `LVL` kind.
-        fitted_on: indices of prompts, in the order of the baseline.
-    """
-    chosen = set(fitted_on)
-    baseline = [row for row in file.rows if row["method"] == "baseline"]
-    order = {(row["sample"], row["question"]): i for i, row in enumerate(baseline)}
-    split = {m: ([], []) for m in dict.fromkeys(row["method"] for row in file.rows)}  # type: ignore[var-annotated]
-    for row in file.rows:
-        split[row["method"]][order[row["sample"], row["question"]] not in chosen].append(row)
-    plain_fit, plain_rest = split.pop("baseline")
-    results = []
-    for method, (fit, rest) in split.items():
-        costs = HidingCosts.fit(fit, plain_fit)
-        predicted, measured = sum(map(costs.predict, rest)), sum(row["total_seconds"] for row in rest)
-        plain_predicted = sum(costs.predict_baseline(row["num_tokens"]) for row in plain_rest)
-        plain_measured = sum(row["total_seconds"] for row in plain_rest)
-        results.append(
-            HalfPrediction(method, predicted, measured, plain_predicted / predicted, plain_measured / measured)
-        )
-    return results
-
-
-def remaining_steps(row: Row) -> int:
-    """Plain steps after the prefill's token, the drafts kept and the bonus."""
-    return max(0, row["num_tokens"] - 2 - row["accepted"])
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
