@@ -28,7 +28,8 @@ from egptlib.metrics import Estimate, Rejections
 
 GUESSES, FOLDS = "guesses.safetensors", "folds.json"
 FORMAT = "egptlib token folds"
-IDENTITY, MAJORITY, ADAPTER = "drafter's own tokens (identity)", "majority by position", "token adapter"
+IDENTITY, ADAPTER = "drafter's own tokens (identity)", "token adapter"
+MAJORITY, MAJORITY_BY_QUESTION = "majority by position", "majority by question"
 NUM_RANKS = 5
 HELD_SHARE = 0.15
 
@@ -65,14 +66,17 @@ class TokenFolds:
         guesses = read_tensors(Path(folder) / GUESSES)
         return cls(guesses.pop("target"), guesses, content["histories"], content["held_majority"])
 
-    def rows(self, first: int = 0) -> list[dict[str, Any]]:
-        """One row a method: `score_guesses` over all samples, from position `first` on."""
-        return [{"method": name, **score_guesses(ids, self.target, first)} for name, ids in self.guesses.items()]
+    def rows(self, first: int = 0, gamma: int | None = None) -> list[dict[str, Any]]:
+        """One row a method: `score_guesses` over all samples."""
+        return [{"method": name, **score_guesses(ids, self.target, first, gamma)} for name, ids in self.guesses.items()]
 
-    def gain(self, first: int = 0, block: int = 20) -> Estimate:
-        """Top-1 of the adapter minus the majority's; the interval is over blocks of neighbours, which are alike."""
-        blocks = [i // block for i in range(len(self.target))]
-        return top1_gain(self.guesses[ADAPTER], self.guesses[MAJORITY], self.target, blocks, first)
+    def gain(self, over: str = MAJORITY, clusters: Sequence[Hashable] | None = None, first: int = 0) -> Estimate:
+        """Top-1 of the adapter minus that of another method; the interval is over clusters of samples.
+
+        When `clusters` is left out, 20 neighbours are one: recorded clips that follow one another look alike.
+        """
+        clusters = [i // 20 for i in range(len(self.target))] if clusters is None else clusters
+        return top1_gain(self.guesses[ADAPTER], self.guesses[over], self.target, clusters, first)
 
 
 def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | None = None) -> Row:
@@ -130,9 +134,14 @@ def majority_guesses(
     return torch.tensor([by_group[group] for group in judged_groups])
 
 
-def halves(num_samples: int, at: int | None = None) -> list[Fold]:
-    """Two folds of neighbours: the first `at` samples (half of them when left out) and the rest."""
+def halves(num_samples: int, at: int | None = None, sequences: Sequence[Hashable] | None = None) -> list[Fold]:
+    """Two folds of neighbours: the first `at` samples (half of them when left out) and the rest.
+
+    With `sequences`, what each sample belongs to, the border moves forward to where the next sequence begins.
+    """
     at = num_samples // 2 if at is None else at
+    while sequences is not None and 0 < at < num_samples and sequences[at] == sequences[at - 1]:
+        at += 1
     if not 1 <= at < num_samples:
         raise ValueError(f"fold of {at} samples: expected 1 to {num_samples - 1}")
     first, second = range(at), range(at, num_samples)
@@ -140,12 +149,14 @@ def halves(num_samples: int, at: int | None = None) -> list[Fold]:
 
 
 def cross_validate_tokens(
-    drafter_ids: Sequence[Sequence[int]],
-    target_ids: Sequence[Sequence[int]],
+    drafter_ids: Sequence[Sequence[int]] | Sequence[Tensor],
+    target_ids: Sequence[Sequence[int]] | Sequence[Tensor],
     folds: Sequence[Fold],
     folder: str | os.PathLike[str],
     settings: TokenAdapterSettings | None = None,
     training: FitSettings | None = None,
+    questions: Sequence[str] | None = None,
+    sequences: Sequence[Hashable] | None = None,
 ) -> TokenFolds:
     """Train a token adapter on each fold and judge it on the rest, or go on where `folder` stands.
 
@@ -156,6 +167,8 @@ def cross_validate_tokens(
         folds: which samples to train on and which to judge; each sample is judged once.
         folder: run folder: `fold_1/`, `fold_2/`, ... (see `fit`), `guesses.safetensors`, `folds.json`.
         settings, training: defaults when left out.
+        questions: what each sample was asked; adds the majority predictor that knows it.
+        sequences: what each sample belongs to; none is both trained on and held back, where there are two.
 
     Raises:
         ValueError: the folds do not judge each sample once, or train on fewer than two; or see `fit`.
@@ -169,20 +182,27 @@ def cross_validate_tokens(
     length = max(map(len, target_ids))
     drafter, target = pad_ids(drafter_ids, length), pad_ids(target_ids, length)
     guesses = {IDENTITY: drafter[..., None]}
-    for name in (MAJORITY, ADAPTER):
+    for name in (MAJORITY, ADAPTER, *([MAJORITY_BY_QUESTION] if questions else [])):
         guesses[name] = torch.full((*target.shape, NUM_RANKS), NOTHING)
     histories, held_majority = [], []
     for number, (fitted, judged) in enumerate(folds, start=1):
         kept = min(len(fitted) - 1, max(1, round((1 - HELD_SHARE) * len(fitted))))
-        train, held = list(fitted[:kept]), list(fitted[kept:])
+        border = kept
+        while sequences and border > 0 and sequences[fitted[border - 1]] == sequences[fitted[kept]]:
+            border -= 1
+        train, held = list(fitted[: border or kept]), list(fitted[border or kept :])
         torch.manual_seed(training.seed)
         fit_on, choose_on = ((drafter[part], target[part]) for part in (train, held))
         result = train_token_adapter(TokenAdapter(settings), fit_on, choose_on, folder / f"fold_{number}", training)
         histories.append(result.history)
         common = majority_guesses(target[train], length)
         held_majority.append(score_guesses(common, target[held]))
-        guesses[MAJORITY][list(judged)] = majority_guesses(target[list(fitted)], length)
-        guesses[ADAPTER][list(judged)] = rank_tokens(TokenAdapter.load(result.folder), drafter[list(judged)], NUM_RANKS)
+        rows, seen = list(judged), target[list(fitted)]
+        guesses[MAJORITY][rows] = majority_guesses(seen, length)
+        if questions:
+            asked, asked_now = ([questions[i] for i in part] for part in (fitted, judged))
+            guesses[MAJORITY_BY_QUESTION][rows] = majority_guesses(seen, length, asked, asked_now)
+        guesses[ADAPTER][rows] = rank_tokens(TokenAdapter.load(result.folder), drafter[rows], NUM_RANKS)
     write_tensors(folder / GUESSES, {"target": target, **guesses})
     told: Mapping[str, object] = {"adapter": asdict(settings), "training": asdict(training)}
     write_json(folder / FOLDS, {"format": FORMAT, **told, "histories": histories, "held_majority": held_majority})

@@ -33,6 +33,7 @@ from egptlib.adapters import (
     train_adapter,
     train_token_adapter,
 )
+from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import loss_terms
 from egptlib.hidden_states import Head as SavedHead
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter
@@ -183,11 +184,15 @@ def test_folds_judge_each_sample_by_what_did_not_see_it(tmp_path: Path) -> None:
     rules = [[1, 2, 3, 4]] * 10 + [[5, 6, 7, 8]] * 10
     small = TokenAdapterSettings(vocab_size=9, hidden_size=16, num_layers=1, num_heads=2, ffn_dim=32, max_positions=8)
     training = FitSettings(epochs=8, batch_size=4, learning_rate=1e-2, monitor="accepted_prefix")
+    asked = ["A"] * 10 + ["B"] * 10
     mixed = [(range(0, 20, 2), range(1, 20, 2)), (range(1, 20, 2), range(0, 20, 2))]
-    apart = cross_validate_tokens(rules, rules, halves(20), tmp_path / "apart", small, training)
-    within = cross_validate_tokens(rules, rules, mixed, tmp_path / "mixed", small, training)
+    apart = cross_validate_tokens(rules, rules, halves(20), tmp_path / "apart", small, training, asked)
+    within = cross_validate_tokens(rules, rules, mixed, tmp_path / "mixed", small, training, asked)
     top1 = [{row["method"]: row["top1"] for row in result.rows()} for result in (apart, within)]
     assert [rates["majority by position"] for rates in top1] == [0.0, 0.5]
+    assert [rates["majority by question"] for rates in top1] == [0.0, 1.0]
+    assert within.gain().value == pytest.approx(top1[1]["token adapter"] - 0.5)
+    assert within.gain(IDENTITY, list(range(20))).low <= within.gain(IDENTITY).value <= 0
     assert top1[0]["token adapter"] < 0.3
     assert top1[1]["token adapter"] > 0.95
     assert all(rates["drafter's own tokens (identity)"] == 1.0 for rates in top1)
@@ -196,6 +201,9 @@ def test_folds_judge_each_sample_by_what_did_not_see_it(tmp_path: Path) -> None:
     assert [len(history) for history in again.histories] == [len(history) for history in within.histories]
     with pytest.raises(ValueError, match="each of 20 samples to be judged once"):
         cross_validate_tokens(rules, rules, halves(20)[:1], tmp_path / "x", small, training)
+    assert halves(6, sequences=list("aabbbc")) == [(range(5), range(5, 6)), (range(5, 6), range(5))]
+    with pytest.raises(ValueError, match="fold of 4 samples: expected 1 to 3"):
+        halves(4, sequences=list("aaaa"))
     with pytest.raises(ValueError, match="fold of 20 samples: expected 1 to 19"):
         halves(20, 20)
     with pytest.raises(FileNotFoundError, match=r"folds\.json: not found"):

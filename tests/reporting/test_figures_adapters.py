@@ -1,6 +1,6 @@
 """Figures of adapters draw every level that they are given."""
 
-from egptlib.reporting._figures_adapters import acceptance_figure, training_figure, word_kinds_figure
+from egptlib.reporting._figures_adapters import acceptance_figure, training_figure
 
 
 def test_one_line_a_level() -> None:
@@ -20,10 +20,3 @@ def test_baselines_are_grey_and_told_apart() -> None:
     level, *grey = figure.axes[0].lines
     assert len({line.get_color() for line in grey}) == 1 and level.get_color() != grey[0].get_color()
     assert grey[0].get_linestyle() != grey[1].get_linestyle()
-
-
-def test_kinds_of_word_are_bars_in_their_order() -> None:
-    rows = [{"kind": "motion", "rate": 0.3, "share": 0.4}, {"kind": "colour", "rate": 0.7, "share": 0.6}]
-    left = word_kinds_figure(rows).axes[0]
-    assert [bar.get_width() for bar in left.patches] == [0.7, 0.3]  # type: ignore[attr-defined]
-    assert [label.get_text() for label in left.get_yticklabels()] == ["colour", "motion"]
