@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from egptlib.models import load_pair
-from egptlib.reporting._figures import scene_figure
+from egptlib.reporting.figures import scene_figure
 from egptlib.scenes import open_scenes
 
 QUESTION = "Is the camera moving or standing still?"

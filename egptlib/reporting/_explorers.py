@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egptlib.reporting._figures import scene_figure
 from egptlib.reporting._figures_explore import (
     AcceptanceGrid,
     acceptance_explorer_figure,
     adapter_comparison_figure,
 )
+from egptlib.reporting._figures_scene import scene_figure
 from egptlib.reporting._figures_timeline import timeline_cursor_figure
 from egptlib.reporting._timeline_runs import StampedEvent
 

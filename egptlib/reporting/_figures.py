@@ -2,7 +2,6 @@
 
 import functools
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -19,8 +18,6 @@ from egptlib.reporting._style import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from egptlib.scenes import Scene
 
 P = ParamSpec("P")
 Row = Mapping[str, Any]
@@ -194,7 +191,7 @@ def proxy_figure(cosine: Any, match: Any, bins: int = 12) -> "Figure":
     label = f"all positions: {match.mean():.0%}"
     upper.axhline(100 * match.mean(), color=NEUTRAL_COLOR, linestyle="--", linewidth=0.9, label=label)
     upper.set(ylim=(-3, 103), ylabel="tokens equal (%)")
-    upper.legend(loc="upper left")
+    upper.legend(loc="best")
     lower.bar(centers, 100 * total / total.sum(), width=width * 0.92, color=NEUTRAL_COLOR, alpha=0.55)
     lower.set(xlim=(edges[0], edges[-1]), xlabel="cosine of drafter and target hidden state", ylabel="positions (%)")
     figure.align_ylabels([upper, lower])
@@ -227,76 +224,6 @@ def lengths_figure(lengths: Mapping[str, Any], limit: int | None = None) -> "Fig
     _whole_numbers(axes.yaxis)
     axes.legend(loc="upper left")
     return figure
-
-
-@_styled
-def scene_figure(
-    scene: "Scene", question: str, drafter_text: str, target_text: str, reference: str | None = None
-) -> "Figure":
-    """One scene as both models see it: event image(s) beside the frames, the question and both answers under them.
-
-    Above the event images stands whether their events were recorded or simulated, and in which order they were drawn.
-    """
-    views, frames = scene.event_images, scene.frames
-    drafter_columns, target_columns = math.ceil(len(views) / 2) if len(views) > 1 else 2, math.ceil(len(frames) / 2)
-    tile = DOUBLE_COLUMN / (drafter_columns + target_columns)
-    lines = [
-        ("asked", question, NEUTRAL_COLOR),
-        ("drafter", drafter_text, DRAFTER_COLOR),
-        ("target", target_text, TARGET_COLOR),
-    ]
-    if reference:
-        lines.append(("truth", reference, "#000000"))
-    texts = [(label, textwrap.wrap(_printable(text) or "(says nothing)", 104), color) for label, text, color in lines]
-    text_inches = 0.155 * sum(len(wrapped) for _, wrapped, _ in texts) + 0.05 * len(texts) + 0.1
-    height, width = frames.shape[1:3]
-    picture_inches = 2 * tile * height / width + 0.45
-    figure = _new_figure(DOUBLE_COLUMN, picture_inches + text_inches)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
-    halves: Any = figure.subfigures(2, 1, height_ratios=[picture_inches, text_inches])
-    pictures, words = halves
-    left, right = pictures.subfigures(1, 2, width_ratios=[drafter_columns, target_columns])
-    origin = scene.metadata.get("events")
-    events = f"{origin} events" if origin in ("recorded", "simulated") else "events of unknown origin"
-    order = {"last": "last event wins", "polarity": "positive, then negative"}.get(scene.rendering, "as stored")
-    left.suptitle(f"Drafter: {events}\n{order}", fontsize=8, color=DRAFTER_COLOR)
-    name = scene.sequence or scene.id
-    right.suptitle(f"Target: {len(frames)} frames of {name}\n{_sampling(scene)}", fontsize=8, color=TARGET_COLOR)
-    _tiles(left, views, drafter_columns if len(views) > 1 else 1)
-    _tiles(right, list(frames), target_columns)
-    top = 1 - 0.06 / text_inches
-    for label, wrapped, color in texts:
-        words.text(0.005, top, label, color=color, fontsize=8, fontweight="bold", va="top")
-        words.text(0.085, top, "\n".join(wrapped), fontsize=8, va="top", linespacing=1.3, parse_math=False)
-        top -= (0.155 * len(wrapped) + 0.05) / text_inches
-    return figure
-
-
-def _printable(text: str) -> str:
-    """Return the text without what no font can draw: an untrained model writes control characters."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
-
-
-def _sampling(scene: "Scene") -> str:
-    return {"even": "evenly spaced", "first": "the first"}.get(scene.frame_sampling, scene.frame_sampling)
-
-
-def _tiles(figure: Any, images: Sequence[np.ndarray], columns: int) -> None:
-    grid = figure.subplots(math.ceil(len(images) / columns), columns, squeeze=False).ravel()
-    for number, axes in enumerate(grid):
-        if number >= len(images):
-            axes.axis("off")
-            continue
-        axes.set(xticks=[], yticks=[])
-        axes.grid(visible=False)
-        for spine in axes.spines.values():  # event images are white: without a line their extent is lost
-            spine.set(visible=True, linewidth=0.4)
-        axes.imshow(images[number], interpolation="nearest", aspect="equal")
-        if len(images) > 1:
-            axes.text(
-                0.03, 0.95, str(number + 1), transform=axes.transAxes, fontsize=6, va="top",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
-            )  # fmt: skip
 
 
 @_styled

@@ -110,7 +110,9 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
 
 @_styled
 def adapter_comparison_figure(table: "DataFrame", first: str, second: str, name: str = "level") -> "Figure":
-    """Two rows of a table of adapters beside each other, one panel per figure.
+    """Two rows of a table of adapters beside each other: a pair of bars for each figure, its value above.
+
+    A bar is as high as its share of the largest value that any row has: the same scale, whichever two are chosen.
 
     Args:
         table: one row per adapter; its numeric columns are drawn, at most eight.
@@ -119,16 +121,21 @@ def adapter_comparison_figure(table: "DataFrame", first: str, second: str, name:
     """
     rows = table.set_index(name)
     numeric = [column for column in rows.columns if rows[column].dtype.kind in "iuf"][:8]
-    figure = _quick_figure(DOUBLE_COLUMN, 1.9)
-    grid = figure.subplots(
-        1, len(numeric), squeeze=False, gridspec_kw=dict(left=0.06, right=0.985, top=0.78, bottom=0.15, wspace=0.55)
-    )[0]
-    for axes, column in zip(grid, numeric):
-        values = [float(rows.loc[one, column]) for one in (first, second)]
-        axes.bar([0, 1], values, width=0.7, color=_SERIES_COLORS[:2])
-        axes.set_xticks([0, 1], [first, second])
-        axes.set_title(column.replace("_", "\n").replace(" ", "\n", 1), fontsize=7)
-        axes.tick_params(axis="y", labelsize=7)
-        low, high = min(0.0, float(rows[column].min())), max(0.0, float(rows[column].max()))
-        axes.set_ylim(1.05 * low, 1.05 * high or 1.0)  # the same scale, whichever two are chosen
+    figure = _quick_figure(DOUBLE_COLUMN, 2.1)
+    axes = figure.add_axes((0.01, 0.14, 0.98, 0.66))
+    largest = rows[numeric].abs().max().replace(0, 1).fillna(1)
+    for side, (one, color) in enumerate(zip((first, second), _SERIES_COLORS)):
+        values = rows.loc[one, numeric].astype(float)
+        places = np.arange(len(numeric)) + 0.38 * (side - 0.5)
+        axes.bar(places, (values / largest).fillna(0.0), width=0.36, color=color, label=one)
+        for place, value, high in zip(places, values, (values / largest).fillna(0.0)):
+            text = "–" if np.isnan(value) else f"{value:.3g}"
+            axes.text(place, max(high, 0.0) + 0.02, text, ha="center", va="bottom", fontsize=6)
+    for place, column in enumerate(numeric):
+        axes.text(place, 1.22, column.replace("_", " ").replace(" ", "\n", 1), ha="center", va="bottom", fontsize=7)
+    axes.axhline(0, color=NEUTRAL_COLOR, linewidth=0.6)
+    lowest = float((rows[numeric] / largest).min().min())
+    axes.set(xlim=(-0.55, len(numeric) - 0.45), ylim=(min(0.0, lowest), 1.2))
+    axes.axis("off")
+    figure.legend(loc="lower center", ncols=2)
     return figure

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -72,6 +73,7 @@ def write_report(root: str | os.PathLike[str], out: str | os.PathLike[str] | Non
         summaries=[
             {"summary": summary, "svg": _svg(summary.figure), "title": titles[summary.notebook]}
             for summary in summarize(runs)
+            if len(summary.rows) > 1  # one run's figures stand on its card
         ],
     )  # fmt: skip
     _write(out / "index.html", index)
@@ -103,12 +105,38 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
     for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
         exporter.register_preprocessor(preprocessor, enabled=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
-    return re.sub(r"<td>([^<]+)</td>", _mark_text, body), exporter.headings
+    return re.sub(r'<table[^>]*class="dataframe".*?</table>', _aligned, body, flags=re.DOTALL), exporter.headings
 
 
-def _mark_text(cell: re.Match[str]) -> str:
-    """Give a table cell that holds no number a class of its own: text is set to the left."""
-    return cell[0] if re.fullmatch(r"[-+–]?[\d.,]*(e[-+]\d+)?%?", cell[1]) else f'<td class="text">{cell[1]}</td>'
+_CELL = re.compile(r"<(t[dh])>(.*?)</t[dh]>", re.DOTALL)
+_NUMBER = re.compile(r"[-+–]?[\d.,]*(e[-+]\d+)?%?")
+_NO_WRAP = 24  # characters that a column of text takes without a break
+
+
+def _aligned(table: re.Match[str]) -> str:
+    """Set columns of text to the left, head included, and let long names in heads break at underscores.
+
+    A column is one of text when one of its cells holds no number.
+    """
+    rows = [_CELL.findall(row) for row in table[0].split("</tr>")]
+    columns = zip(*(row for row in rows if row and all(kind == "td" for kind, _ in row)))
+    texts = [[html.unescape(text) for _, text in column] for column in columns]
+    kinds = [
+        "" if all(_NUMBER.fullmatch(text) for text in column)
+        else ' class="text short"' if max(map(len, column)) <= _NO_WRAP
+        else ' class="text"'
+        for column in texts
+    ]  # fmt: skip
+    if len({len(row) for row in rows if row}) > 1 or not kinds:  # cells that span others, or no rows
+        return table[0]
+    position = itertools.count()
+
+    def mark(cell: re.Match[str]) -> str:
+        kind, text = cell.groups()
+        shown = text.replace("_", "_<wbr>") if kind == "th" else text
+        return f"<{kind}{kinds[next(position) % len(kinds)]}>{shown}</{kind}>"
+
+    return _CELL.sub(mark, table[0])
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:

@@ -125,12 +125,12 @@ class Run:
             sys.modules["matplotlib.pyplot"].close(figure)
         _show_image(folder / f"{name}.png", width_inches=figure.get_figwidth())
 
-    def save_table(self, name: str, frame: "DataFrame", show: bool = True) -> None:
-        """Save `frame` as ``<name>.csv`` with full precision, and show it."""
+    def save_table(self, name: str, frame: "DataFrame", show: bool = True, digits: int | None = None) -> None:
+        """Save `frame` as ``<name>.csv`` with full precision, and show it; `digits` as in `show_table`."""
         with atomic_write(self.folder / f"{_checked(name)}.csv") as temporary:
             frame.to_csv(temporary, index=False)
         if show:
-            show_table(frame)
+            show_table(frame, digits)
 
     def shared_folder(self, name: str) -> Path:
         """Return a folder that outlives this run and that other notebooks of the same root find by `name`.
@@ -146,13 +146,30 @@ class Run:
         return f"Run({self.notebook!r}, folder={str(self.folder)!r})"
 
 
-def show_table(frame: "DataFrame") -> None:
-    """Show a table in the notebook, without its index and with all of its text."""
+def show_table(frame: "DataFrame", digits: int | None = None) -> None:
+    """Show a table in the notebook, without its index and with all of its text.
+
+    Args:
+        frame: the table; what is missing becomes a dash.
+        digits: significant digits of each number, where a column holds figures of many sizes; default: as many
+            decimals in all rows of a column as its numbers need.
+    """
     import pandas as pd
     from IPython.display import HTML, display
 
+    if digits is not None:
+        frame = frame.map(lambda value: _rounded(value, digits))
+    missing = frame.isna() & frame.dtypes.map(pd.api.types.is_object_dtype)  # `na_rep` leaves None alone
+    frame = frame.mask(missing, "–") if missing.to_numpy().any() else frame
     with pd.option_context("display.max_colwidth", None):
         display(HTML(frame.to_html(index=False, border=0, na_rep="–")))
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    """Return a float as text of so many digits, whole numbers in full; anything else as it is."""
+    if not isinstance(value, float) or math.isnan(value):
+        return value
+    return f"{value:.0f}" if value.is_integer() else f"{value:.{digits}g}"
 
 
 def open_run(out: str, notebook: str) -> Run:

@@ -114,8 +114,11 @@ def test_figures_show_the_nearest_point_and_the_same_scale(arrays: tuple[np.ndar
     left, right = acceptance_explorer_figure(grid, 0.503, 99).axes
     assert left.get_title(loc="left").startswith("gamma 12:") and "threshold 0.50" in right.get_title(loc="left")
     table = pd.DataFrame({"level": ["L1", "L2", "L3"], "rate": [0.5, 0.6, 0.7], "text": ["a", "b", "c"]})
-    limits = {adapter_comparison_figure(table, "L1", name).axes[0].get_ylim() for name in ("L2", "L3")}
-    assert len(limits) == 1 and len(adapter_comparison_figure(table, "L1", "L2").axes) == 1
+    drawn = {name: adapter_comparison_figure(table, "L1", name).axes[0] for name in ("L2", "L3")}
+    assert len({axes.get_ylim() for axes in drawn.values()}) == 1
+    heights = [bar.get_height() for bar in drawn["L2"].patches]  # type: ignore[attr-defined]
+    assert heights == pytest.approx([0.5 / 0.7, 0.6 / 0.7])  # in shares of the largest, chosen or not
+    assert {text.get_text() for text in drawn["L2"].texts} == {"0.5", "0.6", "rate"}
 
 
 def _scene(name: str, sequence: str, **metadata: Any) -> Scene:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from egptlib.reporting import DRAFTER_COLOR, TARGET_COLOR
 from egptlib.reporting import _figures as figures
+from egptlib.reporting._figures_scene import scene_figure
 from egptlib.scenes import Scene
 
 RANDOM = np.random.default_rng(3)
@@ -66,7 +67,7 @@ def test_axes_say_what_they_show_and_in_what_unit(name: str) -> None:
 def test_nothing_leaves_the_paper_and_no_setting_leaks(name: str) -> None:
     before = dict(matplotlib.rcParams)
     long = "a red car that turns left in front of a white van, " * 8
-    figure = figures.scene_figure(make_scene(), long, long, long, long) if name == "scene" else DRAWN[name]()
+    figure = scene_figure(make_scene(), long, long, long, long) if name == "scene" else DRAWN[name]()
     assert dict(matplotlib.rcParams) == before
     assert figure.get_figwidth() <= 7.0
     figure.draw_without_rendering()
@@ -123,8 +124,9 @@ def test_memory_and_time_bars_add_up() -> None:
 
 @pytest.mark.parametrize(("views", "frames"), [(1, 8), (5, 8), (2, 1), (1, 3)])
 def test_scene_figure_shows_every_picture(views: int, frames: int) -> None:
-    figure = figures.scene_figure(make_scene(views, frames), "What?", "a car", "two cars")
-    assert sum(len(axes.images) for axes in figure.findobj(matplotlib.axes.Axes)) == views + frames
+    figure = scene_figure(make_scene(views, frames), "What?", "a car", "two cars")
+    frames_drawn = [len(axes.collections[0].get_paths()) for axes in figure.axes]
+    assert frames_drawn == [views, frames]
     text = scene_texts(figure)
     assert "simulated events, last event wins" in text and "evenly spaced" in text
     assert "truth" not in text
@@ -139,13 +141,13 @@ def test_scene_figure_shows_every_picture(views: int, frames: int) -> None:
 )
 def test_scene_figure_says_where_the_events_are_from(events: Any, rendering: str, expected: str) -> None:
     scene = replace(make_scene(), rendering=rendering, metadata={"events": events} if events else {})
-    assert expected in scene_texts(figures.scene_figure(scene, "What?", "", "b", "c"))
-    assert "(says nothing)" in scene_texts(figures.scene_figure(scene, "What?", "", "b"))
+    assert expected in scene_texts(scene_figure(scene, "What?", "", "b", "c"))
+    assert "(says nothing)" in scene_texts(scene_figure(scene, "What?", "", "b"))
 
 
 def test_scene_figure_takes_any_text() -> None:
     """Formulas are no formulas here, and control characters are not drawn."""
-    figure = figures.scene_figure(make_scene(), "costs $5 or $^", "a\x0e\x1fb\n", "\x00", "100 % $x_1$")
+    figure = scene_figure(make_scene(), "costs $5 or $^", "a\x0e\x1fb\n", "\x00", "100 % $x_1$")
     figure.draw_without_rendering()
     text = scene_texts(figure)
     assert "costs $5 or $^" in text and "a  b" in text and "100 % $x_1$" in text

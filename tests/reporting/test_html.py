@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -153,3 +155,24 @@ def test_no_run_is_an_error(tmp_path: Path) -> None:
 def test_a_formula_that_cannot_be_read_stays_as_text() -> None:
     assert to_mathml("x^2").startswith("<math") and "<msup>" in to_mathml("x^2")
     assert to_mathml("a^b^<c>") == "<code>a^b^&lt;c&gt;</code>"
+
+
+def test_columns_of_text_stand_left_and_of_numbers_right() -> None:
+    frame = pd.DataFrame(
+        {"the_token": ["car", "-", "."], "rate_of_it": [0.5, np.nan, 1e-7], "note": ["x" * 30, None, ""]}
+    )
+    output = _output(text__html=frame.to_html(index=False, border=0, na_rep="–"))
+    body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("code", "table", outputs=[output])]))
+    cells = re.findall(r"<(t[dh])( class=\"[a-z ]+\")?>([^<]*)", body.replace("<wbr>", ""))
+    columns = [cells[i::3] for i in range(3)]
+    assert [{kind for _, kind, _ in column} for column in columns] == [
+        {' class="text short"'}, {""}, {' class="text"'}
+    ]  # fmt: skip
+    assert [text for _, _, text in columns[0]] == ["the_token", "car", "-", "."]
+    assert "the_<wbr>token" in body  # a long name may break there
+
+
+def test_tables_that_are_not_plain_stay_as_they_are() -> None:
+    wide = '<table class="dataframe"><tr><th colspan="2">both</th></tr><tr><td>1</td><td>2</td></tr></table>'
+    body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("code", "t", outputs=[_output(text__html=wide)])]))
+    assert wide in body

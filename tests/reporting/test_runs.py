@@ -1,6 +1,7 @@
 """What a notebook saves comes back, and what cannot be saved is named."""
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from egptlib._paths import write_json
-from egptlib.reporting import Run, collect, is_headless, open_run
+from egptlib.reporting import Run, collect, is_headless, open_run, show_table
 from egptlib.reporting._runs import describe_environment, list_runs
 
 
@@ -59,6 +60,17 @@ def test_a_table_keeps_its_precision(run: Run) -> None:
     frame = pd.DataFrame({"x": [1 / 3, 2e-17], "name": ["a", "b"]})
     run.save_table("t", frame, show=False)
     pd.testing.assert_frame_equal(pd.read_csv(run.folder / "t.csv"), frame)
+
+
+def test_a_shown_table_has_readable_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("IPython.display.display", lambda html: shown.append(html.data))
+    frame = pd.DataFrame({"what": ["count", None], "x": [2023.0, 0.00221849], "y": [None, None]})
+    show_table(frame)
+    show_table(frame, digits=3)
+    cells = [re.findall("<td>(.*?)</td>", text) for text in shown]
+    assert cells[0] == ["count", "2023.000000", "–", "–", "0.002218", "–"]
+    assert cells[1] == ["count", "2023", "–", "–", "0.00222", "–"]
 
 
 @pytest.mark.parametrize("name", ["../up", "", "a/b", ".hidden", "a b"])
