@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -17,14 +18,11 @@ COMMON = {"dataset", "split", "pair", "num_scenes", "num_questions", "max_new_to
 each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def test_there_are_notebooks() -> None:
-    assert {
-        "01_load_models",
-        "02_extract_hidden_states",
-        "03_train_adapters",
-        "04_feature_acceptance",
-        "05_token_alignment",
-    } <= {n.stem for n in NOTEBOOKS}
+def test_there_are_eight_in_the_order_of_the_readme() -> None:
+    assert [notebook.stem[:3] for notebook in NOTEBOOKS] == [f"0{n}_" for n in range(1, 9)]
+    for readme in (NOTEBOOKS[0].parent / "README.md", NOTEBOOKS[0].parents[1] / "README.md"):
+        rows = re.findall(r"^\| \W*(0\d_\w+)", readme.read_text(encoding="utf-8"), re.MULTILINE)
+        assert rows == [notebook.stem for notebook in NOTEBOOKS]
 
 
 @each
@@ -36,10 +34,11 @@ def test_parameters_are_the_common_ones(notebook: Path) -> None:
 
 
 @each
-def test_it_says_what_it_asks_needs_and_takes(notebook: Path) -> None:
+def test_it_says_what_it_asks_needs_takes_and_found(notebook: Path) -> None:
     cells = nbformat.read(notebook, as_version=4).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert all(word in cells[0].source for word in ("**Asks", "**Needs", "**Takes"))
+    assert cells[-2].source.strip() == "## Found" and "Markdown(" in cells[-1].source  # computed, not typed
 
 
 @each
@@ -50,7 +49,7 @@ def test_it_only_calls_the_library(notebook: Path) -> None:
         if cell.cell_type != "code":
             continue
         assert not cell.outputs and cell.execution_count is None
-        assert "sys.path" not in cell.source
+        assert "sys.path" not in cell.source and not re.search(r"from egptlib\S*\._", cell.source)
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.ClassDef)
             if isinstance(node, ast.FunctionDef | ast.Lambda):

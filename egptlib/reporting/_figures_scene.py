@@ -95,14 +95,15 @@ def _draw_tiles(axes: Any, images: Sequence[np.ndarray], columns: int) -> None:
     from matplotlib.patches import Rectangle
 
     tiles = [_numbered(image, number if len(images) > 1 else None) for number, image in enumerate(images, 1)]
-    height, width = tiles[0].shape[:2]
+    # Event images end where their last event lies: their sizes differ by some pixels.
+    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     gutter = max(1, round(_GUTTER * width))
     rows = math.ceil(len(tiles) / columns)
     sheet = np.full((rows * (height + gutter) - gutter, columns * (width + gutter) - gutter, 3), 255, np.uint8)
     frames = []
     for place, tile in enumerate(tiles):
         y, x = (height + gutter) * (place // columns), (width + gutter) * (place % columns)
-        sheet[y : y + height, x : x + width] = tile
+        sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
         frames.append(Rectangle((x - 0.5, y - 0.5), width, height))
     axes.imshow(sheet, aspect="equal")
     edges = PatchCollection(frames, facecolor="none", edgecolor=NEUTRAL_COLOR, linewidth=0.4, clip_on=False)

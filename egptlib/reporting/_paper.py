@@ -63,7 +63,7 @@ def write_paper(
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
     sources: dict[str, dict[str, Any]] = {}
-    lines, sections, left_out = list[str](), list[str](), dict[str, str]()
+    lines, floats, left_out = list[str](), list[str](), dict[str, str]()
     for folder, words in zip(runs, _names(runs)):
         slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())
         origin = {"run": folder.name, "revision": read_json(folder / "environment.json").get("revision")}
@@ -72,7 +72,6 @@ def write_paper(
             macro = _macro([*words, *re.split(r"[^A-Za-z0-9.]+", name)], sources)
             sources[macro] = {**origin, "file": file, "name": name, "value": value}
             lines.append(f"\\newcommand{{{macro}}}{{{text}}} % {file}: {_comment(name)} = {_comment(str(value))}")
-        floats = []
         for pdf in sorted((folder / "figures").glob("*.pdf")):
             target = f"figures/{slug}-{pdf.name}"
             shutil.copyfile(pdf, out / target)
@@ -89,13 +88,12 @@ def write_paper(
             sources[target] = {**origin, "file": table.name}
             wide = _characters(rows) > _ONE_COLUMN_CHARACTERS
             floats.append(_float("table", (_fit(target), wide), f"{_sentence(table.stem)} ({' '.join(words)})."))
-        sections.append("\n".join([f"\\section{{{escape(' '.join(words))}}}", *_with_breaks(floats)]))
     intro = (
         "% Made by `egptlib paper`. Each number names the run and file it is from; sources.json says it to programs."
     )
     _write(out / "numbers.tex", "\n".join([intro, *lines, ""]))
     write_json(out / "sources.json", {"sources": sources, "left_out": left_out})
-    _write(out / "main.tex", _main(sections))
+    _write(out / "main.tex", _main(floats))
     kinds = {"figures": "figures/", "tables": "tables/", "numbers": "\\"}
     counts = {kind: sum(name.startswith(start) for name in sources) for kind, start in kinds.items()}
     return out / "main.tex", {"runs": len(runs), **counts}
@@ -211,8 +209,8 @@ def _float(kind: str, body: tuple[str, bool], caption: str) -> str:
 
 
 def _with_breaks(floats: Sequence[str]) -> list[str]:
-    """LaTeX keeps few figures waiting: a new page after every six."""
-    return [text + ("\n\\clearpage" if n % 6 == 5 or n == len(floats) - 1 else "") for n, text in enumerate(floats)]
+    """LaTeX keeps few figures waiting: all are placed after every twelve."""
+    return [text + "\n\\clearpage" * (n % 12 == 0) for n, text in enumerate(floats, 1)]
 
 
 def _sentence(name: str) -> str:
@@ -224,7 +222,7 @@ def _comment(text: str) -> str:
     return " ".join(text.split())
 
 
-def _main(sections: Sequence[str]) -> str:
+def _main(floats: Sequence[str]) -> str:
     return "\n".join(
         [
             r"\documentclass[10pt,twocolumn]{article}",
@@ -234,10 +232,14 @@ def _main(sections: Sequence[str]) -> str:
             r"\usepackage[utf8]{inputenc}",
             r"\usepackage{booktabs,graphicx}",
             r"\input{numbers}",
+            # Pages may be filled with figures to the last line.
+            r"\renewcommand{\dbltopfraction}{.95}\renewcommand{\topfraction}{.95}\renewcommand{\textfraction}{.02}",
+            r"\setcounter{topnumber}{9}\setcounter{dbltopnumber}{9}\setcounter{totalnumber}{9}",
             r"\begin{document}",
             r"\title{Figures, tables and numbers}\author{made by \texttt{egptlib paper}}\date{}\maketitle",
-            r"Numbers are commands, defined in \texttt{numbers.tex}; what each is from stands beside it there.",
-            *sections,
+            r"Numbers are commands, defined in \texttt{numbers.tex}; what each is from stands beside it there. "
+            r"A caption names the run its figure or table is from.",
+            *_with_breaks(floats),
             r"\end{document}",
             "",
         ]

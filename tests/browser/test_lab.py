@@ -39,7 +39,7 @@ def _explored() -> list[str]:
 
 
 def test_the_notebooks_with_explorers_are_known() -> None:
-    assert {"01_load_models.ipynb", "02_extract_hidden_states.ipynb", "04_feature_acceptance.ipynb"} <= set(_explored())
+    assert {int(name[:2]) for name in _explored()} >= {1, 2, 3, 4, 7, 8}
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,7 @@ def test_it_starts_at_the_start_page(chromium: "Browser", lab: tuple[str, str]) 
     link = page.locator(".jp-MarkdownViewer a", has_text="01_load_models")
     link.wait_for(timeout=60_000)  # shown as a page, not as its source
     names = page.locator(".jp-MarkdownViewer table a").all_inner_texts()
-    assert len(names) >= 4 and names == sorted(names)
-    assert set(names) <= {path.stem for path in NOTEBOOKS.glob("*.ipynb")}  # every link leads somewhere
+    assert names == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     keep_screenshot(page, "lab-start")
     link.click()
     page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)

@@ -145,6 +145,16 @@ def test_scene_figure_says_where_the_events_are_from(events: Any, rendering: str
     assert "(says nothing)" in scene_texts(scene_figure(scene, "What?", "", "b"))
 
 
+def test_event_images_of_different_sizes_fit_in_one_scene() -> None:
+    scene = make_scene()
+    uneven = [image[: 30 - i, : 40 - 2 * i] for i, image in enumerate(scene.event_images)]
+    assert sheets(replace(scene, event_images=uneven)) == sheets(scene)
+
+
+def sheets(scene: Scene) -> list[tuple[int, ...]]:
+    return [axes.images[0].get_size() for axes in scene_figure(scene, "What?", "a", "b").axes]
+
+
 def test_scene_figure_takes_any_text() -> None:
     """Formulas are no formulas here, and control characters are not drawn."""
     figure = scene_figure(make_scene(), "costs $5 or $^", "a\x0e\x1fb\n", "\x00", "100 % $x_1$")
