@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +169,6 @@ def fit(
             write_json(folder / "history.json", history)
         accelerator.wait_for_everyone()
     return Fit(folder, history, _best(history, settings.monitor, sign), sum(row["seconds"] for row in history))
-
-
-def shortened(settings: FitSettings, **changes: Any) -> FitSettings:
-    """The same settings but for `changes`; for smoke runs."""
-    return replace(settings, **changes)
 
 
 def _mine(batches: Iterable[Any], accelerator: Accelerator) -> Iterator[Any]:
