@@ -54,7 +54,7 @@ class Extraction:
 
     def __str__(self) -> str:
         rate = self.num_extracted / self.seconds if self.seconds else 0.0
-        text = f"extracted {self.num_extracted} pairs in {_duration(self.seconds)} ({rate:.1f} a second)"
+        text = f"extracted {self.num_extracted} pairs in {duration(self.seconds)} ({rate:.1f} a second)"
         if self.num_present:
             text += f", {self.num_present} were there already"
         if self.num_failed:
@@ -307,7 +307,8 @@ def _fingerprint(model: Model) -> str:
     return digest.hexdigest()[:12]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: ``1.5 s``, ``3 min 12 s``, ``2 h 5 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egptlib.hidden_states._extract import extract
+from egptlib.hidden_states._extract import duration, extract
 from egptlib.hidden_states._reader import HiddenStates
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ class ExtractionPlan:
     num_trial: int
 
     def __str__(self) -> str:
+        size = f"{self.num_bytes / 1e9:.3g} GB" if self.num_bytes >= 1e9 else f"{self.num_bytes / 1e6:.3g} MB"
         return (
-            f"{self.num_samples:,} samples, {self.num_bytes / 1e9:.3g} GB, {self.seconds / 3600:.3g} hours in one "
-            f"process (from {self.num_trial} samples tried here)"
+            f"{self.num_samples:,} samples, {size}, {duration(self.seconds)} in one process "
+            f"(from {self.num_trial} samples tried here)"
         )
 
 

@@ -36,7 +36,7 @@ class Job:
 
 
 def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
-    """Return notebooks by path, name or number (``04``); all numbered ones when no name is given.
+    """Return notebooks by path, name or number (``04`` or ``4``); all numbered ones when no name is given.
 
     Raises:
         FileNotFoundError: there is no such notebook; the message lists those there are.
@@ -138,7 +138,7 @@ def _find(name: str, numbered: Sequence[Path], root: Path) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
     for notebook in numbered:
-        if name in (notebook.name, notebook.stem, notebook.stem[:2]):
+        if name in (notebook.name, notebook.stem, notebook.stem[:2], notebook.stem[:2].lstrip("0")):
             return notebook
     there = ", ".join(notebook.stem for notebook in numbered) or "none"
     raise FileNotFoundError(f"notebook {name!r}: no such file, nor one of those in {root}: {there}")

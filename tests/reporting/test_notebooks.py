@@ -121,7 +121,7 @@ def test_notebooks_are_found_by_number_name_and_path(make_notebook: NotebookMake
     folder = one.parent
     scratch = make_notebook("scratch")
     assert find_notebooks((), folder) == [one, two]
-    assert find_notebooks(("02", "01_toy", str(scratch)), folder) == [two, one, scratch]
+    assert find_notebooks(("02", "1", "01_toy", str(scratch)), folder) == [two, one, one, scratch]
     with pytest.raises(FileNotFoundError, match=r"notebook '03': .*01_toy, 02_other"):
         find_notebooks(("03",), folder)
 
