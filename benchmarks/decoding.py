@@ -36,8 +36,9 @@ from egptlib.decoding import (
     speculative_generate,
     transformers_generate,
 )
-from egptlib.models import Pair, load_pair
+from egptlib.models import Pair, describe_pair, load_pair
 from egptlib.scenes import Scene, open_scenes
+from egptlib.traces import trace_from_runs
 
 BASELINE = "generate (transformers)"
 
@@ -86,7 +87,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
     parser.add_argument("--quick", action="store_true", help="3 scenes, 4 questions, one repeat, gamma 5")
     parser.add_argument("--hiding", action="store_true", help="also process against thread, with and without overlap")
-    parser.add_argument("--json", type=Path, help="keep the table here")
+    parser.add_argument("--json", type=Path, help="keep the table here, and the trace of all runs beside it")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.scenes, arguments.questions, arguments.repeats, arguments.gammas = 3, 4, 1, [5]
@@ -111,6 +112,8 @@ def main() -> int:
             hiding["thread"] = _hiding(pair, thread, few, arguments.tokens)
     if arguments.json is not None:
         write_json(arguments.json, {"methods": results, "hiding": hiding, "prompts": len(prompts)})
+        trace = trace_from_runs(rows, prompts, **describe_pair(pair), max_new_tokens=arguments.tokens)
+        trace.save(arguments.json.with_suffix(".parquet"))
         print(f"-> {arguments.json}")
     return 0 if all(r["identical"] == 1 for r in results.values()) else 1
 

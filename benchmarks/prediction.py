@@ -37,8 +37,9 @@ from egptlib.decoding import (
     speculative_generate,
 )
 from egptlib.metrics import CostModel, Costs, fit_costs, replay
-from egptlib.models import Pair, load_pair
+from egptlib.models import Pair, describe_pair, load_pair
 from egptlib.scenes import Scene, open_scenes
+from egptlib.traces import Trace, trace_from_generations
 
 Prompt = tuple[Scene, str]
 METHODS = ("drafts after prefill", "free drafts, in sequence", "free drafts, with overlap")
@@ -213,7 +214,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
     parser.add_argument("--minutes", type=float, default=7.5, help="after these no further prompt is begun")
     parser.add_argument("--quick", action="store_true", help="8 scenes, one question, one repeat")
-    parser.add_argument("--json", type=Path, help="keep the table here")
+    parser.add_argument("--json", type=Path, help="keep the table here, and the trace of all runs beside it")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.scenes, arguments.questions, arguments.repeats = 8, 1, 1
@@ -254,6 +255,14 @@ def main() -> int:
     print(f"{time.perf_counter() - begun:.0f} s")
     if arguments.json is not None:
         write_json(arguments.json, {"rows": rows, "prompts": done, **summary})
+        about = describe_pair(pair) | {"max_new_tokens": tokens}
+        parts = [
+            trace_from_generations(clock.generations, prompts[:done], str(which), clock.seconds, **about)
+            for clocks, prompts in ((to_fit, fitting), (to_test, other))
+            for which, clock in clocks.items()
+            if clock.generations
+        ]
+        Trace.join(parts).save(arguments.json.with_suffix(".parquet"))
         print(f"-> {arguments.json}")
     if not run.same:
         print("some configuration gave other tokens than plain decoding")
