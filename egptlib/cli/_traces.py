@@ -1,5 +1,6 @@
 """Verbs of the traces room: trace, findings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -72,7 +73,7 @@ def predict_recorded(
 
     file = open_recorded(source)
     prompts = len(file.method("baseline"))
-    chosen = [range(0, prompts, 2), range(prompts // 2)]
+    chosen: list[Sequence[int]] = [range(0, prompts, 2), range(prompts // 2)]
     chosen += [random.Random(seed).sample(range(prompts), prompts // 2) for seed in range(halves)]
     found = [predict_other_half(file, half) for half in chosen]
     print(f"{prompts} prompts, {len(found)} halves; ratio of sums over plain decoding [computed overlap]")
