@@ -285,7 +285,7 @@ def test_binary_file(tmp_path: Path) -> None:
         open_recorded(tmp_path / "r.json")
 
 
-_WRONG: list[Any] = [None, "x", [None]]
+_WRONG: list[Any] = [None, ["x"]]
 
 
 def small(value: Any) -> Any:
@@ -333,4 +333,4 @@ def test_every_field_may_be_damaged(recorded: Path, tmp_path: Path) -> None:
                     assert str(error).startswith(str(tmp_path / path.name)), (place, wrong)
                     assert "\n" not in str(error)
                     refused += 1
-    assert refused > 300
+    assert refused > 200

@@ -251,10 +251,12 @@ def test_sampled_drafts_are_accepted_as_far_as_the_overlaps_say(target: TextMode
 @torch.no_grad()
 def test_sampled_drafts_of_the_mini_pair_are_accepted_as_far_as_the_overlaps_say(pair: Pair) -> None:
     """The same with the shipped pair: the draft that is made before the target's first token."""
-    scene, question, gamma, sampling = noise_scene(0), QUESTIONS[0], 3, Sampling(temperature=1.5)
+    scene, question, gamma, sampling = noise_scene(0), QUESTIONS[0], 3, Sampling(temperature=3.0)
     chance = torch.Generator().manual_seed(2)
     sampler, count = Sampler(sampling, chance), 100
     states = [model.start(scene, question) for model in (pair.target, pair.drafter)]
+    drafter = as_drafter(pair.drafter, pair.target)
+    assert isinstance(drafter, ModelDrafter)
     begin, first = [state.length for state in states], [state.logits for state in states]
 
     def afresh() -> None:
@@ -272,13 +274,12 @@ def test_sampled_drafts_of_the_mini_pair_are_accepted_as_far_as_the_overlaps_say
             if position < gamma - 1:
                 for model, state, rows in zip((pair.target, pair.drafter), states, seen):
                     rows.append(model.step(torch.tensor([ids[-1:]]), state).logits[0, -1])
-        p, q = (sampling.probabilities(torch.stack(rows)) for rows in seen)
+        theirs, own = (torch.stack(rows) for rows in seen)
+        p, q = (sampling.probabilities(logits) for logits in (theirs, drafter.vocabulary.to_target(own)))
         overlap[i] = torch.minimum(p, q).sum(-1).clamp(max=1).double().numpy()
         at = torch.arange(gamma), torch.tensor(ids)
         ratio[i] = (q[at] / p[at]).clamp(max=1).double().numpy()
     expected = expected_accepted(overlap, np.full(count, gamma), [gamma], ratio)[0, :, 0]
-    drafter = as_drafter(pair.drafter, pair.target)
-    assert isinstance(drafter, ModelDrafter)
     afresh()
     drafter.begin(states[1])
     found = []
