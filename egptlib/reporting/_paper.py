@@ -43,7 +43,7 @@ def write_paper(
 ) -> tuple[Path, dict[str, int]]:
     """Write figures, tables and numbers of the finished runs below `root`; return ``main.tex`` and how many of each.
 
-    Of runs of one notebook with equal parameters the newest is taken. Files of an earlier export are replaced.
+    Of finished runs of one notebook with equal parameters the newest is taken. Files of an earlier export are replaced.
 
     Args:
         root: folder with run folders.
@@ -55,7 +55,7 @@ def write_paper(
     """
     root, out = Path(root), Path(out)
     stars = read_stars(root)
-    runs = [f for f in newest_runs(list_runs(root)) if (read_status(f) or {}).get("state") == "done"]
+    runs = newest_runs([f for f in list_runs(root) if (read_status(f) or {}).get("state") == "done"])
     runs = [f for f in runs if not starred or f.name in stars]
     if not runs:
         raise FileNotFoundError(f"{root}: holds no {'starred' if starred else 'finished'} run")

@@ -103,6 +103,14 @@ def test_starred_runs_only_and_an_earlier_export_is_replaced(root: Path, tmp_pat
         write_paper(root, tmp_path / "paper", starred=True)
 
 
+def test_a_failed_run_does_not_hide_the_one_that_was_done(root: Path, tmp_path: Path) -> None:
+    failed = root / "05_token_alignment-streets-y"
+    write_json(failed / "params.json", {"dataset": "streets"})
+    write_json(failed / "status.json", {"state": "failed", "notebook": "05_token_alignment", "started": "2027"})
+    _, counts = write_paper(root, tmp_path / "paper")
+    assert counts["runs"] == 3
+
+
 def test_text_is_escaped() -> None:
     assert escape(r"a_b \ 5% {x} é 你") == r"a\_b \textbackslash{} 5\% \{x\} é U+4F60"
     assert value_text(1.5e-7) == r"$1.500 \times 10^{-7}$" and value_text(-0.5) == "$-0.5$"
