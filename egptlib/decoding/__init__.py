@@ -36,6 +36,7 @@ from egptlib.decoding._loop import (
 from egptlib.decoding._lossy import CosineThreshold, Deferral, Fuzzy, TopK, Typical
 from egptlib.decoding._measure_costs import CostReport, measure_costs, report_costs
 from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._pipelined import pipelined_generate
 from egptlib.decoding._prefill_hiding import (
     ConcurrentDrafter,
     Contention,
@@ -106,6 +107,7 @@ __all__ = [
     "first_divergence",
     "hidden_prefill_generate",
     "measure_costs",
+    "pipelined_generate",
     "read_prompt",
     "record_agreement",
     "record_cascade",

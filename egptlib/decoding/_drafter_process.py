@@ -29,13 +29,14 @@ _GREEDY = Sampler()
 class _Board(ctypes.Structure):
     """What both processes see. The worker writes a token before it raises `count`, so a reader never sees half of it.
 
-    `job` numbers the job that `count` and the arrays belong to. `stop` is the last job that is to end: a number and
-    not a flag, so that no reset can race with a worker that has not looked yet.
+    `job` numbers the job that `count` and the arrays belong to. `stop` is the last job that is to end, `done` the last
+    that has: numbers and not flags, so that no reset can race with a side that has not looked yet.
     """
 
     _fields_ = [
         ("job", ctypes.c_int64),
         ("stop", ctypes.c_int64),
+        ("done", ctypes.c_int64),
         ("count", ctypes.c_int64),
         ("tokens", ctypes.c_int64 * MAX_TOKENS),
         ("confidence", ctypes.c_double * MAX_TOKENS),
@@ -88,12 +89,25 @@ class DrafterProcess:
         self._events.clear()
         self._send("begin", self._share(_without_frames(scene)), question, limit)
 
-    def take(self) -> Draft:
-        """Stop the job and return what was drafted so far, without waiting for the token being made."""
+    def follow(self, answer: Sequence[int], limit: int) -> None:
+        """Stop the job, and draft up to `limit` tokens after `answer` instead; return at once."""
+        self._board.stop = self._job
+        self._send("follow", list(answer), min(limit, MAX_TOKENS))
+
+    def made(self) -> Draft:
+        """What the job has drafted so far; it goes on."""
         board = self._board
-        board.stop = self._job
         count = board.count if board.job == self._job else 0
         return Draft(list(board.tokens[:count]), list(board.confidence[:count]))
+
+    def is_done(self) -> bool:
+        """Whether the job has ended, by itself or by an error that the next wait raises."""
+        return bool(self._board.done == self._job) or not self._process.is_alive()
+
+    def take(self) -> Draft:
+        """Stop the job and return what was drafted so far, without waiting for the token being made."""
+        self._board.stop = self._job
+        return self.made()
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
         """Let the drafter read a prompt and wait for it, as any drafter does."""
@@ -228,10 +242,12 @@ def _serve(
                 answer, limit = arguments
             _draft(drafter, end_token_ids, answer, limit, board, recorder)
             # who waits for a proposal stamps it himself
-            connection.send(recorder.events if verb == "begin" else [])
+            connection.send(recorder.events if verb != "propose" else [])
         except BaseException:
             connection.send(traceback.format_exc())
             raise
+        finally:
+            board.done = job
     if memory is not None:
         memory.close()
 

@@ -35,21 +35,33 @@ class DrafterThread:
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # the weights have arrived
-        self._flag = Flag()
-        self._job: Future[None] | None = None
+        self._flag, self._jobs = Flag(), list[Future[None]]()
         self._draft, self._recorder = Draft(), Recorder()
 
     def begin(self, scene: Any, question: str, limit: int) -> None:
         """Let the drafter read a prompt and then draft up to `limit` tokens; returns at once."""
         self.wait()
-        self._flag.clear()
-        self._draft, self._recorder = Draft(), Recorder()
-        self._job = self._pool.submit(self._work, scene, question, limit, self._draft, self._recorder)
+        self._recorder = Recorder()
+        self._submit((scene, question), [], limit)
+
+    def follow(self, answer: Sequence[int], limit: int) -> None:
+        """Stop the job, and draft up to `limit` tokens after `answer` instead; return at once."""
+        self._flag.set()
+        self._submit(None, list(answer), limit)
+
+    def made(self) -> Draft:
+        """What the job has drafted so far; it goes on."""
+        count = len(self._draft.confidence)  # it is appended last
+        return Draft(self._draft.tokens[:count], self._draft.confidence[:count])
+
+    def is_done(self) -> bool:
+        """Whether the job has ended, by itself or by an error that the next wait raises."""
+        return not self._jobs or self._jobs[-1].done()
 
     def take(self) -> Draft:
         """Stop the job and return what was drafted so far, without waiting for the token being made."""
         self._flag.set()
-        return self._draft.first(len(self._draft.confidence))  # the confidence is appended last
+        return self.made()
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
         """Let the drafter read a prompt and wait for it, as any drafter does."""
@@ -62,14 +74,14 @@ class DrafterThread:
         return self._pool.submit(self._propose, answer, count, sampler, stop).result()
 
     def events(self) -> list[Event]:
-        """Return what the thread did since `begin`, without proposals; waits for the end of a stopped job."""
+        """Return what was drafted and read since `begin`, without proposals; waits for the end of a stopped job."""
         self.wait()
         return self._recorder.events
 
     def wait(self) -> None:
         """Wait until the job has ended; an error of the drafter is raised here."""
-        if self._job is not None:
-            job, self._job = self._job, None
+        jobs, self._jobs = self._jobs, []
+        for job in jobs:
             job.result()
 
     def close(self) -> None:
@@ -93,16 +105,24 @@ class DrafterThread:
                 self._stream.synchronize()  # a rule reads the draft's logits on another stream
             return draft
 
-    def _work(self, scene: Any, question: str, limit: int, out: Draft, recorder: Recorder) -> None:
+    def _submit(self, prompt: tuple[Any, str] | None, answer: list[int], limit: int) -> None:
+        self._flag, self._draft = Flag(), Draft()  # its own ones for each job: the one before may still look at its
+        job = self._pool.submit(self._work, prompt, answer, limit, self._draft, self._flag, self._recorder)
+        self._jobs.append(job)
+
+    def _work(
+        self, prompt: tuple[Any, str] | None, answer: list[int], limit: int, out: Draft, flag: Flag, recorder: Recorder
+    ) -> None:
         with self._on_stream():
-            self.drafter.start(scene, question, recorder)
+            if prompt is not None:
+                self.drafter.start(*prompt, recorder)
             if limit < 1:
                 return
             with recorder("drafter", "draft", self.device) as info:
                 info["drafted"] = 0
                 greedy = Sampler()
-                while len(out.tokens) < limit and not self._flag.is_set():
-                    draft = self.drafter.propose(list(out.tokens), 1, greedy)
+                while len(out.tokens) < limit and not flag.is_set():
+                    draft = self.drafter.propose([*answer, *out.tokens], 1, greedy)
                     if not draft.tokens:
                         break
                     out.tokens.append(draft.tokens[0])

@@ -22,6 +22,18 @@ class ConcurrentDrafter(Drafter, Protocol):
         """Start to read a prompt and to draft up to `limit` tokens; return at once."""
         ...
 
+    def follow(self, answer: Sequence[int], limit: int) -> None:
+        """Stop, and draft up to `limit` tokens after `answer` instead; return at once."""
+        ...
+
+    def made(self) -> Draft:
+        """What was drafted since `begin` or `follow`, which goes on."""
+        ...
+
+    def is_done(self) -> bool:
+        """Whether that has ended by itself."""
+        ...
+
     def take(self) -> Draft:
         """Stop, and return what was drafted so far."""
         ...

@@ -18,6 +18,7 @@ from egptlib.decoding import (
     compare_prefill_hiding,
     contention,
     hidden_prefill_generate,
+    pipelined_generate,
 )
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
@@ -85,6 +86,34 @@ def test_output_is_the_targets_own(target: Model, beside: ConcurrentDrafter, ove
             max_new_tokens=count,
         )
         assert generation.token_ids.tolist() == plain(target, prompt.tolist(), count)
+
+
+def test_drafting_on_while_the_target_verifies(target: Model, beside: ConcurrentDrafter) -> None:
+    """40 random cases a kind against plain decoding: drafts that go on, that are sent back, that end, and failing limits."""
+    generator, drafted, kept = torch.Generator().manual_seed(4), 0, 0
+    for trial in range(40):
+        prompt = torch.randint(3, 24, (int(torch.randint(1, 12, (1,), generator=generator)),), generator=generator)
+        gamma, count = trial % 6, 1 + trial % 31
+        generation = pipelined_generate(
+            target, beside, prompt.tolist(), "", gamma=gamma, max_gamma=gamma + trial % 3,
+            min_confidence=[0.0, 0.3, 1.0][trial % 3], max_new_tokens=count,
+        )  # fmt: skip
+        assert generation.token_ids.tolist() == plain(target, prompt.tolist(), count)
+        assert all(r.drafted <= gamma + trial % 3 for r in generation.rounds)
+        drafted += sum(r.drafted for r in generation.rounds)
+        kept += sum(r.accepted for r in generation.rounds)
+        lanes = {e.lane for e in generation.events}
+        assert lanes == {"drafter", "target"}
+    assert drafted > kept > 100
+    assert beside.propose(plain(target, prompt.tolist(), 3), 2, Sampler()).tokens  # usable as before
+    with pytest.raises(ValueError, match="0 <= gamma <= max_gamma"):
+        pipelined_generate(target, beside, [4], "", gamma=5, max_gamma=4)
+
+
+def test_a_drafter_that_fails_beside_the_target_is_told(target: Model) -> None:
+    for kind in (DrafterProcess, DrafterThread):
+        with kind(FailingDrafter()) as running, pytest.raises((RuntimeError, ValueError), match="no events here"):
+            pipelined_generate(target, running, [4, 5], "", max_new_tokens=5)
 
 
 def test_in_sequence_all_free_tokens_are_verified_at_once(target: Model, beside: ConcurrentDrafter) -> None:
