@@ -89,7 +89,7 @@ def test_output_is_the_targets_own(target: Model, beside: ConcurrentDrafter, ove
 
 
 def test_drafting_on_while_the_target_verifies(target: Model, beside: ConcurrentDrafter) -> None:
-    """40 random cases a kind against plain decoding: drafts that go on, that are sent back, that end, and failing limits."""
+    """40 random cases against plain decoding: drafts that go on, that are sent back, and that end."""
     generator, drafted, kept = torch.Generator().manual_seed(4), 0, 0
     for trial in range(40):
         prompt = torch.randint(3, 24, (int(torch.randint(1, 12, (1,), generator=generator)),), generator=generator)
