@@ -5,11 +5,13 @@ from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import Judgement, Majority, acceptance_length, judge, judge_baselines, measure_latency
 from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
-from egptlib.adapters._lora_train import judge_lora, train_lora
+from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
+from egptlib.adapters._losses import LossSettings
 from egptlib.adapters._runs import collect_training, new_run_folder, star
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._slots import slot_agreement, slot_rejections
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
+from egptlib.adapters._table import VARIANTS, Trained, order_agreement, train_level
 from egptlib.adapters._token_adapter import (
     TokenAdapter,
     TokenAdapterSettings,
@@ -26,7 +28,7 @@ from egptlib.adapters._token_folds import (
     score_guesses,
     top1_gain,
 )
-from egptlib.adapters._train import LossSettings, split_by_sequence, train_adapter
+from egptlib.adapters._train import split_by_sequence, train_adapter
 from egptlib.adapters._word_kinds import KIND_GROUPS, KINDS, word_kinds
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "KIND_GROUPS",
     "LEVELS",
     "RUNS_AHEAD",
+    "VARIANTS",
     "Adapter",
     "AdapterSettings",
     "AlignerRun",
@@ -47,9 +50,11 @@ __all__ = [
     "LoraSettings",
     "LossSettings",
     "Majority",
+    "ScenesById",
     "TokenAdapter",
     "TokenAdapterSettings",
     "TokenFolds",
+    "Trained",
     "acceptance_length",
     "collect_training",
     "count_lora_parameters",
@@ -67,6 +72,7 @@ __all__ = [
     "majority_guesses",
     "measure_latency",
     "new_run_folder",
+    "order_agreement",
     "pad_ids",
     "rank_tokens",
     "save_adapter",
@@ -79,6 +85,7 @@ __all__ = [
     "token_states",
     "top1_gain",
     "train_adapter",
+    "train_level",
     "train_lora",
     "train_token_adapter",
     "word_kinds",

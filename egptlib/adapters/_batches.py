@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from egptlib.adapters._levels import Adapter, AttentionAdapter, FusedHead, Head, token_states
-from egptlib.hidden_states import HiddenBatch
+from egptlib.hidden_states import HiddenBatch, RaggedBatch
+
+Item = TypeVar("Item")
 
 
 def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]:
@@ -39,6 +43,28 @@ def predictions(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor, depths: i
     if isinstance(adapter, AttentionAdapter):
         return [(0, adapter(*tensors, batch.mask.to(lm_head.device)))]
     return [(0, adapter(*tensors))]
+
+
+def flat(samples: RaggedBatch, inputs: Sequence[str]) -> HiddenBatch:
+    """All positions one after the other as a single row, for levels that treat each by itself: nothing is padding.
+
+    Of the fields there are the states of both models, `token_ids`, and those in `inputs`.
+    """
+    names = {"drafter_hidden", "target_hidden", "token_ids", *inputs}
+    rows = {name: [getattr(sample, name) for sample in samples] for name in names}
+    tensors = {name: torch.cat(parts)[None] for name, parts in rows.items() if parts[0] is not None}
+    mask = torch.ones(tensors["target_hidden"].shape[:2], dtype=torch.bool)
+    return HiddenBatch(**tensors, mask=mask, metadata=[sample.metadata for sample in samples])
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Make the next item in another thread while the present one is used. An error comes out where its item would."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def moved(rows: Tensor, offset: int, fill: Any = 0) -> Tensor:

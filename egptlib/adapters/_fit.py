@@ -118,11 +118,7 @@ def fit(
     cuda = torch.cuda.is_available() and any(p.is_cuda for p in objective.parameters())
     accelerator = Accelerator(mixed_precision="bf16" if cuda else "no", cpu=not cuda)
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
+    optimiser = new_optimiser([p for _, p in named], settings)
     total = settings.epochs * steps_per_epoch
     warmup = max(1, round(settings.warmup * total))
     history = _restore(folder / "state.safetensors", named, optimiser)
@@ -169,6 +165,15 @@ def fit(
             write_json(folder / "history.json", history)
         accelerator.wait_for_everyone()
     return Fit(folder, history, _best(history, settings.monitor, sign), sum(row["seconds"] for row in history))
+
+
+def new_optimiser(parameters: list[nn.Parameter], settings: FitSettings) -> torch.optim.AdamW:
+    """AdamW in one kernel a step; scalars and vectors (norms, biases) do not decay."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def _mine(batches: Iterable[Any], accelerator: Accelerator) -> Iterator[Any]:
@@ -227,7 +232,7 @@ def _restore(path: Path, named: list[tuple[str, nn.Parameter]], optimiser: torch
         for name, parameter in named:
             parameter.copy_(file.get_tensor(f"weight.{name}"))
             optimiser.state[parameter] = {
-                "step": file.get_tensor(f"step.{name}"),
+                "step": file.get_tensor(f"step.{name}").to(parameter.device),
                 "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
                 "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +17,9 @@ from egptlib.adapters._files import WEIGHTS
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import GAMMAS, Judgement, judge_states
 from egptlib.adapters._lora import DrafterLora, fill_lora, save_lora
-from egptlib.adapters._train import LossSettings, loss_terms, train_from_store, weighed
-from egptlib.hidden_states import HiddenBatch, HiddenStates
+from egptlib.adapters._losses import LossSettings, loss_terms, weighed
+from egptlib.adapters._train import train_from_store
+from egptlib.hidden_states import HiddenBatch, HiddenStates, RaggedBatch
 
 if TYPE_CHECKING:
     from egptlib.models import Inputs
@@ -27,20 +28,38 @@ if TYPE_CHECKING:
 LOSS = LossSettings(mse=0.0, cosine=0.0, token=1.0, kl=1.0)
 
 
+class ScenesById(Mapping[str, "Scene"]):
+    """The scenes of some folders by their ids; each is read when it is asked for."""
+
+    def __init__(self, *folders: SceneFolder) -> None:
+        self._places = {name: (folder, i) for folder in folders for i, name in enumerate(folder.ids)}
+
+    def __getitem__(self, name: str) -> Scene:
+        folder, i = self._places[name]
+        return folder[i]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # without reading it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 class AnswerReader(nn.Module):
     """The drafter's states, LoRA included, along the stored answers.
 
     Args:
         lora: attached to the drafter.
-        scenes: those that the samples are about; read when their turn comes.
+        scenes: by id, those that the samples are about; read when their turn comes.
         kept: visual tokens of so many scenes stay in memory; 5 MB each at 7B, 43 kB for the mini pair.
     """
 
-    def __init__(self, lora: DrafterLora, scenes: SceneFolder | Sequence[Scene], kept: int = 2000) -> None:
+    def __init__(self, lora: DrafterLora, scenes: Mapping[str, Scene], kept: int = 2000) -> None:
         super().__init__()
         self.lora, self._scenes = lora, scenes
-        ids: Sequence[str] = getattr(scenes, "ids", None) or [scene.id for scene in scenes]
-        self._places = {name: i for i, name in enumerate(ids)}
         self._seen = lru_cache(maxsize=kept)(self._see)
 
     def forward(self, batch: HiddenBatch) -> Tensor:
@@ -62,9 +81,9 @@ class AnswerReader(nn.Module):
 
     @torch.no_grad()
     def _see(self, name: str) -> Inputs:
-        if name not in self._places:
-            raise ValueError(f"scene {name!r}: not among the {len(self._places)} scenes given")
-        scene, drafter = self._scenes[self._places[name]], self.lora.drafter
+        if name not in self._scenes:
+            raise ValueError(f"scene {name!r}: not among the {len(self._scenes)} scenes given")
+        scene, drafter = self._scenes[name], self.lora.drafter
         inputs = drafter.encode(scene, scene.questions[0])
         drafter.embed(inputs)
         return replace(inputs, pixel_values=inputs.pixel_values[:0])  # the visual tokens are all that is needed
@@ -90,7 +109,7 @@ class _Objective(nn.Module):
 
 def judge_lora(
     lora: DrafterLora,
-    scenes: SceneFolder | Sequence[Scene],
+    scenes: Mapping[str, Scene],
     states: HiddenStates,
     gammas: Sequence[int] = GAMMAS,
     name: str | None = None,
@@ -101,7 +120,7 @@ def judge_lora(
 
 def train_lora(
     lora: DrafterLora,
-    scenes: SceneFolder | Sequence[Scene],
+    scenes: Mapping[str, Scene],
     states: HiddenStates,
     folder: str | os.PathLike[str],
     settings: FitSettings | None = None,
@@ -112,7 +131,7 @@ def train_lora(
 
     Args:
         lora: attached to the pair's drafter.
-        scenes: what the samples are about, of `states` and of `validation`.
+        scenes: by id (see `ScenesById`), what the samples of `states` and `validation` are about.
         states: the target's answers to learn, with its states; the drafter's are not read.
         folder: run folder; the best updates are in its `best/`.
         settings, validation: as for `train_adapter`.
@@ -127,6 +146,7 @@ def train_lora(
         _Objective(reader, lm_head, loss),
         states,
         validation,
+        RaggedBatch.padded,
         lambda held: _judge(reader, held, (5,), None),
         lambda place, row: save_lora(lora, place, **row),
         settings or FitSettings(),

@@ -42,7 +42,8 @@ def make_scene(number: int) -> Scene:
     )
 
 
-SCENES = [make_scene(number) for number in range(6)]
+SCENES = {scene.id: scene for scene in map(make_scene, range(6))}
+FIRST = SCENES["seq_0/000000"]
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def pair() -> Pair:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> HiddenStates:
     folder = tmp_path_factory.mktemp("stored")
-    extract(load_pair("mini"), SCENES, folder, max_new_tokens=30)
+    extract(load_pair("mini"), list(SCENES.values()), folder, max_new_tokens=30)
     return HiddenStates.open(folder)
 
 
 def last_states(pair: Pair) -> Tensor:
     """The drafter's last states [4, H]: of a prompt's end, and of three tokens read after it."""
-    state = pair.drafter.prefill(pair.drafter.encode(SCENES[0], SCENES[0].questions[0]))
+    state = pair.drafter.prefill(pair.drafter.encode(FIRST, FIRST.questions[0]))
     first = state.hidden[:, -1]
     return torch.cat([first, pair.drafter.step(torch.tensor([[5, 6, 7]]), state).hidden[0]])
 
@@ -98,11 +99,11 @@ def test_merged_equals_unmerged_and_is_what_the_lean_pass_reads(pair: Pair, head
     untouched = last_states(pair)  # the lean pass packs the weights as they are now
     lora = disturbed(DrafterLora(pair, LoraSettings(head=head)))  # type: ignore[arg-type]
     own = pair.drafter.lm_head.weight
-    state = pair.drafter.prefill(pair.drafter.encode(SCENES[0], SCENES[0].questions[0]))
+    state = pair.drafter.prefill(pair.drafter.encode(FIRST, FIRST.questions[0]))
     assert not isinstance(state.cache, KeyValues)
     unmerged = last_states(pair)
     drafter = lora.merge()
-    state = drafter.prefill(drafter.encode(SCENES[0], SCENES[0].questions[0]))
+    state = drafter.prefill(drafter.encode(FIRST, FIRST.questions[0]))
     assert isinstance(state.cache, KeyValues)
     torch.testing.assert_close(last_states(pair), unmerged, atol=1e-5, rtol=1e-5)
     assert (unmerged - untouched).abs().max() > 1e-2
@@ -117,7 +118,7 @@ def test_merging_at_once_renews_the_lean_pass(pair: Pair) -> None:
     before = last_states(pair)
     disturbed(DrafterLora(pair, LoraSettings(head="own"))).merge()
     seen = last_states(pair)
-    inputs = pair.drafter.encode(SCENES[0], SCENES[0].questions[0])
+    inputs = pair.drafter.encode(FIRST, FIRST.questions[0])
     expected, _ = pair.drafter.forward_answer(inputs, [5, 6, 7, 8])  # transformers' own pass
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
     assert (seen - before).abs().max() > 1e-2
@@ -134,11 +135,11 @@ def test_what_is_read_of_the_store_is_what_the_drafter_says(pair: Pair, stored: 
         states = reader(batch)
     assert batch.token_ids is not None
     for hidden, ids, valid, note in zip(states, batch.token_ids, batch.mask, batch.metadata, strict=True):
-        scene = next(scene for scene in SCENES if scene.id == note["scene"])
-        expected, _ = pair.drafter.forward_answer(pair.drafter.encode(scene, note["question"]), ids[valid])
+        inputs = pair.drafter.encode(SCENES[note["scene"]], note["question"])
+        expected, _ = pair.drafter.forward_answer(inputs, ids[valid])
         torch.testing.assert_close(hidden[valid], expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="scene 'seq_0/000000': not among the 3 scenes"):
-        AnswerReader(reader.lora, SCENES[3:])(batch)
+    with pytest.raises(ValueError, match="scene 'seq_0/000000': not among the 0 scenes"):
+        AnswerReader(reader.lora, {})(batch)
 
 
 def test_a_fresh_one_is_judged_as_the_drafters_own_tokens(pair: Pair, stored: HiddenStates) -> None:

@@ -1,6 +1,7 @@
 """Training: loss terms against their formulas, resume to the same curve, every level learns, judged where unseen."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,20 @@ from egptlib.adapters import (
     load_adapter,
     majority_guesses,
     new_run_folder,
+    order_agreement,
     pad_ids,
     score_guesses,
     split_by_sequence,
     star,
     top1_gain,
     train_adapter,
+    train_level,
     train_token_adapter,
 )
+from egptlib.adapters._batches import ahead
+from egptlib.adapters._losses import StateLoss, loss_terms
 from egptlib.adapters._token_folds import IDENTITY
-from egptlib.adapters._train import loss_terms
+from egptlib.adapters._train import Objective, layout
 from egptlib.hidden_states import Head as SavedHead
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter
 from egptlib.traces import open_recorded
@@ -89,6 +94,40 @@ def test_loss_terms_are_their_formulas() -> None:
         torch.testing.assert_close(terms[name], torch.as_tensor(value), atol=1e-5, rtol=1e-5)
 
 
+def test_the_gradient_that_is_written_out_is_the_one_of_the_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(StateLoss.apply, (x, y))
+    mse, cosine = StateLoss.apply(x, y)
+    (found,) = torch.autograd.grad(mse + 0.5 * cosine, x)
+    plain = (x - y).square().mean() + 0.5 * (1 - torch.nn.functional.cosine_similarity(x, y, dim=-1)).mean()
+    torch.testing.assert_close(found, torch.autograd.grad(plain, x)[0])
+
+
+def test_a_row_without_padding_gives_the_loss_of_a_padded_batch(states: HiddenStates) -> None:
+    adapter = create_adapter("L2", HIDDEN, dropout=0.0, **SMALL)
+    objective = Objective(adapter, states.target_head.lm_head, LossSettings(token=1.0))
+    samples = next(states.stream(7))
+    rows, padded = objective(layout(adapter)(samples)), objective(samples.padded())
+    assert not samples.padded().mask.all()
+    for name, term in padded.items():
+        torch.testing.assert_close(rows[name], term)
+
+
+def test_batches_made_ahead_are_the_same_and_so_are_errors() -> None:
+    def numbers() -> Iterator[int]:
+        yield from (1, 2)
+        raise ValueError("damaged")
+
+    seen = []
+    with pytest.raises(ValueError, match="damaged"):
+        for number in ahead(numbers()):
+            seen.append(number)
+    assert seen == [1, 2]
+    assert list(ahead(iter("abc"))) == ["a", "b", "c"]
+
+
 def test_validation_shares_no_sequence(states: HiddenStates) -> None:
     train, validation = split_by_sequence(states, 0.25)
     assert not set(train.sequences) & set(validation.sequences)
@@ -139,6 +178,31 @@ def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_p
     assert table["run"].tolist() == ["whole", "again", "stopped"]
     assert table["epochs"].tolist() == [4, 4, 4]
     assert new_run_folder(tmp_path, "L1") != new_run_folder(tmp_path, "L1")
+
+
+def test_a_level_becomes_a_row(states: HiddenStates, tmp_path: Path) -> None:
+    train, test = split_by_sequence(states, 0.3)
+    settings = FitSettings(epochs=2, batch_size=8, learning_rate=1e-2)
+    sizes = {name: value for name, value in SMALL.items() if name != "num_source_layers"}  # the samples say it
+    trained = train_level("E3", train, test, tmp_path / "E3", settings, sizes=sizes)
+    row = trained.row()
+    again = judge(load_adapter(tmp_path / "E3"), test, states.target_head.lm_head)
+    assert trained.verdict.mean_acceptance_length == again.mean_acceptance_length
+    assert set(again.mean_acceptance_length) == set(range(1, 11))
+    assert row["level"] == "E3" and row["parameters"] > 0 and row["ms a call"] > 0 and row["training s"] > 0
+    ahead_of_it = train_level("L4-looks-ahead", train, test, tmp_path / "L4", settings, sizes=sizes)
+    assert not load_adapter(ahead_of_it.fit.folder).settings.causal
+    with pytest.raises(ValueError, match="level 'L9'"):
+        train_level("L9", train, test, tmp_path / "L9", settings)
+    with pytest.raises(ValueError, match="level L6: trains on scenes"):
+        train_level("L6", train, test, tmp_path / "L6", settings)
+
+
+def test_order_agreement_counts_pairs() -> None:
+    rows = [{"cos_sim_mean": c, "mean_acceptance_length": m} for c, m in ((0.1, 1.0), (0.2, 3.0), (0.3, 2.0))]
+    r, alike, pairs = order_agreement([*rows, {"mean_acceptance_length": 9.0}])
+    assert (alike, pairs) == (2, 3)
+    assert r == pytest.approx(0.5)
 
 
 def test_baselines_against_plain_counting(states: HiddenStates) -> None:

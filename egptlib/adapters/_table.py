@@ -1,0 +1,124 @@
+"""One row per level: trained, judged on sequences it has not seen, timed; and whether cosine orders the rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from egptlib.adapters._files import create_adapter, load_adapter
+from egptlib.adapters._fit import Fit, FitSettings
+from egptlib.adapters._judge import Judgement, judge, measure_latency
+from egptlib.adapters._lora import DrafterLora, LoraSettings
+from egptlib.adapters._lora_train import judge_lora, train_lora
+from egptlib.adapters._losses import LossSettings
+from egptlib.adapters._settings import LEVELS
+from egptlib.adapters._train import train_adapter
+from egptlib.hidden_states import HiddenStates
+
+if TYPE_CHECKING:
+    from egptlib.models import Pair
+    from egptlib.scenes import Scene
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{level: (level, {}) for level in LEVELS},
+    "L4-looks-ahead": ("L4", {"causal": False}),
+    "L6": ("L6", {"head": "target"}),
+    "L6-own-head": ("L6", {"head": "own"}),
+}
+"""What may stand in a table: level and settings by name. `L4-looks-ahead` is no drafter (findings C19)."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A level after its training.
+
+    Attributes:
+        name: of `VARIANTS`.
+        fit: the training.
+        verdict: on the test samples.
+        latency: seconds of one call on one answer; 0 for L6, which is merged into the drafter.
+    """
+
+    name: str
+    fit: Fit
+    verdict: Judgement
+    latency: float
+
+    def row(self) -> dict[str, Any]:
+        """As a row of the table."""
+        told = {"parameters": self.verdict.num_parameters, "ms a call": 1e3 * self.latency}
+        return {"level": self.name, **self.verdict.figures(), **told, "training s": self.fit.seconds}
+
+
+def train_level(
+    name: str,
+    train: HiddenStates,
+    test: HiddenStates,
+    folder: str | os.PathLike[str],
+    settings: FitSettings,
+    validation: HiddenStates | None = None,
+    loss: LossSettings | None = None,
+    sizes: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    pair: Pair | None = None,
+    scenes: Mapping[str, Scene] | None = None,
+) -> Trained:
+    """Train a level (or go on where `folder` stands) and judge its best epoch on `test`.
+
+    Args:
+        name: of `VARIANTS`.
+        train, validation, test: samples along the target's path; `validation` as for `train_adapter`.
+        folder: run folder.
+        settings, loss: how to train.
+        sizes: fields of `AdapterSettings`, beside the widths, which are those of the samples. Not for L6.
+        device: of the adapter.
+        pair, scenes: for L6 alone, whose drafter is changed and put back: the models, and all scenes of the
+            samples by id (see `ScenesById`).
+
+    Raises:
+        ValueError: an unknown name, or L6 without `pair` and `scenes`; or see `fit`.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"level {name!r}: expected one of {', '.join(VARIANTS)}")
+    level, options = VARIANTS[name]
+    torch.manual_seed(settings.seed)
+    if level == "L6":
+        if pair is None or scenes is None:
+            raise ValueError("level L6: trains on scenes with the pair's drafter; give both")
+        lora = DrafterLora(pair, LoraSettings(**options))
+        try:
+            result = train_lora(lora, scenes, train, folder, settings, validation=validation)
+            return Trained(name, result, judge_lora(lora, scenes, test, name=name), 0.0)
+        finally:
+            lora.detach()
+    lm_head, first = train.target_head.lm_head, train[0]
+    widths: dict[str, Any] = {"drafter_size": first.drafter_hidden.shape[1]}
+    if first.target_layers is not None:
+        widths["num_source_layers"] = first.target_layers.shape[1]
+    adapter = create_adapter(level, lm_head.shape[1], **widths, **(sizes or {}), **options).to(device)
+    result = train_adapter(adapter, train, folder, settings, loss, validation=validation)
+    best = load_adapter(Path(folder), device)
+    return Trained(name, result, judge(best, test, lm_head, name=name), measure_latency(best, test, lm_head))
+
+
+def order_agreement(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int, int]:
+    """Does cosine order the levels as acceptance does?
+
+    Args:
+        rows: with `cos_sim_mean` and `mean_acceptance_length`; those without a cosine are passed over.
+
+    Returns:
+        Pearson's r (NaN for fewer than three rows), in how many pairs of rows the one with the higher cosine also has
+        the higher acceptance, and how many pairs there are.
+    """
+    points = [(row["cos_sim_mean"], row["mean_acceptance_length"]) for row in rows if "cos_sim_mean" in row]
+    pairs = list(combinations(points, 2))
+    alike = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
+    r = float(torch.corrcoef(torch.tensor(points, dtype=torch.double).T)[0, 1]) if len(points) > 2 else float("nan")
+    return r, alike, len(pairs)
