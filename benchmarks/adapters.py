@@ -4,9 +4,10 @@
 
 The baseline is the earlier trainer's loop: `torch.load` of a padded float32 chunk at a time, all its padded positions
 through the adapter, a masked MSE + 0.5 (1 - cos). Both run one epoch of L1 with the same loss and AdamW, each in a
-fresh process, so that peak memory is its own. Printed: valid positions per second, peak memory above that of an
-idle process, and the ratio. How much padding there is decides much of it, so lengths are either uniform from 10 to 50
-or those of the answers in a folder of hidden states. Takes about two minutes at the defaults.
+fresh process that has done one step before (kernels loaded, pools allocated), so that peak memory is its own.
+Printed: valid positions per second, peak memory above that of an idle process, and the ratio. How much padding there
+is decides much of it, so lengths are either uniform from 10 to 50 or those of the answers in a folder of hidden
+states. Takes about two minutes at the defaults.
 
 Ours is what `train_adapter` runs: positions without padding, the next batch read in another thread, the gradient of
 the state loss written out, AdamW in one kernel.
@@ -17,6 +18,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +85,18 @@ def ours(folder: Path, model: Any) -> int:
     return positions
 
 
-def measure(name: str, folder: str, width: int, queue: Any) -> None:
+def measure(name: str, folder: Path, width: int) -> tuple[float, float]:
+    """Valid positions a second of one epoch, and MB of memory at its peak above those before it."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = create_adapter("L1", width)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, from the imports, is forgotten
+    model(torch.randn(1, BATCH * LONGEST, width)).square().mean().backward()
+    model.zero_grad()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     idle = resident("VmHWM")
     start = time.perf_counter()
-    positions = {"baseline": baseline, "ours": ours}[name](Path(folder), model)
-    seconds = time.perf_counter() - start
-    queue.put((positions / seconds, resident("VmHWM") - idle))
+    positions = {"baseline": baseline, "ours": ours}[name](folder, model)
+    return positions / (time.perf_counter() - start), resident("VmHWM") - idle
 
 
 def resident(name: str) -> float:
@@ -115,11 +119,8 @@ def main() -> None:
         chunk = max(path.stat().st_size for path in (Path(name) / "padded").iterdir()) / 2**20
         for _ in range(options.repeats):
             for which in ("baseline", "ours"):
-                queue = context.Queue()
-                process = context.Process(target=measure, args=(which, name, options.width, queue))
-                process.start()
-                rate, peak = queue.get()
-                process.join()
+                with ProcessPoolExecutor(1, context) as pool:
+                    rate, peak = pool.submit(measure, which, Path(name), options.width).result()
                 before = best.get(which, (0.0, 0.0))
                 best[which] = (max(rate, before[0]), max(peak, before[1]))
                 print(f"{which}: {rate:,.0f} positions a second, peak {peak:.0f} MB", flush=True)

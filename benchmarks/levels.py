@@ -9,6 +9,7 @@ OUT/LEVEL (`load_adapter`, for L6 `load_lora`); `OUT/table.json` holds the rows 
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,25 @@ from egptlib.adapters import (
     VARIANTS,
     FitSettings,
     LossSettings,
+    ScenesById,
     judge_baselines,
+    length_gain,
     order_agreement,
     train_level,
 )
 from egptlib.hidden_states import HiddenStates
 
 COLUMNS = {
-    **{"level": "level", "mean_acceptance_length": "MAL", "accepted_prefix": "prefix", "top1": "top1", "top5": "top5"},
+    **{
+        "level": "level",
+        "mean_acceptance_length": "MAL",
+        "gain": "gain",
+        "low": "low",
+        "high": "high",
+        "accepted_prefix": "prefix",
+        "top1": "top1",
+        "top5": "top5",
+    },
     **{"cos_sim_mean": "cos", "accept_80": "acc80", "accept_90": "acc90", "consecutive_mean_80": "run80"},
     **{"consecutive_mean_90": "run90", "parameters": "params", "ms a call": "ms", "training s": "train s"},
 }
@@ -71,11 +83,12 @@ def main() -> None:
         shutil.copytree(result.fit.folder / "best", options.out / name, dirs_exist_ok=True)
         write_json(row, _told(result.verdict, result.row()))
         print(f"{name}: {json.dumps(result.row())}", flush=True)
-    show(options.out)
+    show(options.out, [note["sequence"] for note in test.metadata()])
 
 
 def _told(verdict: Any, row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"by_gamma": {str(gamma): value for gamma, value in verdict.mean_acceptance_length.items()}}
+    by_gamma = {str(gamma): value for gamma, value in verdict.mean_acceptance_length.items()}
+    return row | {"by_gamma": by_gamma, "answers": verdict.answers}
 
 
 def _models() -> dict[str, Any]:
@@ -87,16 +100,23 @@ def _models() -> dict[str, Any]:
     return {"pair": load_pair("mini"), "scenes": ScenesById(*splits)}
 
 
-def show(out: Path) -> None:
-    """Print the table, what each gamma gives, and how cosine orders the levels; keep it as `table.json`."""
+def show(out: Path, sequences: Sequence[str]) -> None:
+    """Print the table, what each gamma gives, and how cosine orders the levels; keep it as `table.json`.
+
+    `gain` is over the drafter's own tokens, with a 95 % interval over sequences.
+    """
     rows = [
         json.loads((out / name / "row.json").read_text()) for name in VARIANTS if (out / name / "row.json").is_file()
     ]
     fair = [row for row in rows if row["level"] != "L4-looks-ahead"]
     r, alike, pairs = order_agreement(fair)
     rows += json.loads((out / "baselines.json").read_text())
+    (own,) = (row["answers"] for row in rows if row["level"] == "drafter's own tokens")
+    for row in rows:
+        row["gain"], row["low"], row["high"] = length_gain(row["answers"], own, sequences)
     rows.sort(key=lambda row: -row["mean_acceptance_length"])
-    write_json(out / "table.json", {"rows": rows, "r": None if r != r else r, "pairs alike": alike, "pairs": pairs})
+    kept = [{name: value for name, value in row.items() if name != "answers"} for row in rows]
+    write_json(out / "table.json", {"rows": kept, "r": None if r != r else r, "pairs alike": alike, "pairs": pairs})
     table = pd.DataFrame(rows)
     print(table[[name for name in COLUMNS if name in table]].rename(columns=COLUMNS).round(3).to_string(index=False))
     print(pd.DataFrame({row["level"]: row["by_gamma"] for row in rows}).T.round(2).to_string())

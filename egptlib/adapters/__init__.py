@@ -2,7 +2,15 @@
 
 from egptlib.adapters._files import count_parameters, create_adapter, load_adapter, save_adapter
 from egptlib.adapters._fit import Fit, FitSettings
-from egptlib.adapters._judge import Judgement, Majority, acceptance_length, judge, judge_baselines, measure_latency
+from egptlib.adapters._judge import (
+    Judgement,
+    Majority,
+    acceptance_length,
+    judge,
+    judge_baselines,
+    length_gain,
+    measure_latency,
+)
 from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
 from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
@@ -66,6 +74,7 @@ __all__ = [
     "judge_baselines",
     "judge_lora",
     "judge_token_adapter",
+    "length_gain",
     "level_settings",
     "load_adapter",
     "load_lora",

@@ -102,7 +102,7 @@ def fit(
         objective: called with a batch, returns a dict of scalars whose "loss" is minimised. Its parameters that
             require gradients are trained.
         batches: epoch (from 1) -> that epoch's batches.
-        steps_per_epoch: how many those are.
+        steps_per_epoch: how many those are, over all processes.
         validate: figures over all validation samples, in evaluation mode.
         save_best: writes the weights worth keeping into a folder, given the row of their epoch.
         settings: how to train.
@@ -119,6 +119,9 @@ def fit(
     accelerator = Accelerator(mixed_precision="bf16" if cuda else "no", cpu=not cuda)
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     optimiser = new_optimiser([p for _, p in named], settings)
+    steps_per_epoch //= accelerator.num_processes  # see `_mine`
+    if steps_per_epoch == 0:
+        raise ValueError(f"{folder}: fewer batches than the {accelerator.num_processes} processes; lower batch_size")
     total = settings.epochs * steps_per_epoch
     warmup = max(1, round(settings.warmup * total))
     history = _restore(folder / "state.safetensors", named, optimiser)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from egptlib.adapters._batches import given, moved, predictions
 from egptlib.adapters._levels import Adapter
 from egptlib.hidden_states import HiddenBatch, HiddenStates
-from egptlib.metrics import AcceptanceAccumulator
+from egptlib.metrics import AcceptanceAccumulator, Estimate
 
 GAMMAS = tuple(range(1, 11))
 
@@ -33,6 +34,7 @@ class Judgement:
         cosine: figures of `acceptance_metrics` on the aligned states; empty where there are only tokens,
             or states of another width than the target's.
         num_parameters: of the adapter.
+        answers: tokens and target passes of each answer, at `gamma`.
     """
 
     name: str
@@ -42,10 +44,16 @@ class Judgement:
     top5: float | None
     cosine: dict[str, Any]
     num_parameters: int = 0
+    answers: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def gamma(self) -> int:
+        """The largest gamma up to 5, at which the levels are compared."""
+        return reference_gamma(self.mean_acceptance_length)
 
     def figures(self) -> dict[str, float]:
-        """As one flat row; `mean_acceptance_length` is that of the largest gamma up to 5."""
-        gamma = max((g for g in self.mean_acceptance_length if g <= 5), default=min(self.mean_acceptance_length))
+        """As one flat row; `mean_acceptance_length` is that of `gamma`."""
+        gamma = self.gamma
         row = {"mean_acceptance_length": self.mean_acceptance_length[gamma], "accepted_prefix": self.accepted_prefix}
         row["top1"] = self.top1
         if self.top5 is not None:
@@ -54,25 +62,60 @@ class Judgement:
         return row | {name: self.cosine[name] for name in wanted if name in self.cosine}
 
 
-def acceptance_length(matches: Sequence[Tensor], gamma: int) -> float:
-    """Tokens per target pass of greedy decoding, bonus included, by replay along the target's path.
+def reference_gamma(gammas: Iterable[int]) -> int:
+    """The largest up to 5; the smallest where there is none."""
+    chosen = list(gammas)
+    return max((gamma for gamma in chosen if gamma <= 5), default=min(chosen))
+
+
+def acceptance_counts(match: Tensor, gamma: int) -> tuple[int, int]:
+    """Tokens after the first, and target passes, of greedy decoding one answer, by replay along the target's path.
 
     The prefill gives token 0. A round stands at row i, drafts tokens i + 1 to i + gamma, keeps the leading ones that
     are the target's, and adds the target's own next one, as far as the answer goes. Exact where each match is.
 
     Args:
-        matches: per sample bool [n, depths]; at [i, d] whether the draft made at row i names token i + 1 + d. False
-            beyond the answer.
+        match: bool [n, depths]; at [i, d] whether the draft made at row i names token i + 1 + d. False beyond the
+            answer.
         gamma: at most the number of depths.
     """
-    tokens = passes = 0
-    for match in matches:
-        accepted = match[:, :gamma].int().cumprod(dim=1).sum(dim=1).tolist()
-        i, last = 0, len(accepted) - 1
-        while i < last:
-            step = min(accepted[i] + 1, last - i)
-            tokens, passes, i = tokens + step, passes + 1, i + step
+    accepted = match[:, :gamma].int().cumprod(dim=1).sum(dim=1).tolist()
+    i, passes, last = 0, 0, len(accepted) - 1
+    while i < last:
+        i, passes = min(i + accepted[i] + 1, last), passes + 1
+    return max(last, 0), passes
+
+
+def acceptance_length(matches: Sequence[Tensor], gamma: int) -> float:
+    """Tokens per target pass over all answers, bonus included; `matches` as for `acceptance_counts`."""
+    return _length([acceptance_counts(match, gamma) for match in matches])
+
+
+def _length(counts: Sequence[tuple[int, int]]) -> float:
+    tokens, passes = (sum(column) for column in zip(*counts))
     return tokens / passes if passes else 1.0
+
+
+def length_gain(
+    ours: Sequence[Sequence[int]], other: Sequence[Sequence[int]], clusters: Sequence[Hashable]
+) -> Estimate:
+    """Mean acceptance length of `ours` minus that of `other`, with its 95 % bootstrap interval.
+
+    Args:
+        ours, other: `Judgement.answers` of the same answers at the same gamma.
+        clusters: what each answer belongs to, such as its sequence; resampled as wholes.
+    """
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(numbers), 4))
+    for name, a, b in zip(clusters, ours, other, strict=True):
+        sums[numbers[name]] += (*a, *b)
+
+    def gain(rows: Any) -> Any:
+        return rows[..., 0] / rows[..., 1] - rows[..., 2] / rows[..., 3]
+
+    picks = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
+    low, high = np.quantile(gain(sums[picks].sum(axis=1)), [0.025, 0.975])
+    return Estimate(float(gain(sums.sum(axis=0))), float(low), float(high))
 
 
 def by_depth(match: Tensor, depths: int) -> Tensor:
@@ -151,6 +194,7 @@ def judge_states(
         top5=hits5 / positions,
         cosine=cosines.compute() if cosines.num_samples else {},
         num_parameters=num_parameters,
+        answers=tuple(acceptance_counts(match, reference_gamma(gammas)) for match in matches),
     )
 
 
@@ -169,6 +213,7 @@ def judge_tokens(name: str, matches: Iterable[Tensor], gammas: Sequence[int] = G
         top1=float(sum(int(row.sum()) for row in rows)) / sum(len(row) for row in rows),
         top5=None,
         cosine={},
+        answers=tuple(acceptance_counts(match, reference_gamma(gammas)) for match in deep),
     )
 
 

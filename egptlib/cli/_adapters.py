@@ -1,11 +1,20 @@
 """Verbs of the adapters room: adapters, train, train-tokens."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from egptlib.cli._app import Device, app
+from egptlib.cli._app import (
+    Device,
+    EventGPTFolder,
+    EventViews,
+    PairName,
+    Quantization,
+    VideoLlavaFolder,
+    VisualTower,
+    app,
+)
 
 
 @app.command()
@@ -30,7 +39,7 @@ def adapters(
 
 @app.command()
 def train(
-    level: Annotated[str, typer.Argument(help="L1, L2, L3, L4, L5, L5F, B1 or E3.")],
+    level: Annotated[str, typer.Argument(help="L1, L2, L3, L4, L4-looks-ahead, L5, L5F, B1, E3, L6 or L6-own-head.")],
     states: Annotated[Path, typer.Option(help="Folder of hidden states to train on, along the target's path.")],
     test: Annotated[Path | None, typer.Option(help="Another such folder, to judge the best weights on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
@@ -40,28 +49,52 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At the end of the warm-up.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
     device: Device = "cpu",
+    dataset: Annotated[
+        str, typer.Option(help="L6: where the states' scenes are; of streets, both splits.")
+    ] = "streets",
+    event_views: EventViews = 5,
+    pair: PairName = "mini",
+    eventgpt: EventGPTFolder = None,
+    video_llava: VideoLlavaFolder = None,
+    visual_tower: VisualTower = None,
+    quantization: Quantization = None,
 ) -> None:
-    """Train an adapter on stored hidden states; the best epoch by mean acceptance length is kept."""
-    import torch
+    """Train an adapter on stored hidden states; the best epoch by mean acceptance length is kept.
 
-    from egptlib.adapters import FitSettings, create_adapter, judge, load_adapter, new_run_folder, train_adapter
+    L6 trains the drafter of the pair on the scenes of the states, so it alone reads the dataset and the models.
+    """
+    from egptlib.adapters import VARIANTS, FitSettings, ScenesById, new_run_folder, split_by_sequence, train_level
     from egptlib.hidden_states import HiddenStates
 
-    data = HiddenStates.open(states)
-    first, head = data[0], data.target_head.lm_head
-    layers = {} if first.target_layers is None else {"num_source_layers": first.target_layers.shape[1]}
-    torch.manual_seed(seed)
-    adapter = create_adapter(level, head.shape[1], drafter_size=first.drafter_hidden.shape[1], **layers).to(device)
-    folder = run or new_run_folder(out, level)
+    part, validation = split_by_sequence(HiddenStates.open(states))
+    judged = validation if test is None else HiddenStates.open(test)
+    more: dict[str, Any] = {}
+    if VARIANTS.get(level, ("", {}))[0] == "L6":
+        from egptlib.models import load_pair
+        from egptlib.scenes import open_scenes
+
+        splits = ("train", "test") if dataset in ("streets", "mini") else (None,)
+        more["scenes"] = ScenesById(*(open_scenes(dataset, split, event_views=event_views) for split in splits))
+        more["pair"] = load_pair(
+            pair,
+            eventgpt=eventgpt,
+            video_llava=video_llava,
+            visual_tower=visual_tower,
+            quantization=quantization,
+            device=device,
+        )
+    elif level not in VARIANTS:  # before a run folder is made
+        raise ValueError(f"level {level!r}: expected one of {', '.join(VARIANTS)}")
     settings = FitSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    result = train_adapter(adapter, data, folder, settings)
+    folder = run or new_run_folder(out, level)
+    result = train_level(level, part, judged, folder, settings, validation, device=device, **more)
+    fit, row = result.fit, result.verdict.figures()
     print(
-        f"trained {level} ({adapter.num_parameters:,} parameters) in {result.seconds:.0f} s, best epoch "
-        f"{result.best_epoch} of {len(result.history)}: {result.best['mean_acceptance_length']:.2f} tokens per target "
+        f"trained {level} ({result.verdict.num_parameters:,} parameters) in {fit.seconds:.0f} s, best epoch "
+        f"{fit.best_epoch} of {len(fit.history)}: {fit.best['mean_acceptance_length']:.2f} tokens per target "
         f"pass on validation -> {folder}"
     )
     if test is not None:
-        row = judge(load_adapter(folder, device), HiddenStates.open(test), head).figures()
         print(f"on {test}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
 
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egptlib.adapters import Majority, acceptance_length
-from egptlib.adapters._judge import by_depth
+from egptlib.adapters import Majority, acceptance_length, length_gain
+from egptlib.adapters._judge import by_depth, judge_tokens
 from egptlib.metrics import token_acceptance
 
 
@@ -37,6 +37,18 @@ def test_replay_is_what_a_decoder_does(answers: list[list[int]], gamma: int, ran
             passes += 1
     matches = [by_depth(torch.tensor(a) == torch.tensor(g), 6) for a, g in zip(answers, guesses)]
     assert acceptance_length(matches, gamma) == pytest.approx(tokens / passes if passes else 1.0)
+
+
+def test_a_gain_has_the_interval_of_its_clusters() -> None:
+    """Two kinds of sequence, one where the draft is always right: resampled by hand the gain is a mean of the two."""
+    right, wrong = torch.ones(6, dtype=torch.bool), torch.zeros(6, dtype=torch.bool)
+    ours = judge_tokens("ours", [right, right, wrong, wrong])
+    none = judge_tokens("none", [wrong] * 4)
+    assert ours.answers == ((5, 1), (5, 1), (5, 5), (5, 5))
+    gain = length_gain(ours.answers, none.answers, ["a", "a", "b", "b"])
+    assert gain.value == pytest.approx(20 / 12 - 1)
+    assert (gain.low, gain.high) == (0.0, 4.0)  # sequences alike, of the one or of the other kind
+    assert length_gain(ours.answers, ours.answers, range(4)) == (0.0, 0.0, 0.0)
 
 
 def test_majority_is_fitted_where_it_is_told_to_be() -> None:

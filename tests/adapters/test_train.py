@@ -1,12 +1,14 @@
 """Training: loss terms against their formulas, resume to the same curve, every level learns, judged where unseen."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from egptlib.adapters import (
     LEVELS,
@@ -203,6 +205,32 @@ def test_order_agreement_counts_pairs() -> None:
     r, alike, pairs = order_agreement([*rows, {"mean_acceptance_length": 9.0}])
     assert (alike, pairs) == (2, 3)
     assert r == pytest.approx(0.5)
+
+
+def _one_of_two(rank: int, states: str, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "ACCELERATE_USE_CPU": "true"}
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    adapter = create_adapter("L1", HIDDEN, **SMALL)
+    settings = FitSettings(epochs=3, batch_size=8, learning_rate=1e-2)
+    result = train_adapter(adapter, HiddenStates.open(states), Path(folder), settings)
+    torch.save([result.best["mean_acceptance_length"], adapter.state_dict()], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter(states: HiddenStates, tmp_path: Path) -> None:
+    """Through accelerate, on gloo: both end with the same weights, and each has seen its own half of the batches."""
+    spawn(_one_of_two, (str(states.folder), str(tmp_path)), nprocs=2)
+    (first, ours), (second, theirs) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first == second
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 3
+    torch.manual_seed(0)
+    alone = create_adapter("L1", HIDDEN, **SMALL)
+    train_adapter(alone, states, tmp_path / "alone", FitSettings(epochs=3, batch_size=8, learning_rate=1e-2))
+    assert not torch.equal(alone.state_dict()["norm.weight"], ours["norm.weight"])
 
 
 def test_baselines_against_plain_counting(states: HiddenStates) -> None:
