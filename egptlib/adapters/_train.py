@@ -19,6 +19,9 @@ from egptlib.adapters._levels import Adapter
 from egptlib.adapters._losses import LossSettings, loss_terms, weighed
 from egptlib.hidden_states import HiddenBatch, HiddenStates, RaggedBatch
 
+BLOCK = 8
+"""Batches that are read at once, to put answers of one length together."""
+
 
 class Objective(nn.Module):
     """The weighted loss of a batch of stored samples."""
@@ -148,5 +151,17 @@ def train_from_store(
 def shuffled(
     states: HiddenStates, batch_size: int, seed: int, prepared: Callable[[RaggedBatch], HiddenBatch]
 ) -> Iterator[HiddenBatch]:
-    """One epoch of batches; the next one is read and prepared while the present one is trained on."""
-    return ahead(map(prepared, states.stream(batch_size, shuffle=True, seed=seed)))
+    """One epoch of batches; the next one is read and prepared while the present one is trained on.
+
+    Samples come in random order, `BLOCK` batches at a time; within such a block those of one length share a batch, so
+    that little is padding, and the batches come in random order again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def batches() -> Iterator[HiddenBatch]:
+        for block in states.stream(BLOCK * batch_size, shuffle=True, seed=seed):
+            parts = block.lengths.argsort(stable=True).split(batch_size)
+            for number in torch.randperm(len(parts), generator=generator).tolist():
+                yield prepared(RaggedBatch([block[i] for i in parts[number].tolist()]))
+
+    return ahead(batches())

@@ -41,9 +41,9 @@ from egptlib.adapters import (
 from egptlib.adapters._batches import ahead
 from egptlib.adapters._losses import StateLoss, loss_terms
 from egptlib.adapters._token_folds import IDENTITY
-from egptlib.adapters._train import Objective, layout
+from egptlib.adapters._train import Objective, layout, shuffled
 from egptlib.hidden_states import Head as SavedHead
-from egptlib.hidden_states import HiddenStates, HiddenStateWriter
+from egptlib.hidden_states import HiddenStates, HiddenStateWriter, RaggedBatch
 from egptlib.traces import open_recorded
 
 HIDDEN, VOCAB = 16, 12
@@ -115,6 +115,18 @@ def test_a_row_without_padding_gives_the_loss_of_a_padded_batch(states: HiddenSt
     assert not samples.padded().mask.all()
     for name, term in padded.items():
         torch.testing.assert_close(rows[name], term)
+
+
+def test_an_epoch_holds_every_sample_once_with_little_padding(states: HiddenStates) -> None:
+    batches = list(shuffled(states, 5, seed=3, prepared=RaggedBatch.padded))
+    assert len(batches) == -(-len(states) // 5)
+    scenes = [note["scene"] for batch in batches for note in batch.metadata]
+    assert sorted(scenes) == sorted(note["scene"] for note in states.metadata())
+    assert scenes == [note["scene"] for batch in shuffled(states, 5, 3, RaggedBatch.padded) for note in batch.metadata]
+    assert scenes != [note["scene"] for batch in shuffled(states, 5, 4, RaggedBatch.padded) for note in batch.metadata]
+    padded = sum(int((~batch.mask).sum()) for batch in batches)
+    plain = sum(int((~b.padded().mask).sum()) for b in states.stream(5, shuffle=True, seed=3))
+    assert padded < plain
 
 
 def test_batches_made_ahead_are_the_same_and_so_are_errors() -> None:
