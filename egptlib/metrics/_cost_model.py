@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from egptlib.metrics._costs import Costs
@@ -62,6 +62,12 @@ class Prediction:
         """Share of samples that take longer than plain decoding."""
         return float((self.seconds > self.baseline).mean())
 
+    def interval(self, draws: int = 1000) -> tuple[float, float]:
+        """Return the 95 % bootstrap interval of `speedup` over samples: what other samples would have given."""
+        picks = np.random.default_rng(0).integers(0, len(self.seconds), (draws, len(self.seconds)))
+        low, high = np.quantile(self.baseline[picks].sum(1) / self.seconds[picks].sum(1), [0.025, 0.975])
+        return float(low), float(high)
+
     def quantiles(self, at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> list[float]:
         """Return quantiles of the samples' speedups."""
         return np.quantile(self.baseline / self.seconds, at).tolist()
@@ -91,8 +97,21 @@ class CostModel:
         growth = self.costs.target_growth * steps * (steps + 1) / 2
         return self.costs.target_prefill + steps * self.costs.target_step + growth
 
+    @property
+    def free_tokens(self) -> int:
+        """Draft tokens made while the target reads, each model slowed down by the other; the prefill gives one."""
+        costs = self.costs
+        window = costs.target_prefill * costs.contention_target - costs.drafter_prefill * costs.contention_drafter
+        step = costs.free_draft_step or costs.drafter_step * costs.contention_drafter
+        return 1 + int(window / step) if window > 0 else 0
+
     def predict(
-        self, replayed: Replay, lengths: Int[ndarray, "sample"], gamma: int, overlap: bool = False
+        self,
+        replayed: Replay,
+        lengths: Int[ndarray, "sample"],
+        gamma: int,
+        overlap: bool = False,
+        reads: Bool[ndarray, "sample"] | None = None,
     ) -> Prediction:
         """Seconds of a replayed schedule at one gamma.
 
@@ -101,6 +120,8 @@ class CostModel:
             lengths: as given to `replay`.
             overlap: the drafter reads and drafts ahead while the target reads, each slowed down by the other. False:
                 one after the other, free drafts paid for.
+            reads: at which samples the drafter reads its prompt at all (`replay_policy`). None: at all of them, unless
+                nothing is ever drafted.
 
         Raises:
             ValueError: the gamma was not replayed, or a draft is longer than the passes that were measured.
@@ -131,7 +152,7 @@ class CostModel:
         if overlap:
             start = np.full(lengths.shape, costs.target_prefill * costs.contention_target)
         else:
-            reading = costs.drafter_prefill if (sizes > 0).any() else 0.0  # who never drafts needs no drafter
+            reading = costs.drafter_prefill * ((sizes > 0).any() if reads is None else reads)
             start = costs.target_prefill + reading + ahead_seconds
         seconds = costs.call_overhead + start + rounds.sum(axis=0) + drafting.sum(axis=0)
         most = np.where(free, sizes, 0).sum(axis=0)

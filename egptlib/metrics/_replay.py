@@ -36,6 +36,21 @@ class Replay:
     accepted: Int[ndarray, "round sample gamma"]
     gained: Int[ndarray, "round sample gamma"]
 
+    @classmethod
+    def from_rounds(cls, runs: Sequence[Sequence[tuple[int, int, int]]], gamma: int) -> "Replay":
+        """Return what runs did, given as (drafted, accepted, gained) of their rounds, as if it had been replayed.
+
+        Args:
+            runs: one entry a sample.
+            gamma: what they drafted at most.
+        """
+        table = np.zeros((3, max(map(len, runs), default=0), len(runs), 1), dtype=np.int16)
+        table[0] = -1
+        for s, rounds in enumerate(runs):
+            if rounds:
+                table[:, : len(rounds), s, 0] = np.array(rounds).T
+        return cls(np.array([gamma]), table[0], table[1], table[2])
+
     @cached_property
     def passes(self) -> Int[ndarray, "sample gamma"]:
         """Target passes after the prefill."""

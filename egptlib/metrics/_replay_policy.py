@@ -89,9 +89,4 @@ def replay_policy(
             rounds.append((drafted, accepted, gained))
             at += gained
         kept.append(rounds)
-    table = np.zeros((3, max(map(len, kept), default=0), len(kept), 1), dtype=np.int16)
-    table[0] = -1
-    for s, rounds in enumerate(kept):
-        if rounds:
-            table[:, : len(rounds), s, 0] = np.array(rounds).T
-    return Replay(np.array([policy.gamma]), table[0], table[1], table[2]), reads
+    return Replay.from_rounds(kept, policy.gamma), reads

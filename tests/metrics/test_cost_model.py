@@ -59,6 +59,23 @@ def test_plain_decoding_is_predicted_as_plain() -> None:
     assert found.seconds == pytest.approx(found.baseline)
 
 
+def test_who_does_not_read_does_not_pay() -> None:
+    lengths = np.array([5, 9])
+    result = replay(np.zeros((2, 9), dtype=bool), lengths, [4], skip=np.array([True, False]))
+    model = CostModel(COSTS)
+    everybody = model.predict(result, lengths, 4)
+    some = model.predict(result, lengths, 4, reads=np.array([False, True]))
+    assert everybody.seconds - some.seconds == pytest.approx([3.0, 0.0])
+
+
+def test_free_tokens_are_what_two_clocks_show() -> None:
+    assert CostModel(COSTS).free_tokens == 1 + int((12.0 - 3.0) / 0.2)
+    slow = Costs(1.0, 0.25, target_stages={"prefill": 2.0}, drafter_stages={"prefill": 1.0}, contention_drafter=1.5)
+    made = sum(1.5 + 0.375 * k <= 2.0 for k in range(50))  # at these times a token is there
+    assert CostModel(slow).free_tokens == made == 2
+    assert CostModel(Costs(1.0, 0.2, drafter_stages={"prefill": 1.0})).free_tokens == 0
+
+
 @pytest.mark.parametrize("gamma", [1, 4])
 def test_long_answers_come_to_the_formula_of_steady_decoding(gamma: int) -> None:
     match, lengths = np.random.default_rng(2).random((30, 3000)) < 0.7, np.full(30, 3000)
@@ -81,6 +98,14 @@ def test_the_bound_is_reached_where_everything_is_accepted_and_drafting_is_free(
         found = CostModel(costs).predict(result, lengths, 5, overlap=overlap)
         assert found.seconds == pytest.approx(found.bound, rel=1e-9)
         assert found.speedup == pytest.approx(found.largest_speedup)
+
+
+def test_the_interval_holds_what_other_samples_give() -> None:
+    rng = np.random.default_rng(0)
+    ours = rng.gamma(4, 1.0, (400, 60)) + 1
+    theirs = ours * rng.uniform(1.0, 2.0, ours.shape)  # the ratio of sums over ever so many is 1.5
+    intervals = [Prediction(a, b, a * 0.1).interval() for a, b in zip(ours, theirs)]
+    assert 0.9 < np.mean([low < 1.5 < high for low, high in intervals]) < 0.98
 
 
 def test_no_figure_above_the_bound() -> None:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from egptlib.metrics import accepted_from, agreement_ahead, expected_accepted, replay, replay_cascade
+from egptlib.metrics import Replay, accepted_from, agreement_ahead, expected_accepted, replay, replay_cascade
 
 
 def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=None, skip=None):
@@ -93,6 +93,15 @@ def test_plain_decoding_takes_one_pass_a_token() -> None:
     assert (result.passes[:, 0] == lengths - 1).all()
     assert result.mean_acceptance_length[0] == 1.0
     assert result.num_accepted_tokens[0] == 0.0
+
+
+def test_rounds_make_the_replay_they_came_from() -> None:
+    _, match, lengths = cases(20)
+    result = replay(match, lengths, [3])
+    again = Replay.from_rounds([result.rounds(s, 3) for s in range(20)], 3)
+    for name in ("gammas", "drafted", "accepted", "gained"):
+        assert (getattr(again, name) == getattr(result, name)).all(), name
+    assert Replay.from_rounds([[], []], 3).passes.tolist() == [[0], [0]]
 
 
 def test_histogram_counts_every_verification() -> None:
