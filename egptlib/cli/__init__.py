@@ -9,6 +9,7 @@ from egptlib.cli import (  # noqa: F401  (each registers its verbs)
     _documents,
     _hidden_states,
     _models,
+    _prediction,
     _reporting,
     _scenes,
     _traces,

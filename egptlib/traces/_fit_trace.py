@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-import numpy as np
-
 from egptlib.metrics import Costs, Replay, fit_costs
 from egptlib.traces._trace import Trace, TraceRow
 
@@ -53,14 +51,8 @@ def recorded_schedule(trace: Trace) -> Replay:
     """
     if not trace.rows or not all(row.rounds or row.num_tokens == 1 for row in trace.rows):
         raise ValueError(f"trace {trace.source}: expected rows with their rounds")
-    longest = max(len(row.rounds) for row in trace.rows)
-    table = np.zeros((3, longest, len(trace), 1), dtype=np.int16)
-    table[0] = -1
-    for i, row in enumerate(trace.rows):
-        if row.rounds:
-            table[:, : len(row.rounds), i, 0] = np.array(row.rounds, dtype=np.int16).T
-    gamma = max(0, int(table[0].max(initial=0)))
-    return Replay(np.array([gamma]), table[0], table[1], table[2])
+    gamma = max((drafted for row in trace.rows for drafted, *_ in row.rounds), default=0)
+    return Replay.from_rounds([row.rounds for row in trace.rows], gamma)
 
 
 def _fit_plain(rows: Sequence[TraceRow], base: Costs) -> Costs:

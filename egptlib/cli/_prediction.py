@@ -1,0 +1,92 @@
+"""Verb of replay and prediction: predict."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from egptlib.cli._app import app
+
+if TYPE_CHECKING:
+    from egptlib.metrics import CostModel
+    from egptlib.traces import Trace
+
+
+@app.command()
+def predict(
+    trace: Annotated[Path, typer.Argument(help="Trace along the target's path; extraction and `trace` leave one.")],
+    costs: Annotated[Path, typer.Option(help="costs_*.json of `benchmark costs` or of notebook 08.")],
+    gamma: Annotated[list[int] | None, typer.Option(help="May be repeated; 1, 2, 3, 5 and 8 when left out.")] = None,
+    overlap: Annotated[bool, typer.Option(help="The drafter reads and drafts beside the target's prefill.")] = False,
+    free: Annotated[
+        int | None, typer.Option(min=0, help="Tokens drafted ahead; left out: what fits and was measured.")
+    ] = None,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="A draft ends with a token below it.")] = 0.0,
+    timed: Annotated[Path | None, typer.Option(help="Trace of timed runs to hold the costs against.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write.")] = None,
+) -> None:
+    """Replay a trace at several gammas and say, from measured costs, what the clock would show. No model is run."""
+    import pandas as pd
+
+    from egptlib._paths import atomic_write
+    from egptlib.metrics import CostModel, Costs, replay
+    from egptlib.traces import Trace
+
+    recorded, model = Trace.load(trace), CostModel(Costs.load(costs))
+    gammas = gamma or [1, 2, 3, 5, 8]
+    stops = recorded.drafter_ends
+    if min_confidence:
+        stops = stops | (recorded.values("confidence") < min_confidence)
+    longest = max(model.costs.verify, default=0)  # of the drafts whose verification was measured
+    ahead = min(model.free_tokens, longest) if overlap and free is None else free
+    found = replay(recorded.match, recorded.lengths, gammas, limit=recorded.max_new_tokens, free=ahead, stops=stops)
+    rows = []
+    for g, size in enumerate(gammas):
+        prediction = model.predict(found, recorded.lengths, size, overlap=overlap)
+        low, high = prediction.interval()
+        rows.append(
+            {
+                "gamma": size,
+                "accepted a round": found.num_accepted_tokens[g],
+                "tokens a pass": found.mean_acceptance_length[g],
+                "seconds an answer": prediction.seconds.mean(),
+                "speedup": prediction.speedup,
+                "low": low,
+                "high": high,
+                "slower": prediction.share_slower,
+                "at most": prediction.largest_speedup,
+            }
+        )
+    table = pd.DataFrame(rows)
+    measured = ", ".join(filter(None, (model.costs.pair, model.costs.precision, model.costs.device)))
+    print(f"{len(recorded)} answers, {int(recorded.lengths.sum())} tokens; costs of {measured or costs}")
+    print(f"free draft tokens: {ahead or 0}{' (beside the target)' if overlap else ''}\n")
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    best = table.loc[table.speedup.idxmax()]
+    print(
+        f"\nbest: gamma {best.gamma:.0f}, {best.speedup:.3f}x [estimated], 95 % over answers {best.low:.3f} to "
+        f"{best.high:.3f}; never more than {best['at most']:.2f}x"
+    )
+    if timed is not None:
+        clock = Trace.load(timed)
+        for name in clock.methods:
+            _print_error(name, model, clock.method(name))
+    if out is not None:
+        with atomic_write(out) as temporary:
+            table.to_csv(temporary, index=False)
+        print(f"-> {out}")
+
+
+def _print_error(name: str, model: "CostModel", timed: "Trace") -> None:
+    """Print how far the costs are off the clock on runs whose rounds are known."""
+    from egptlib.traces import recorded_schedule
+
+    known = timed.select(i for i, row in enumerate(timed.rows) if row.rounds and row.total_seconds is not None)
+    if not known.rows:
+        print(f"{name}: its rounds are not known, so it cannot be foretold")
+        return
+    found, tag = recorded_schedule(known), known.rows[0].tag
+    prediction = model.predict(found, known.lengths, int(found.gammas[0]), overlap=tag == "measured (overlapped)")
+    clock = sum(row.total_seconds or 0.0 for row in known.rows)
+    error = prediction.seconds.sum() / clock - 1
+    print(f"{name}: {error:+.1%} off the clock ({len(known)} answers, {clock:.2f} s [{tag}])")

@@ -1,0 +1,70 @@
+"""The verb `predict`: what it prints is what the library says, and runs are held against their own costs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from egptlib.cli import app
+from egptlib.metrics import CostModel, Costs, replay
+from egptlib.traces import Trace, TraceRow
+
+COSTS = Costs(
+    1.0, 0.1, verify={1: 1.1, 8: 1.4}, target_stages={"prefill": 5.0}, drafter_stages={"prefill": 2.0}, pair="a pair"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(20):
+        ids = rng.integers(3, 30, int(rng.integers(5, 21))).tolist()
+        said = [token if rng.random() < 0.8 else 31 for token in ids]
+        rows.append(TraceRow(str(i), "what?", ids, said, confidence=rng.random(len(ids)).tolist()))
+    Trace(rows, end_token_ids=(2,), max_new_tokens=20).save(tmp_path / "trace.parquet")
+    COSTS.save(tmp_path / "costs.json")
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_table_is_what_the_library_says(folder: Path, overlap: bool) -> None:
+    options = ["--gamma", "3", "--gamma", "8", "--min-confidence", "0.2"] + ["--overlap"] * overlap
+    trace, costs, out = folder / "trace.parquet", folder / "costs.json", folder / "out.csv"
+    output = run(trace, "--costs", costs, *options, "--out", out)
+    recorded, model = Trace.load(trace), CostModel(COSTS)
+    stops = recorded.drafter_ends | (recorded.values("confidence") < 0.2)
+    free = 8 if overlap else None  # 31 would fit the window, but no pass over more than 8 was measured
+    found = replay(recorded.match, recorded.lengths, [3, 8], limit=20, free=free, stops=stops)
+    expected = [model.predict(found, recorded.lengths, gamma, overlap=overlap) for gamma in (3, 8)]
+    table = pd.read_csv(out)
+    assert table.speedup.tolist() == pytest.approx([prediction.speedup for prediction in expected])
+    assert table["at most"].tolist() == pytest.approx([prediction.largest_speedup for prediction in expected])
+    assert (table.low < table.speedup).all() and (table.speedup < table.high).all()
+    assert f"{max(table.speedup):.3f}x [estimated]" in output and "a pair" in output
+
+
+def test_costs_are_held_against_the_clock(folder: Path) -> None:
+    recorded = Trace.load(folder / "trace.parquet")
+    found = replay(recorded.match, recorded.lengths, [3])
+    seconds = CostModel(COSTS).predict(found, recorded.lengths, 3).seconds
+    rows = [
+        TraceRow(
+            row.sample, row.question, row.target_ids, method="gamma 3", tag="measured (sequential)",
+            rounds=found.rounds(i, 3), total_seconds=float(seconds[i]) / 1.1,
+        )
+        for i, row in enumerate(recorded.rows)
+        if found.rounds(i, 3)
+    ]  # fmt: skip
+    Trace([*rows, TraceRow("x", "", [4, 5], method="unknown", total_seconds=1.0)]).save(folder / "timed.parquet")
+    output = run(folder / "trace.parquet", "--costs", folder / "costs.json", "--timed", folder / "timed.parquet")
+    assert f"gamma 3: +10.0% off the clock ({len(rows)} answers" in output
+    assert "unknown: its rounds are not known" in output
