@@ -99,7 +99,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
             stages and overheads.
 
     Raises:
-        ValueError: no runs, or another number of times.
+        ValueError: no runs, another number of times, or no target pass in any.
     """
     if not runs or len(runs) != len(seconds):
         raise ValueError(f"fit: expected as many times as runs, and at least one, got {len(seconds)} and {len(runs)}")
@@ -117,7 +117,9 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
     }
     free_tokens = sum(count for count, _ in parts.ahead)
     call_overhead, round_overhead = least_squares(parts.rest)
-    if not parts.drafts:
+    if parts.passes.keys() <= {0}:
+        if not parts.passes:
+            raise ValueError("fit: expected target passes in the runs, found none")
         return replace(
             base,
             target_step=fmean(parts.passes[0]),
@@ -125,7 +127,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
             round_overhead=round_overhead,
             call_overhead=call_overhead,
         )
-    draft_overhead, step, another = least_squares(parts.drafts)
+    draft_overhead, step, another = least_squares(parts.drafts) if parts.drafts else (0.0, 0.0, 0.0)
     costs = replace(
         base,
         verify=base.verify | fitted,

@@ -89,6 +89,9 @@ def test_bad_input() -> None:
     base = Costs(1.0, 1.0)
     with pytest.raises(ValueError, match="as many times as runs"):
         fit_costs([], [], base)
+    reading = SimpleNamespace(lane="target", stage="prefill", start=0.0, end=1.0, info={})
+    with pytest.raises(ValueError, match="expected target passes"):
+        fit_costs([SimpleNamespace(rounds=[], events=[reading])], [1.0], base)
 
 
 def test_plain_runs_say_what_plain_decoding_costs() -> None:
