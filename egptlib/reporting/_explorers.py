@@ -100,10 +100,11 @@ def compare_adapters(table: "DataFrame", name: str = "level") -> "Widget":
     import ipywidgets as widgets
 
     names = [str(value) for value in table[name]]
+    options: dict[str, Any] = {"options": names, "readout": False}  # the legend says which
     return explore(
         lambda first, second: adapter_comparison_figure(table.assign(**{name: names}), first, second, name),
-        first=widgets.SelectionSlider(options=names, value=names[0], description="first"),
-        second=widgets.SelectionSlider(options=names, value=names[-1], description="second"),
+        first=widgets.SelectionSlider(value=names[0], description="first", **options),
+        second=widgets.SelectionSlider(value=names[-1], description="second", **options),
     )
 
 
