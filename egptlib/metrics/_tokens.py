@@ -1,14 +1,14 @@
 """Token acceptance: equal next tokens. Exact, where the cosine of `_acceptance.py` is a proxy."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-TokenLists = Sequence[Sequence[int]] | Sequence[Tensor] | Tensor
+TokenLists = Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[str] | Tensor
 
 
 def token_acceptance(
@@ -16,6 +16,7 @@ def token_acceptance(
     target_ids: TokenLists,
     bos_token_id: int | None = None,
     eos_token_id: int | Iterable[int] | None = None,
+    tokenize: Callable[[str], Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Compare the drafter's tokens with the target's, position by position, and count the accepted prefix.
 
@@ -32,6 +33,8 @@ def token_acceptance(
         eos_token_id: the answer ends with its first EOS; what follows (padding) is dropped, the EOS itself is
             compared like any token. Leave it out along the target's path: there the drafter's EOS at one
             position does not end the trace.
+        tokenize: the target's tokenizer, for models whose vocabularies differ: a sample may then be a text, and
+            both models' texts are compared in the target's tokens.
 
     Returns:
         `num_samples, positional_matches, positions_compared, positional_match_rate` (0.0 when nothing is
@@ -39,7 +42,7 @@ def token_acceptance(
         prefix length, shortest first, only the lengths that occur).
 
     Raises:
-        ValueError: the numbers of samples differ, or there is no sample.
+        ValueError: the numbers of samples differ, there is no sample, or a text without `tokenize`.
     """
     if len(drafter_ids) != len(target_ids):
         raise ValueError(f"drafter_ids has {len(drafter_ids)} samples, target_ids {len(target_ids)}")
@@ -49,8 +52,7 @@ def token_acceptance(
     matches = compared = 0
     prefixes = []
     for drafter_row, target_row in zip(drafter_ids, target_ids):
-        drafter = _answer(drafter_row, bos_token_id, ends)
-        target = _answer(target_row, bos_token_id, ends)
+        drafter, target = (_answer(_ids(row, tokenize), bos_token_id, ends) for row in (drafter_row, target_row))
         equal = [d == t for d, t in zip(drafter, target)]
         matches += sum(equal)
         compared += len(equal)
@@ -107,9 +109,16 @@ def exact_against_proxy(
     return rows
 
 
-def _answer(ids: Sequence[int] | Tensor, bos_token_id: int | None, ends: set[int]) -> list[int]:
-    """Return the ids as a list, without leading BOS, up to and including the first EOS."""
-    tokens = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+def _ids(row: Sequence[int] | Tensor | str, tokenize: Callable[[str], Sequence[int]] | None) -> list[int]:
+    if isinstance(row, str):
+        if tokenize is None:
+            raise ValueError("a sample is a text: expected token ids, or the target's tokenizer as tokenize")
+        row = tokenize(row)
+    return row.tolist() if isinstance(row, torch.Tensor) else list(row)
+
+
+def _answer(tokens: list[int], bos_token_id: int | None, ends: set[int]) -> list[int]:
+    """Return the ids without leading BOS, up to and including the first EOS."""
     start = 0
     while start < len(tokens) and tokens[start] == bos_token_id:
         start += 1

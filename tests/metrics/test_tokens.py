@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,19 @@ def test_recorded_five_stage_aggregates(shared: Path) -> None:
     assert with_bos.count(1) / len(with_bos) == expected["fraction_where_only_BOS_matched"]
     only_bos = [share for share, matches in zip(shares, with_bos) if matches == 1]
     assert {round(share, 3) for share in only_bos} == {0.02}  # the recorded "2.0 %" is 1 of 51: BOS
+
+
+def test_texts_are_compared_in_the_targets_tokens(shared: Path) -> None:
+    """The recorded texts, encoded by the models' tokenizer, give what the recorded ids give; EOS is no text."""
+    results, _ = recorded(shared, "test_tokens_1q.json")
+    encode = sentencepiece.SentencePieceProcessor(str(shared / "golden" / "llama_tokenizer.model")).encode
+    texts = ([r[name] for r in results] for name in ("egpt_text", "vl_text"))
+    found = token_acceptance(*texts, bos_token_id=1, tokenize=encode)
+    ids = ([[token for token in r[name] if token != 2] for r in results] for name in ("egpt_tokens", "vl_tokens"))
+    assert found == token_acceptance(*ids)
+    assert found["positional_matches"] == 546
+    with pytest.raises(ValueError, match="a sample is a text"):
+        token_acceptance(["a"], ["a"])
 
 
 ids = st.lists(st.lists(st.integers(1, 5), max_size=8), min_size=1, max_size=6)
