@@ -68,10 +68,11 @@ def test_texts_are_compared_in_the_targets_tokens(shared: Path) -> None:
     """The recorded texts, encoded by the models' tokenizer, give what the recorded ids give; EOS is no text."""
     results, _ = recorded(shared, "test_tokens_1q.json")
     encode = sentencepiece.SentencePieceProcessor(str(shared / "golden" / "llama_tokenizer.model")).encode
-    texts = ([r[name] for r in results] for name in ("egpt_text", "vl_text"))
-    found = token_acceptance(*texts, bos_token_id=1, tokenize=encode)
-    ids = ([[token for token in r[name] if token != 2] for r in results] for name in ("egpt_tokens", "vl_tokens"))
-    assert found == token_acceptance(*ids)
+    found = token_acceptance(
+        [r["egpt_text"] for r in results], [r["vl_text"] for r in results], bos_token_id=1, tokenize=encode
+    )
+    drafter, target = ([[t for t in r[name] if t != 2] for r in results] for name in ("egpt_tokens", "vl_tokens"))
+    assert found == token_acceptance(drafter, target)
     assert found["positional_matches"] == 546
     with pytest.raises(ValueError, match="a sample is a text"):
         token_acceptance(["a"], ["a"])
