@@ -2,11 +2,11 @@
 
     python benchmarks/hidden_states.py [--only ROW ...] [--scenes 20] [--questions 10] [--gigabytes 1] [--wide FOLDER]
 
-Rows: extraction, disk, writing, cold, stream, memory, metrics, workers; each is a few minutes at most. The baseline of
-the extraction is the earlier way: every pair on its own, transformers' `generate` with all hidden states of all steps,
-the last layer and position picked from each. Reading is measured on generated samples of hidden size 4096, bfloat16,
-50 positions; `--wide` keeps them in a folder for the next call. Exits non-zero where an answer differs or a required
-figure is missed.
+Rows: extraction, ties, disk, writing, cold, stream, memory, metrics, workers; each is a few minutes at most. The
+baseline of the extraction is the earlier way: every pair on its own, transformers' `generate` with all hidden states of
+all steps, the last layer and position picked from each. Reading is measured on generated samples of hidden size 4096,
+bfloat16, 50 positions; `--wide` keeps them in a folder for the next call. Exits non-zero where an answer differs or a
+required figure is missed.
 """
 
 import argparse
@@ -134,6 +134,22 @@ def extraction(s: Setup) -> None:
             worst = max(worst, (hidden[: len(sample)] - sample.target_hidden).abs().max().item())
     report("answers that differ, float32", differing, 0, at_least=False)
     report("largest difference of a target state, float32", worst, 1e-4, at_least=False)
+
+
+def ties(s: Setup) -> None:
+    """Models in bfloat16, in batches and one at a time: how often rounding may decide, and how often it does."""
+    pair = load_pair("mini", dtype=torch.bfloat16)
+    options: dict[str, Any] = {"max_new_tokens": TOKENS, "num_questions": s.questions}
+    done = extract(pair, s.scenes, s.folder / "together", **options)
+    extract(pair, s.scenes, s.folder / "alone", batch_size=1, **options)
+    together, alone = HiddenStates.open(s.folder / "together"), HiddenStates.open(s.folder / "alone")
+    positions = sum(len(sample) for sample in together)
+    differing = 0
+    for a, b in zip(together, alone, strict=True):
+        assert a.token_ids is not None and b.token_ids is not None and a.metadata["question"] == b.metadata["question"]
+        differing += not torch.equal(a.token_ids, b.token_ids)
+    print(f"bfloat16: {done.num_ties} of {positions} positions tied within rounding")
+    print(f"{differing} of {len(together)} answers differ from those of one at a time")
 
 
 def disk(s: Setup) -> None:
@@ -309,7 +325,7 @@ def workers(s: Setup) -> None:
 
 
 ROWS: dict[str, Callable[[Setup], None]] = {
-    "extraction": extraction, "disk": disk, "writing": writing, "cold": cold,
+    "extraction": extraction, "ties": ties, "disk": disk, "writing": writing, "cold": cold,
     "stream": stream, "memory": peak, "metrics": metrics, "workers": workers,
 }  # fmt: skip
 

@@ -1,12 +1,16 @@
 """What a store survives: kills, flipped bits, truncations, a full disk, two writers. Prints its seed and counts.
 
     python benchmarks/hidden_states_faults.py [--seed 1] [--kills 200] [--flips 500] [--cuts 50] [--folder /dev/shm]
+        [--only writing|extraction|disk|writers|damage ...]
 
-The killed process writes generated samples with small commits and chunks, and is killed by SIGKILL after a random
-time; the next one resumes. Three minutes with the defaults. Exits non-zero at the first thing that is not as promised.
+Processes are killed by SIGKILL after a random time, and the next one resumes: 200 that write generated samples, and 200
+that extract from `streets` with the mini pair, with small commits and chunks.
+Ten minutes with the defaults. Exits non-zero at the first thing that is not as promised.
 """
 
 import argparse
+import functools
+import os
 import random
 import resource
 import signal
@@ -14,11 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store
+from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store, extract
+from egptlib.models import load_pair
+from egptlib.scenes import open_scenes
 
 COMMIT, CHUNK, SAMPLES = 5, 20, 130
 
@@ -35,16 +43,24 @@ def sample(number: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def write(folder: Path, pause: float) -> None:
-    """A small extraction: resumes where the folder stands, says after each commit how far it is."""
+def write(folder: Path, pause: float = 0) -> None:
+    """Write generated samples; resumes where the folder stands."""
     with HiddenStateWriter(folder, {"run": 1}, CHUNK, "bfloat16", COMMIT) as writer:
         writer.add_heads(target=Head(torch.eye(16), torch.ones(16), 1e-6))
         for number in range(len(writer), SAMPLES):
             time.sleep(pause)
-            before = writer.num_committed
             writer.add(**sample(number))  # type: ignore[arg-type]
-            if writer.num_committed != before:
-                print(writer.num_committed, flush=True)
+
+
+def say_commits() -> None:
+    """From now on this process prints how many samples are safe after each commit."""
+    commit = HiddenStateWriter.commit
+
+    def telling(self: HiddenStateWriter) -> None:
+        commit(self)
+        print(self.num_committed, flush=True)
+
+    HiddenStateWriter.commit = telling  # type: ignore[method-assign]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -52,41 +68,54 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.endswith(".lock")}
 
 
-def kills(folder: Path, expected: dict[str, bytes], count: int, rng: random.Random) -> str:
-    """Fork (no second import of torch), kill, compare what was said to be committed with what is there."""
-    import os
-
+def kills(work: Callable[[Path], None], seconds: float, folder: Path, count: int, rng: random.Random) -> str:
+    """Fork (no second import of torch), kill within so many seconds, compare what was said with what is there."""
+    work(folder / "whole")
+    expected, scenes = files(folder / "whole"), keys(folder / "whole")
     done = runs = 0
     while done < count:
         runs += 1
         out = folder / f"kill{runs}"
-        while True:
+        status = -1
+        while status:
             read_end, write_end = os.pipe()
             child = os.fork()
             if child == 0:
                 os.dup2(write_end, 1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
                 sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-                write(out, 0.0005)
+                say_commits()
+                work(out)
                 os._exit(0)
             os.close(write_end)
-            time.sleep(rng.uniform(0, 0.12))
+            time.sleep(rng.uniform(0, seconds))
             os.kill(child, signal.SIGKILL)
             with open(read_end) as pipe:
                 said = [int(line) for line in pipe.read().split("\n")[:-1] if line.isdigit()]
             status = os.waitpid(child, 0)[1]
-            killed = os.WIFSIGNALED(status)
-            done += killed
+            assert status == 0 or os.WIFSIGNALED(status), f"the run ended by itself with {status}"
+            done += status != 0
             if (out / "index.json").exists():
-                hs = HiddenStates.open(out)
-                scenes = [m["scene"] for m in hs.metadata()]
-                assert len(scenes) >= (said[-1] if said else 0), f"lost: {said[-1]} committed, {len(scenes)} there"
-                assert scenes == [sample(i)["metadata"]["scene"] for i in range(len(scenes))], "doubled or out of order"  # type: ignore[index]
-            if not killed:
-                assert files(out) == expected, "other bytes than a run that was not killed"
-                break
-    while files(out) != expected:
-        write(out, 0)
-    return f"{done} kills in {runs} runs: 0 lost, 0 doubled, 0 other bytes"
+                there = keys(out)
+                assert len(there) >= max(said, default=0), f"lost: {said[-1]} committed, {len(there)} there"
+                assert there == scenes[: len(there)], "doubled or out of order"
+        assert files(out) == expected, "other bytes than a run that was not killed"
+    return f"{done} kills in {runs} runs of {len(scenes)} samples: 0 lost, 0 doubled, 0 other bytes"
+
+
+def keys(folder: Path) -> list[tuple[str, str]]:
+    return [(m["scene"], m["question"]) for m in HiddenStates.open(folder).metadata()]
+
+
+def extraction() -> Callable[[Path], None]:
+    """A small extraction with the mini pair, in batches that commits and chunks cut."""
+    pair, scenes = load_pair("mini"), open_scenes("streets", split="test", event_views=5).spread(8)
+    options: dict[str, Any] = {"num_questions": 3, "max_new_tokens": 6, "batch_size": 6, "commit_every": 4}
+
+    def work(folder: Path) -> None:
+        extract(pair, scenes, folder, chunk_size=10, **options)
+
+    return work
 
 
 def read_some(folder: Path, truth: list[HiddenSample], rng: random.Random) -> None:
@@ -143,23 +172,36 @@ def full_disk(folder: Path, expected: dict[str, bytes]) -> str:
     assert "the disk is full" in result.stderr, result.stderr
     held = len(HiddenStates.open(out))
     assert check_store(out, deep=True) == []
-    write(out, 0)
+    write(out)
     assert files(out) == expected
-    return f"full disk: stopped with {held} samples whole, went on, same bytes"
+    return f"stopped with {held} samples whole, went on, same bytes"
 
 
 def limited(folder: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
-    write(folder, 0)
+    write(folder)
 
 
-def two_writers(folder: Path) -> str:
-    with HiddenStateWriter(folder / "two"):
-        code = f"from egptlib.hidden_states import HiddenStateWriter as W; W({str(folder / 'two')!r})"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "another writer is at work" in result.stderr, result.stderr
-    return "two writers: the second one refused, the first one named"
+def two_writers(folder: Path, expected: dict[str, bytes]) -> str:
+    """Two started together: one writes, the other is refused, and the folder is whole."""
+    refused, times = 0, 20
+    for number in range(times):
+        out, children = folder / f"two{number}", []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                try:
+                    write(out, 0.001)
+                except ValueError as error:
+                    os._exit(3 if "another writer is at work" in str(error) else 1)
+                os._exit(0)
+            children.append(child)
+        codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        assert codes in ([0, 3], [0, 0]), f"exit codes {codes}"
+        refused += codes[1] == 3
+        assert files(out) == expected, "other bytes than one writer"
+    return f"two started together, {times} times: one of them refused in {refused}, same bytes"
 
 
 def main() -> int:
@@ -168,6 +210,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--flips", type=int, default=500)
     parser.add_argument("--cuts", type=int, default=50)
+    parser.add_argument("--only", choices=["writing", "extraction", "disk", "writers", "damage"], action="append")
     parser.add_argument("--folder", default=None, help="Where to work; a tmpfs keeps the disk out of it.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,12 +218,17 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="egptlib-faults-", dir=arguments.folder) as name:
         folder = Path(name)
-        write(folder / "whole", 0)
+        write(folder / "whole")
         expected = files(folder / "whole")
-        print(kills(folder, expected, arguments.kills, rng), flush=True)
-        print(full_disk(folder, expected), flush=True)
-        print(two_writers(folder), flush=True)
-        print(damage(folder / "whole", arguments.flips, arguments.cuts, rng), flush=True)
+        parts: dict[str, Callable[[], str]] = {
+            "writing": lambda: kills(functools.partial(write, pause=0.0005), 0.12, folder / "w", arguments.kills, rng),
+            "extraction": lambda: kills(extraction(), 1.5, folder / "e", arguments.kills, rng),
+            "disk": lambda: full_disk(folder, expected),
+            "writers": lambda: two_writers(folder, expected),
+            "damage": lambda: damage(folder / "whole", arguments.flips, arguments.cuts, rng),
+        }
+        for part in arguments.only or parts:
+            print(f"{part}: {parts[part]()}", flush=True)
     return 0
 
 
