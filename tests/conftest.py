@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from egptlib.reporting._runner import Outcome
 
 # Before anything imports them: figures without a screen, no hub, shapes and dtypes of `metrics` checked at each call.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -30,3 +34,20 @@ def shared() -> Path:
 def repository() -> Path:
     """The checkout these tests belong to."""
     return _REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def smoke_outcomes(tmp_path_factory: pytest.TempPathFactory) -> "list[Outcome]":
+    """All eight notebooks, run in smoke mode on two sequences of streets; 04 with two more thresholds."""
+    from egptlib.reporting._notebooks import find_notebooks, plan
+    from egptlib.reporting._runner import run_notebooks
+    from egptlib.scenes import open_scenes
+
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EGPTLIB_DATA", str(folder / "data"))
+        open_scenes("streets", num_sequences=2)
+        jobs = plan(find_notebooks(), {"smoke": True})
+        for threshold in (0.1, 0.5):
+            jobs += plan(find_notebooks(["04"]), {"smoke": True, "threshold": threshold})
+        return run_notebooks(jobs, folder / "runs", timeout=600)

@@ -4,13 +4,15 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
 
-from egptlib.reporting._html import write_report
-from egptlib.reporting._notebooks import notebook_parameters, plan
-from egptlib.reporting._runner import run_notebooks
+from egptlib.reporting._notebooks import notebook_parameters
+
+if TYPE_CHECKING:
+    from egptlib.reporting._runner import Outcome
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 COMMON = {"dataset", "split", "pair", "num_scenes", "num_questions", "max_new_tokens", "out", "smoke"}
@@ -56,27 +58,12 @@ def test_it_only_calls_the_library(notebook: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < 4
 
 
-@pytest.fixture(scope="module")
-def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with two test sequences of streets."""
-    from egptlib.scenes import open_scenes
-
-    folder = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EGPTLIB_DATA", str(folder))
-        open_scenes("streets", num_sequences=2)
-    return folder
-
-
 @pytest.mark.slow
-def test_all_run_in_smoke_mode(small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EGPTLIB_DATA", str(small_streets))
-    outcomes = run_notebooks(plan(NOTEBOOKS, {"smoke": True}), tmp_path / "runs", timeout=600)
-    assert [outcome.error for outcome in outcomes] == [None] * len(NOTEBOOKS)
-    for outcome in outcomes:
+def test_all_run_in_smoke_mode(smoke_outcomes: "list[Outcome]") -> None:
+    assert [outcome.error for outcome in smoke_outcomes] == [None] * (len(NOTEBOOKS) + 2)
+    for outcome in smoke_outcomes:
         assert json.loads((outcome.folder / "metrics.json").read_text())
         assert list((outcome.folder / "figures").glob("*.png"))
         executed = nbformat.read(outcome.folder / "out.ipynb", as_version=4)
         streams = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
         assert not [o.text for o in streams if o.name == "stderr"]
-    assert write_report(tmp_path / "runs").is_file()

@@ -12,7 +12,7 @@ from torch import Tensor
 from egptlib.adapters._word_kinds import spell
 from egptlib.hidden_states import HiddenSample
 from egptlib.metrics import Rejections
-from egptlib.scenes._streets_answers import SLOTS, TOLD_TOGETHER, find_slot, phrase_of, read_slots
+from egptlib.scenes import SLOTS, TOLD_TOGETHER, find_slot, phrase_of, read_slots
 
 SLOT_KINDS = {
     "surroundings": "shape",

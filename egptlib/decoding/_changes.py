@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from egptlib.scenes._streets_answers import read_slots
+from egptlib.scenes import read_slots
 
 
 @dataclass(frozen=True)

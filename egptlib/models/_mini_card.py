@@ -17,8 +17,7 @@ from egptlib.models._interface import Model
 from egptlib.models._load import Pair, load_pair
 from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES
 from egptlib.models._mini_data import NO_VALUE
-from egptlib.scenes import QUESTIONS, Scene, SceneFolder
-from egptlib.scenes._streets_answers import MOVING_SLOTS, SLOT_QUESTIONS, SLOTS, read_slots, slot_values
+from egptlib.scenes import MOVING_SLOTS, QUESTIONS, SLOT_QUESTIONS, SLOTS, Scene, SceneFolder, read_slots, slot_values
 
 MAX_NEW_TOKENS = 64
 COLUMNS = ("target", "target_blind", "drafter", "drafter_blind")

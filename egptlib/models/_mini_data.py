@@ -15,9 +15,8 @@ from tqdm import tqdm
 from egptlib._paths import atomic_write
 from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES, TOWER
 from egptlib.models._preprocess import Preprocessor
-from egptlib.scenes._folder import SceneFolder, open_scenes
+from egptlib.scenes import SLOTS, SceneFolder, open_scenes, slot_values
 from egptlib.scenes._index import INDEX_NAME
-from egptlib.scenes._streets_answers import SLOTS, slot_values
 
 QuestionsAnswers = list[list[tuple[str, str]]]
 """Per scene the ten questions with their answers."""

@@ -18,7 +18,7 @@ from egptlib.models._mini import TOWER
 from egptlib.models._mini_data import NO_VALUE, normalise
 from egptlib.models._mini_optim import batches, update, warm_cosine
 from egptlib.models._mini_patches import FIELDS, GRID
-from egptlib.scenes._streets_answers import SLOTS, slot_values
+from egptlib.scenes import SLOTS, slot_values
 from egptlib.scenes._streets_world import MOTIONS
 
 
