@@ -15,7 +15,7 @@ from torch import Tensor
 from egptlib._paths import write_json
 from egptlib.adapters._files import read_tensors, write_tensors
 from egptlib.adapters._fit import FitSettings, Row
-from egptlib.adapters._judge import Majority, judge_tokens
+from egptlib.adapters._judge import Judgement, Majority, judge_tokens, length_gain
 from egptlib.adapters._token_adapter import (
     NOTHING,
     TokenAdapter,
@@ -78,6 +78,11 @@ class TokenFolds:
         clusters = [i // 20 for i in range(len(self.target))] if clusters is None else clusters
         return top1_gain(self.guesses[ADAPTER], self.guesses[over], self.target, clusters, first)
 
+    def length_gain(self, over: str, clusters: Sequence[Hashable], gamma: int = 5) -> Estimate:
+        """Mean acceptance length of the adapter minus that of another method, by replay along the target's path."""
+        ours, other = (_replayed(self.guesses[name], self.target, gamma).answers for name in (ADAPTER, over))
+        return length_gain(ours, other, clusters)
+
 
 def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | None = None) -> Row:
     """Figures of ranked guesses over the positions from `first` on where the target says something.
@@ -100,9 +105,15 @@ def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | 
         row["top5"] = int(hits[:, first:, :5].any(dim=-1).sum()) / total
     row["accepted_prefix"] = hits[..., 0].int().cumprod(dim=1).sum(dim=1).float().mean().item()
     if gamma is not None:
-        matches = [hit[:n, 0] for hit, n in zip(hits, told.sum(dim=1).tolist())]
-        row["mean_acceptance_length"] = judge_tokens("", matches, (gamma,)).mean_acceptance_length[gamma]
+        row["mean_acceptance_length"] = _replayed(guesses, target, gamma).mean_acceptance_length[gamma]
     return row
+
+
+def _replayed(guesses: Tensor, target: Tensor, gamma: int) -> Judgement:
+    """The first guesses replayed along the target's path."""
+    lengths = (target >= 0).sum(dim=1).tolist()
+    hits = guesses[..., 0] == target
+    return judge_tokens("", [hit[:length] for hit, length in zip(hits, lengths)], (gamma,))
 
 
 def top1_gain(

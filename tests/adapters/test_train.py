@@ -300,6 +300,10 @@ def test_folds_judge_each_sample_by_what_did_not_see_it(tmp_path: Path) -> None:
     assert top1[0]["token adapter"] < 0.3
     assert top1[1]["token adapter"] > 0.95
     assert all(rates["drafter's own tokens (identity)"] == 1.0 for rates in top1)
+    lengths = {row["method"]: row["mean_acceptance_length"] for row in within.rows(gamma=2)}
+    assert lengths["drafter's own tokens (identity)"] == 3.0  # two drafts and the target's own, in one pass
+    gained = within.length_gain("majority by position", list(range(20)), gamma=2)
+    assert gained.value == pytest.approx(lengths["token adapter"] - lengths["majority by position"])
     again = TokenFolds.open(tmp_path / "mixed")
     assert again.rows(first=1) == within.rows(first=1)
     assert [len(history) for history in again.histories] == [len(history) for history in within.histories]
