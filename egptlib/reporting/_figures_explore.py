@@ -80,6 +80,8 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
         threshold: cosine above which the proxy accepts; the nearest one in the grid is drawn.
         gamma: marked draft length; the nearest one in the grid is.
     """
+    from matplotlib.ticker import MaxNLocator
+
     row = int(np.abs(grid.thresholds - threshold).argmin())
     column = int(np.abs(grid.gammas - gamma).argmin())
     threshold, gamma = float(grid.thresholds[row]), int(grid.gammas[column])
@@ -97,7 +99,7 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
     left.set_title(
         f"gamma {gamma}: {grid.exact[column]:.2f} exact, {grid.proxy[row, column]:.2f} by proxy", fontsize=9, y=1.0
     )
-    left.legend(loc="lower right", bbox_to_anchor=(1, 0.04))
+    left.legend(loc="upper left")
     right.plot(grid.thresholds, 100 * grid.share, color=_PROXY_COLORS[-2], label="accepted by the proxy")
     right.plot(grid.thresholds, 100 * grid.equal, color=EXACT_COLOR, label="of these, tokens equal")
     right.axvline(threshold, color=NEUTRAL_COLOR, linewidth=0.9, linestyle=":")
@@ -105,6 +107,8 @@ def acceptance_explorer_figure(grid: AcceptanceGrid, threshold: float = 0.9, gam
     right.set(xlabel="threshold (cosine)", ylabel="positions (%)")
     right.set_title(f"threshold {threshold:.2f}: {grid.share[row]:.1%} accepted", fontsize=9, y=1.0)
     right.legend(loc="center right")
+    for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):  # ticks are what takes longest
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=axis is left.xaxis))
     return figure
 
 
