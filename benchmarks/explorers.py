@@ -56,7 +56,7 @@ def events() -> list[Event]:
 def explorers(rng: np.random.Generator) -> Iterator[tuple[str, Any, str]]:
     """Name, widget, and the class of the control to move."""
     scenes, pairs = samples(rng)
-    yield "samples", browse_samples(scenes, pairs, lambda tokens: "".join(tokens).replace("▁", " ")), "IntSlider"
+    yield "samples", browse_samples(scenes, pairs), "IntSlider"
     mask = np.arange(50)[None] < rng.integers(5, 51, 60)[:, None]
     grid = acceptance_grid(rng.uniform(0, 1, mask.shape), rng.uniform(0, 1, mask.shape) < 0.8, mask)
     yield "acceptance", explore_acceptance(grid), "FloatSlider"

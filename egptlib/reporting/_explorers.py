@@ -20,7 +20,7 @@ from egptlib.reporting._figures_explore import (
     acceptance_explorer_figure,
     adapter_comparison_figure,
 )
-from egptlib.reporting._figures_scene import scene_figure
+from egptlib.reporting._figures_scene import scene_pictures_figure
 from egptlib.reporting._figures_timeline import timeline_cursor_figure
 from egptlib.reporting._timeline_runs import StampedEvent
 
@@ -169,8 +169,8 @@ def events_of(scene: "Scene") -> str:
     return "streets" if scene.metadata.get("slots") else str(scene.metadata.get("events", "unknown"))
 
 
-def marked_tokens(pair: AnswerPair) -> str:
-    """Return both answers as HTML: accepted tokens on green, the first rejected one struck out on orange."""
+def marked_tokens(pair: AnswerPair, truth: str | None = None) -> str:
+    """Return question, answers and truth as HTML: accepted tokens on green, the first rejected one struck out."""
     rows = []
     for side, tokens in (("drafter", pair.drafter), ("target", pair.target)):
         spans = []
@@ -180,22 +180,23 @@ def marked_tokens(pair: AnswerPair) -> str:
                 style = _REJECTED
             text = html.escape(token.replace("▁", " ").replace("Ġ", " "))  # SentencePiece, byte-level BPE
             spans.append(f'<span style="{style};white-space:pre-wrap">{text}</span>')
-        rows.append(
-            f"<tr><td style='padding-right:1em;vertical-align:top'><b>{side}</b></td><td>{''.join(spans)}</td></tr>"
-        )
+        rows.append((side, "".join(spans)))
+    if truth:
+        rows.append(("truth", html.escape(truth)))
+    cells = [
+        f"<tr><td style='padding-right:1em;vertical-align:top'><b>{who}</b></td><td>{text}</td></tr>"
+        for who, text in [("asked", html.escape(pair.question)), *rows]
+    ]
     kept = f"{pair.num_accepted} of {len(pair.drafter)} drafted tokens would be accepted"
-    return f"<table style='line-height:1.7'>{''.join(rows)}</table><p>{kept}</p>"
+    return f"<table style='line-height:1.7'>{''.join(cells)}</table><p>{kept}</p>"
 
 
-def browse_samples(
-    scenes: "Sequence[Scene]", pairs: Sequence[AnswerPair], to_text: Callable[[Sequence[str]], str]
-) -> "Widget":
+def browse_samples(scenes: "Sequence[Scene]", pairs: Sequence[AnswerPair]) -> "Widget":
     """Browse scenes: what each model sees, both answers, and which tokens would be accepted; with filters.
 
     Args:
         scenes: those the pairs are about.
         pairs: one per scene and question.
-        to_text: turns tokens into text, as `tokenizer.convert_tokens_to_string`.
     """
     import ipywidgets as widgets
 
@@ -225,11 +226,10 @@ def browse_samples(
             return
         pair = chosen[slider.value]
         scene = by_id[pair.scene]
-        answers = (to_text(pair.drafter), to_text(pair.target))
         truth = dict(zip(scene.questions, scene.answers or ())).get(pair.question)
         picture.layout.visibility = "visible"
-        picture.value = to_png(scene_figure(scene, pair.question, *answers, truth))
-        words.value = marked_tokens(pair)
+        picture.value = to_png(scene_pictures_figure(scene))
+        words.value = marked_tokens(pair, truth)
 
     def choose(_: Any = None) -> None:
         chosen[:] = select_pairs(pairs, by_id, **{name: control.value for name, control in filters.items()})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Inches.
 _EDGE, _HEAD, _GAP, _LINE, _PARAGRAPH = 0.02, 0.38, 0.14, 0.155, 0.05
-_WIDEST_TILE = 400  # pixels; a tile is about an inch wide
+_WIDEST_TILE = 240  # pixels; a tile is about an inch wide, and pages show it with two pixels a point
 _GUTTER = 0.03  # of a tile's width
 
 
@@ -25,7 +25,33 @@ _GUTTER = 0.03  # of a tile's width
 def scene_figure(
     scene: "Scene", question: str, drafter_text: str, target_text: str, reference: str | None = None
 ) -> "Figure":
-    """One scene as both models see it: event image(s) beside the frames, the question and both answers under them.
+    """One scene as both models see it: event image(s) beside the frames, the question and both answers under them."""
+    lines = [
+        ("asked", question, NEUTRAL_COLOR),
+        ("drafter", drafter_text, DRAFTER_COLOR),
+        ("target", target_text, TARGET_COLOR),
+    ]
+    if reference:
+        lines.append(("truth", reference, "#000000"))
+    texts = [(label, textwrap.wrap(_printable(text) or "(says nothing)", 104), color) for label, text, color in lines]
+    words = sum(_LINE * len(wrapped) + _PARAGRAPH for _, wrapped, _ in texts)
+    figure = _draw_pictures(scene, 0.1 + words)
+    total, top = figure.get_figheight(), words
+    for label, wrapped, color in texts:
+        figure.text(0.005, top / total, label, color=color, fontsize=8, fontweight="bold", va="top")
+        figure.text(0.085, top / total, "\n".join(wrapped), fontsize=8, va="top", linespacing=1.3, parse_math=False)
+        top -= _LINE * len(wrapped) + _PARAGRAPH
+    return figure
+
+
+@_styled
+def scene_pictures_figure(scene: "Scene") -> "Figure":
+    """The upper part of `scene_figure`, for an explorer that has the answers beside it: only pictures and heads."""
+    return _draw_pictures(scene, 0.0)
+
+
+def _draw_pictures(scene: "Scene", below: float) -> "Figure":
+    """A new figure with event images and frames, and `below` inches of paper under them.
 
     Above the event images stands whether their events were recorded or simulated, and in which order they were drawn.
     An explorer draws this at each move, so everything is placed by hand: two pictures, and no automatic layout.
@@ -36,23 +62,14 @@ def scene_figure(
     tile = (DOUBLE_COLUMN - _GAP - 2 * _EDGE) / (drafter_columns + target_columns)
     height, width = frames[0].shape[:2]
     pictures = 2 * tile * height / width
-    lines = [
-        ("asked", question, NEUTRAL_COLOR),
-        ("drafter", drafter_text, DRAFTER_COLOR),
-        ("target", target_text, TARGET_COLOR),
-    ]
-    if reference:
-        lines.append(("truth", reference, "#000000"))
-    texts = [(label, textwrap.wrap(_printable(text) or "(says nothing)", 104), color) for label, text, color in lines]
-    words = sum(_LINE * len(wrapped) + _PARAGRAPH for _, wrapped, _ in texts)
-    total = _HEAD + pictures + 0.1 + words
+    total = _HEAD + pictures + below
     figure = _quick_figure(DOUBLE_COLUMN, total)
-
     origin = scene.metadata.get("events")
     events = f"{origin} events" if origin in ("recorded", "simulated") else "events of unknown origin"
     order = {"last": "last event wins", "polarity": "positive, then negative"}.get(scene.rendering, "as stored")
     sampling = {"even": "evenly spaced", "first": "the first"}.get(scene.frame_sampling, scene.frame_sampling)
-    heads = (
+    of = f"{len(frames)} frames of {scene.sequence or scene.id}"
+    sides = (
         (
             f"Drafter: {events}\n{order}",
             DRAFTER_COLOR,
@@ -60,27 +77,16 @@ def scene_figure(
             drafter_columns if len(views) > 1 else 1,
             drafter_columns,
         ),
-        (
-            f"Target: {len(frames)} frames of {scene.sequence or scene.id}\n{sampling}",
-            TARGET_COLOR,
-            frames,
-            target_columns,
-            target_columns,
-        ),
+        (f"Target: {of}\n{sampling}", TARGET_COLOR, frames, target_columns, target_columns),
     )
     left = _EDGE
-    for head, color, images, columns, tiles_wide in heads:
+    for head, color, images, columns, tiles_wide in sides:
         inches = tiles_wide * tile
         middle = (left + inches / 2) / DOUBLE_COLUMN
         figure.text(middle, 1 - _EDGE / total, head, color=color, fontsize=8, ha="center", va="top", parse_math=False)
-        box = (left / DOUBLE_COLUMN, (total - _HEAD - pictures) / total, inches / DOUBLE_COLUMN, pictures / total)
+        box = (left / DOUBLE_COLUMN, below / total, inches / DOUBLE_COLUMN, pictures / total)
         _draw_tiles(figure.add_axes(box), images, columns)
         left += inches + _GAP
-    top = words
-    for label, wrapped, color in texts:
-        figure.text(0.005, top / total, label, color=color, fontsize=8, fontweight="bold", va="top")
-        figure.text(0.085, top / total, "\n".join(wrapped), fontsize=8, va="top", linespacing=1.3, parse_math=False)
-        top -= _LINE * len(wrapped) + _PARAGRAPH
     return figure
 
 

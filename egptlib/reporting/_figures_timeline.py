@@ -141,19 +141,22 @@ def _name_stages(axes: Any, y: float, events: Sequence[StampedEvent], origin: fl
 def _mark_verifications(axes: Any, y: float, events: Sequence[StampedEvent], origin: float, ms_per_inch: float) -> None:
     """A line of two colors above each verification, and accepted/drafted where there is room to print it."""
     labelled = -1.0
+    lines: dict[str, list[tuple[float, float]]] = {_ACCEPTED_COLOR: [], NEUTRAL_COLOR: []}
     for event in (e for e in events if e.stage == "verify" and "drafted" in e.info):
         accepted, drafted = event.info["accepted"], event.info["drafted"]
         left, width = 1e3 * (event.start - origin), 1e3 * (event.end - event.start)
         middle = left + width * accepted / drafted if drafted else left
-        for begin, end, color in ((left, middle, _ACCEPTED_COLOR), (middle, left + width, NEUTRAL_COLOR)):
-            if end > begin:
-                axes.plot([begin, end], [y - 0.38, y - 0.38], color=color, linewidth=2, solid_capstyle="butt")
+        lines[_ACCEPTED_COLOR].append((left, middle))
+        lines[NEUTRAL_COLOR].append((middle, left + width))
         text = f"{accepted:.2g}/{drafted:.2g}"
         half = 0.5 * _CHARACTER * len(text) * ms_per_inch
         center = left + width / 2
         if center - half >= labelled:  # else it would lie on its neighbor
             axes.text(center, y - 0.43, text, ha="center", va="bottom", fontsize=6)
             labelled = center + half
+    for color, spans in lines.items():  # one artist for all: an explorer draws them at each move
+        if drawn := [(begin, end) for begin, end in spans if end > begin]:
+            axes.hlines([y - 0.38] * len(drawn), *zip(*drawn), colors=color, linewidth=2)
 
 
 def _draw_shares(axes: Any, plain: Sequence[StampedEvent], speculative: Sequence[StampedEvent]) -> None:

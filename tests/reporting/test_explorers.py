@@ -152,12 +152,13 @@ def test_tokens_that_would_be_accepted_are_marked() -> None:
     assert [text for style, text in marked if style.startswith("background:#A6D8C6")] == [" a", " a"]
     assert [text for style, text in marked if style.startswith("background:#F6C8A8")] == [" b"]
     assert "1 of 3 drafted tokens" in marked_tokens(PAIRS[0])
+    assert "<td>q1</td>" in marked_tokens(PAIRS[0]) and "<td>a &gt; b</td>" in marked_tokens(PAIRS[0], "a > b")
     assert "&lt;b&gt;" in marked_tokens(PAIRS[2]) and "0 of 1 drafted tokens" in marked_tokens(PAIRS[2])
     assert [pair.num_accepted for pair in PAIRS] == [1, 1, 0] and [pair.agree for pair in PAIRS] == [False, True, False]
 
 
 def test_the_browser_shows_the_chosen_sample_and_survives_an_empty_choice() -> None:
-    browser = browse_samples(SCENES, PAIRS, lambda tokens: "".join(tokens).replace("▁", " "))
+    browser = browse_samples(SCENES, PAIRS)
     (slider,) = [w for w in _all(browser) if isinstance(w, widgets.IntSlider)]
     (disagreeing,) = [w for w in _all(browser) if isinstance(w, widgets.Checkbox)]
     menus = {w.description: w for w in _all(browser) if isinstance(w, widgets.Dropdown)}

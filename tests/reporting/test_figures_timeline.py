@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
 from egptlib.reporting import DOUBLE_COLUMN, SINGLE_COLUMN
@@ -27,7 +28,8 @@ SPECULATIVE = [
 
 def bars(axes: Any) -> list[tuple[float, float]]:
     """Left end and width of every bar of the lanes, from the upper lane down."""
-    boxes = [path.get_extents() for drawn in axes.collections for path in drawn.get_paths()]
+    drawn = [collection for collection in axes.collections if not isinstance(collection, LineCollection)]
+    boxes = [path.get_extents() for collection in drawn for path in collection.get_paths()]
     return [(round(box.x0, 3), round(box.width, 3)) for box in boxes]
 
 
