@@ -54,8 +54,11 @@ def main() -> None:
     parser.add_argument("--levels", default=" ".join(VARIANTS))
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--heads-epochs", type=int, default=4, help="of the levels that run ahead, and of L6")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--heads-batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--depths", type=int, default=3, help="positions a head runs ahead in training")
+    parser.add_argument("--every-scene", type=int, default=1, help="L6: train on each so-many-th scene, which are read")
     parser.add_argument("--ffn-dim", type=int, default=1024)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,11 +78,16 @@ def main() -> None:
             continue
         slow = VARIANTS[name][0] in (*RUNS_AHEAD, "L6")
         settings = FitSettings(
-            epochs=options.heads_epochs if slow else options.epochs, learning_rate=options.learning_rate
+            epochs=options.heads_epochs if slow else options.epochs,
+            batch_size=options.heads_batch if slow else options.batch,
+            learning_rate=options.learning_rate,
         )
-        more = _models() if VARIANTS[name][0] == "L6" else {}
+        more, part = {}, train
+        if VARIANTS[name][0] == "L6":
+            more = _models()
+            part = train.select(scene=sorted({note["scene"] for note in train.metadata()})[:: options.every_scene])
         more |= {"sizes": {"ffn_dim": options.ffn_dim}, "loss": LossSettings(depths=options.depths)}
-        result = train_level(name, train, test, options.out / "runs" / name, settings, **more)
+        result = train_level(name, part, test, options.out / "runs" / name, settings, **more)
         shutil.copytree(result.fit.folder / "best", options.out / name, dirs_exist_ok=True)
         write_json(row, _told(result.verdict, result.row()))
         print(f"{name}: {json.dumps(result.row())}", flush=True)

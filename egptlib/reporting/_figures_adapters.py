@@ -1,6 +1,7 @@
 """Figures of adapters: how each level trained, and what a decoder accepts of it at each gamma."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -20,12 +21,12 @@ def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
     for axis, (name, label) in zip(axes, wanted):
         for i, (level, rows) in enumerate(histories.items()):
             epochs = [row["epoch"] for row in rows]
-            axis.plot(epochs, [row[name] for row in rows], color=PALETTE[i % len(PALETTE)], label=level, marker=".")
+            axis.plot(epochs, [row[name] for row in rows], label=level, **_line(i))
         axis.set_title(label)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_yscale("log")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -46,9 +47,14 @@ def acceptance_figure(lengths: Mapping[str, Mapping[int, float]], baselines: Seq
             line = dashes[list(baselines).index(name) % len(dashes)]
             axis.plot(gammas, list(by_gamma.values()), color=NEUTRAL_COLOR, linestyle=line, label=name)
         else:
-            color = PALETTE[levels.index(name) % len(PALETTE)]
-            axis.plot(gammas, list(by_gamma.values()), color=color, marker=".", label=name)
+            axis.plot(gammas, list(by_gamma.values()), label=name, **_line(levels.index(name)))
     axis.set_xlabel("gamma, draft tokens per target pass")
     axis.set_ylabel("tokens per target pass")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _line(i: int) -> dict[str, Any]:
+    """How the i-th level is drawn: by color, and by shape where the colors begin again."""
+    again, color = divmod(i, len(PALETTE))
+    return {"color": PALETTE[color], "marker": ".sv"[again % 3], "markersize": 6 if again == 0 else 4}
