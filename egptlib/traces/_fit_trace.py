@@ -18,8 +18,8 @@ def fit_trace(trace: Trace, method: str, after: Sequence[str] = ()) -> Costs:
     and plain steps after it gives the pass over that draft: what decoding took beyond these steps.
 
     Args:
-        method: with the drafter beside the target, `contention_*` compare its stages with those of the method fitted
-            before it.
+        method: its name, or a pattern that several fit (`gamma *`). With the drafter beside the target,
+            `contention_*` compare its stages with those of the method fitted before it.
         after: methods fitted first, each for what the next do not say, as plain decoding for the target's step.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -157,14 +158,15 @@ class Trace:
         return list(dict.fromkeys(row.method for row in self.rows if row.method))
 
     def method(self, name: str) -> "Trace":
-        """Return the rows of one method.
+        """Return the rows of one method, or of all that fit a pattern as `gamma *`.
 
         Raises:
-            ValueError: it was not timed (those that were are named).
+            ValueError: none was timed (those that were are named).
         """
-        if name not in self.methods:
+        chosen = [i for i, row in enumerate(self.rows) if row.method and fnmatchcase(row.method, name)]
+        if not chosen:
             raise ValueError(f"trace {self.source}: no method {name!r}; timed were {', '.join(self.methods) or 'none'}")
-        return self.select(i for i, row in enumerate(self.rows) if row.method == name)
+        return self.select(chosen)
 
     def select(self, indices: Iterable[int]) -> "Trace":
         """Return a trace of some of the rows."""

@@ -248,6 +248,54 @@ def test_sampled_drafts_are_accepted_as_far_as_the_overlaps_say(target: TextMode
     assert abs(found.mean() - expected.mean()) < 2.6 * error  # 99 %
 
 
+@torch.no_grad()
+def test_sampled_drafts_of_the_mini_pair_are_accepted_as_far_as_the_overlaps_say(pair: Pair) -> None:
+    """The same with the shipped pair: the draft that is made before the target's first token."""
+    scene, question, gamma, sampling = noise_scene(0), QUESTIONS[0], 3, Sampling(temperature=3.0)
+    chance = torch.Generator().manual_seed(2)
+    sampler, count = Sampler(sampling, chance), 100
+    states = [model.start(scene, question) for model in (pair.target, pair.drafter)]
+    drafter = as_drafter(pair.drafter, pair.target)
+    assert isinstance(drafter, ModelDrafter)
+    begin, first = [state.length for state in states], [state.logits for state in states]
+
+    def afresh() -> None:
+        for model, state, length, logits in zip((pair.target, pair.drafter), states, begin, first):
+            model.rollback(state, length)
+            state.logits = logits
+
+    overlap, ratio = np.zeros((count, gamma)), np.zeros((count, gamma))
+    for i in range(count):
+        afresh()
+        ids: list[int] = []
+        seen: list[list[torch.Tensor]] = [[logits[0]] for logits in first]
+        for position in range(gamma):
+            ids.append(sampler.choose(seen[0][-1]))
+            if position < gamma - 1:
+                for model, state, rows in zip((pair.target, pair.drafter), states, seen):
+                    rows.append(model.step(torch.tensor([ids[-1:]]), state).logits[0, -1])
+        theirs, own = (torch.stack(rows) for rows in seen)
+        p, q = (sampling.probabilities(logits) for logits in (theirs, drafter.vocabulary.to_target(own)))
+        overlap[i] = torch.minimum(p, q).sum(-1).clamp(max=1).double().numpy()
+        at = torch.arange(gamma), torch.tensor(ids)
+        ratio[i] = (q[at] / p[at]).clamp(max=1).double().numpy()
+    expected = expected_accepted(overlap, np.full(count, gamma), [gamma], ratio)[0, :, 0]
+    afresh()
+    drafter.begin(states[1])
+    found = []
+    for _ in range(count):
+        pair.target.rollback(states[0], begin[0])
+        states[0].logits = first[0]
+        draft = drafter.propose([], gamma, sampler)
+        run = speculative_decode(
+            pair.target, states[0], drafter, max_new_tokens=gamma + 1, sampling=sampling, generator=chance, draft=draft
+        )
+        found.append(run.rounds[0].accepted)
+    assert 0.2 < np.mean(found) < gamma - 0.2  # some are refused, some are not
+    error = np.sqrt(np.var(found) / count + expected.var() / count)
+    assert abs(np.mean(found) - expected.mean()) < 2.6 * error  # 99 %
+
+
 def test_a_timed_run_leaves_a_trace(pair: Pair, prompts: list[Prompt]) -> None:
     scene, question = prompts[0]
     recorder = Recorder()

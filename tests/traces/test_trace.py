@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from egptlib.cli import app
 from egptlib.metrics import replay
 from egptlib.traces import (
     Trace,
@@ -194,3 +196,24 @@ def test_recorded_rounds(recorded: Path, tmp_path: Path) -> None:
     assert {row.tag for row in shared.method("L1+VL").rows} == {"measured (overlapped)"}
     with pytest.raises(ValueError, match="token_adapter_training holds no answers"):
         trace_from_recorded(open_recorded(recorded / "token_adapter_results_1q_20260128_151847.json"))
+
+
+def test_verbs_from_recorded_file_to_replay(recorded: Path, tmp_path: Path) -> None:
+    def run(*arguments: Any) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    source, timed, costs = (tmp_path / name for name in ("target.parquet", "timed.parquet", "costs.json"))
+    output = run("trace", recorded / "e2e_wallclock_20260207_113610_LVL.json", "--out", timed)
+    assert "1350 answers" in output and "note: the two models ran one after the other" in output
+    output = run("fit-costs", timed, "--method", "L4+VL", "--after", "baseline", "--out", costs)
+    assert "steps (ms): target 15.28, drafter 10.59" in output
+    TRACE.save(source)
+    output = run("replay", source, "--gamma", "2", "--free", "0", "--costs", costs)
+    # 4 tokens in two passes and 2 in one, the drafter's end token respected; prefill 326.3 and a step of 15.3 ms each.
+    assert "2 answers, 3.0 tokens on average, mini float32" in output
+    assert "gamma  2: 1.33 tokens a pass, 1.5 passes an answer" in output and "[estimated]" in output
+    assert "predicted, recorded, error" in run(
+        "predict-recorded", recorded / "e2e_wallclock_20260207_113610_LVL.json", "--halves", "0"
+    )
