@@ -1,4 +1,4 @@
-"""Verbs of the traces room: trace, fit-costs, replay, predict-recorded, findings."""
+"""Verbs of the traces room: trace, fit-costs, predict-recorded, findings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +66,7 @@ def fit_costs(
     out: Annotated[Path, typer.Option(help="JSON file for the costs.")],
     after: Annotated[list[str] | None, typer.Option(help="Fitted first: plain decoding, then what ran alone.")] = None,
 ) -> None:
-    """Fit what the parts of a method cost from its timed runs, for `replay`."""
+    """Fit what the parts of a method cost from its timed runs, for `predict`."""
     from egptlib.traces import Trace, fit_trace
 
     costs = fit_trace(Trace.load(source), method, after or [])
@@ -75,40 +75,11 @@ def fit_costs(
     print(f"{costs.pair}, {costs.precision}, {costs.device}")
     print(f"steps (ms): target {1e3 * costs.target_step:.2f}, drafter {1e3 * costs.drafter_step:.2f}; verify {verify}")
     print(
-        f"until the first token (ms): target {1e3 * costs.target_prefill:.2f}, drafter "
-        f"{1e3 * costs.drafter_prefill:.2f}; contention {costs.contention_target:.2f} and {costs.contention_drafter:.2f}"
+        f"until the first token (ms): target {1e3 * costs.target_prefill:.2f}, "
+        f"drafter {1e3 * costs.drafter_prefill:.2f}; "
+        f"contention {costs.contention_target:.2f} and {costs.contention_drafter:.2f}"
     )
     print(f"-> {out}")
-
-
-@app.command()
-def replay(
-    source: Annotated[Path, typer.Argument(help="Trace along the target's path, or a folder of hidden states.")],
-    gamma: Annotated[list[int] | None, typer.Option(help="Draft tokens; may be repeated. 1, 2, 3, 5, 8.")] = None,
-    costs: Annotated[Path | None, typer.Option(help="Costs (JSON) to predict seconds with; see fit-costs.")] = None,
-    free: Annotated[int | None, typer.Option(min=0, help="Tokens drafted while the target reads its prompt.")] = None,
-    overlap: Annotated[bool, typer.Option("--overlap", help="The drafter works beside the target meanwhile.")] = False,
-) -> None:
-    """Say what speculative decoding would have done with recorded answers, without a model, and what it would take."""
-    from egptlib.hidden_states import write_trace
-    from egptlib.metrics import CostModel, Costs
-    from egptlib.metrics import replay as run
-    from egptlib.traces import Trace
-
-    trace = Trace.load(write_trace(source) if source.is_dir() else source)
-    gammas = sorted(set(gamma or [1, 2, 3, 5, 8]))
-    model = None if costs is None else CostModel(Costs.load(costs))
-    found = run(
-        trace.match, trace.lengths, gammas, limit=trace.max_new_tokens, free=free,
-        stops=trace.drafter_ends if trace.end_token_ids else None,
-    )  # fmt: skip
-    print(
-        f"{len(trace)} answers, {trace.lengths.mean():.1f} tokens on average, {trace.pair} {trace.precision}".rstrip()
-    )
-    for g, size in enumerate(gammas):
-        passes = found.passes[:, g].mean()
-        line = f"gamma {size:>2}: {found.mean_acceptance_length[g]:.2f} tokens a pass, {passes:.1f} passes an answer"
-        print(line if model is None else f"{line}; {model.predict(found, trace.lengths, size, overlap)}")
 
 
 @app.command()

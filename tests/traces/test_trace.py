@@ -198,7 +198,7 @@ def test_recorded_rounds(recorded: Path, tmp_path: Path) -> None:
         trace_from_recorded(open_recorded(recorded / "token_adapter_results_1q_20260128_151847.json"))
 
 
-def test_verbs_from_recorded_file_to_replay(recorded: Path, tmp_path: Path) -> None:
+def test_verbs_from_recorded_file_to_prediction(recorded: Path, tmp_path: Path) -> None:
     def run(*arguments: Any) -> str:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert result.exit_code == 0, result.output
@@ -210,10 +210,8 @@ def test_verbs_from_recorded_file_to_replay(recorded: Path, tmp_path: Path) -> N
     output = run("fit-costs", timed, "--method", "L4+VL", "--after", "baseline", "--out", costs)
     assert "steps (ms): target 15.28, drafter 10.59" in output
     TRACE.save(source)
-    output = run("replay", source, "--gamma", "2", "--free", "0", "--costs", costs)
-    # 4 tokens in two passes and 2 in one, the drafter's end token respected; prefill 326.3 and a step of 15.3 ms each.
-    assert "2 answers, 3.0 tokens on average, mini float32" in output
-    assert "gamma  2: 1.33 tokens a pass, 1.5 passes an answer" in output and "[estimated]" in output
+    output = run("predict", source, "--gamma", "2", "--free", "0", "--costs", costs)
+    assert "2 answers, 6 tokens" in output and "best: gamma 2" in output and "[estimated]" in output
     assert "predicted, recorded, error" in run(
         "predict-recorded", recorded / "e2e_wallclock_20260207_113610_LVL.json", "--halves", "0"
     )
