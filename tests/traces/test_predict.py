@@ -64,7 +64,12 @@ def test_costs_are_held_against_the_clock(folder: Path) -> None:
         for i, row in enumerate(recorded.rows)
         if found.rounds(i, 3)
     ]  # fmt: skip
-    Trace([*rows, TraceRow("x", "", [4, 5], method="unknown", total_seconds=1.0)]).save(folder / "timed.parquet")
+    others = [
+        TraceRow("x", "", [4, 5], method="unknown", total_seconds=1.0),
+        TraceRow("x", "", [4, 5], method="long", tag="measured (sequential)", rounds=[(9, 1, 2)], total_seconds=1.0),
+    ]
+    Trace([*rows, *others]).save(folder / "timed.parquet")
     output = run(folder / "trace.parquet", "--costs", folder / "costs.json", "--timed", folder / "timed.parquet")
     assert f"gamma 3: +10.0% off the clock ({len(rows)} answers" in output
     assert "unknown: its rounds are not known" in output
+    assert "long: cannot be foretold: costs: verify was measured from 0 to 8, 9 was asked for" in output
