@@ -1,19 +1,28 @@
 """Every way of decoding on the same prompts, whole calls timed, beside transformers' `generate` in the same process.
 
-    python benchmarks/decoding.py [--scenes 14] [--questions 10] [--repeats 2] [--threads 1] [--json FILE]
-    python benchmarks/decoding.py --quick          # 3 scenes, 4 questions, one repeat
+    python benchmarks/decoding.py --only drafting --minutes 8 --json runs/decoding.json
+    python benchmarks/decoding.py --only adapters --adapters FOLDER --minutes 8 --json runs/decoding.json
+    python benchmarks/decoding.py --json runs/decoding.json --only nothing      # print the tables of what is there
 
 A call starts with the scene's pictures in memory and ends with token ids: preprocessing, vision, prefill and decoding
-of every model a method needs are inside. Methods take turns prompt by prompt, after three warm-ups. Token ids of every
-call are compared with `generate`'s. `events blanked` is the same drafter shown white pictures, so only the difference
-to it is what the events contribute; `plain loop` is this library's own greedy decoding, so only the difference to it
-is what speculation contributes. "on paper" is computed, everything else is measured. Exits non-zero when a lossless
-method gives other tokens.
+of every model a method needs are inside, and all methods and baselines share one preprocessing. Methods take turns
+prompt by prompt, after three warm-ups. Token ids of every call are compared with `generate`'s; where they part, the
+position and the gap of the two best logits are told. `events blanked` is the same drafter shown white pictures, so
+only the difference to it is what the events contribute; `plain loop` is this library's own greedy decoding, so only
+the difference to it is what speculation contributes. "on paper" is computed, everything else is measured.
+
+Parts (`--only`) have the first two methods in common and fit ten minutes each; a part that was stopped goes on with
+the next prompts when it is run again on the same `--json` file. Exits non-zero when a lossless method gives other
+tokens where the logits do not tie.
 """
 
 import argparse
+import json
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +30,40 @@ import numpy as np
 import torch
 
 from egptlib._paths import write_json
+from egptlib.adapters import load_adapter, load_lora
 from egptlib.decoding import (
+    AdapterDrafter,
+    AdaptiveLength,
     BlankedDrafter,
+    CascadeDrafter,
+    CosineThreshold,
+    Deferral,
+    Drafter,
     DrafterProcess,
     DrafterThread,
+    FixedLength,
+    Fuzzy,
+    Generation,
+    HeadDrafter,
     Method,
+    MethodRuns,
     NgramDrafter,
+    Round,
+    Rule,
+    SequenceDrafter,
+    TopK,
+    Typical,
     as_drafter,
     compare_prefill_hiding,
+    compare_scenes,
     compare_speed,
     contention,
+    first_divergence,
     hidden_prefill_generate,
+    measure_costs,
+    pipelined_generate,
     run_methods,
+    shared_vocabulary,
     speculative_generate,
     transformers_generate,
 )
@@ -40,95 +71,245 @@ from egptlib.models import Pair, describe_pair, load_pair
 from egptlib.scenes import Scene, open_scenes
 from egptlib.traces import trace_from_runs
 
-BASELINE = "generate (transformers)"
+BASELINE, PLAIN = "generate (transformers)", "plain loop"
+TIE = 1e-3  # of logits: what float32 rounding of two ways to compute them can turn around
+Prompt = tuple[Scene, str]
 
 
-def methods(pair: Pair, process: DrafterProcess, tokens: int, gammas: list[int]) -> dict[str, Method]:
-    target, drafter = pair.target, as_drafter(pair.drafter, pair.target)
+class Bench:
+    """The pair, and what every part needs of it."""
 
-    def plain(scene: Scene, question: str) -> list[int]:
-        return target.decode_greedy(target.start(scene, question), tokens)[0].tolist()
+    def __init__(self, pair: Pair, process: DrafterProcess, tokens: int, adapters: Path | None, layers: list[int]):
+        self.pair, self.process, self.tokens, self.adapters, self.layers = pair, process, tokens, adapters, layers
+        self.target, self.drafter = pair.target, as_drafter(pair.drafter, pair.target)
+        self.rules: dict[str, Rule] = {}
 
-    def speculative(which: Any, gamma: int) -> Method:
-        return lambda scene, question: speculative_generate(
-            target, which, scene, question, gamma=gamma, max_new_tokens=tokens
-        ).token_ids.tolist()
+    def speculative(self, drafter: Drafter, gamma: Any, rule: Rule | None = None) -> Method:
+        return partial(speculative_generate, self.target, drafter, gamma=gamma, max_new_tokens=self.tokens, rule=rule)
 
-    def hidden(overlap: bool, free: int) -> Method:
-        return lambda scene, question: hidden_prefill_generate(
-            target,
-            process,
-            scene,
-            question,
-            overlap=overlap,
-            max_free_tokens=free,
-            gamma=gammas[-1],
-            max_new_tokens=tokens,
-        ).token_ids.tolist()
+    def beside(self, generate: Callable[..., Generation], **options: Any) -> Method:
+        return partial(generate, self.target, self.process, max_new_tokens=self.tokens, **options)
 
-    table = {BASELINE: transformers_generate(target, tokens), "plain loop": plain}
-    table["prompt look-up (transformers)"] = transformers_generate(target, tokens, prompt_lookup_num_tokens=5)
-    table["n-grams, gamma 5"] = speculative(NgramDrafter(target.tokenizer), 5)
-    for gamma in gammas:
-        table[f"EventGPT, gamma {gamma}"] = speculative(drafter, gamma)
-        table[f"EventGPT, events blanked, gamma {gamma}"] = speculative(BlankedDrafter(drafter), gamma)
-    table["prefill hidden, with overlap"] = hidden(True, 32)
-    table["prefill hidden, up to 12 free"] = hidden(True, 12)
+    def common(self) -> dict[str, Method]:
+        def plain(scene: Scene, question: str) -> list[int]:
+            return self.target.decode_greedy(self.target.start(scene, question), self.tokens)[0].tolist()
+
+        return {BASELINE: transformers_generate(self.target, self.tokens), PLAIN: plain}
+
+    def drafting(self, prompts: list[Prompt]) -> dict[str, Method]:
+        """EventGPT as the drafter, in sequence and beside the target, and its control."""
+        costs = measure_costs(self.pair, *prompts[0], gammas=range(13), repeats=5, measure_contention=False)
+        table = {"empty drafter": self.speculative(SequenceDrafter(), 5)}
+        table |= {f"EventGPT, gamma {gamma}": self.speculative(self.drafter, gamma) for gamma in (2, 3, 5, 8)}
+        table["EventGPT, gamma 8, stops below 0.4"] = self.speculative(self.drafter, FixedLength(8, 0.4))
+        table["EventGPT, skip rule"] = self.speculative(self.drafter, AdaptiveLength(costs, 12, min_confidence=0.4))
+        table["EventGPT, events blanked, gamma 5"] = self.speculative(BlankedDrafter(self.drafter), 5)
+        table["prefill hidden, gamma 5"] = self.beside(hidden_prefill_generate, gamma=5)
+        table["prefill hidden, gamma 8"] = self.beside(hidden_prefill_generate, gamma=8)
+        table["pipelined, gamma 4"] = self.beside(pipelined_generate, gamma=4)
+        table["pipelined, gamma 8, stops below 0.4"] = self.beside(pipelined_generate, gamma=8, min_confidence=0.4)
+        return table
+
+    def baselines(self, prompts: list[Prompt]) -> dict[str, Method]:
+        """What needs no second model, and cascades."""
+        own, ngrams = shared_vocabulary(self.pair.drafter, self.target), NgramDrafter(self.target.tokenizer)
+        table: dict[str, Method] = {
+            f"prompt look-up {n} (transformers)": transformers_generate(
+                self.target, self.tokens, prompt_lookup_num_tokens=n
+            )
+            for n in (3, 5)
+        }
+        table |= {f"n-grams, gamma {gamma}": self.speculative(ngrams, gamma) for gamma in (3, 5)}
+        for name, rule in (("lossless", None), ("top-3", TopK(3))):
+            cascade = CascadeDrafter(self.pair.drafter, ngrams, own, gamma=3, rule=rule)
+            table[f"cascade n-grams > EventGPT ({name} inside), gamma 5"] = self.speculative(cascade, 5)
+        table["EventGPT, gamma 5"] = self.speculative(self.drafter, 5)
+        return table
+
+    def trained(self, prompts: list[Prompt]) -> dict[str, Method]:
+        """Adapters and heads from a folder with one folder a level."""
+        if self.adapters is None:
+            raise SystemExit("--only adapters: expected --adapters FOLDER, with one folder a level")
+        table = {"EventGPT, gamma 5": self.speculative(self.drafter, 5)}
+        for folder in sorted(p.parent for p in self.adapters.glob("*/adapter.json")):
+            if (folder / "row.json").is_file() and folder.name != "L4-looks-ahead":
+                table[f"{folder.name}, gamma 5"] = self.speculative(self._from_folder(folder), 5)
+        return table
+
+    def _from_folder(self, folder: Path) -> Drafter:
+        if json.loads((folder / "adapter.json").read_text())["settings"]["level"] == "L6":
+            return as_drafter(load_lora(folder, load_pair(self.pair.name)).merge(), self.target)
+        adapter: Any = load_adapter(folder)
+        vocabulary = shared_vocabulary(self.pair.drafter, self.target)
+        if not adapter.runs_ahead:
+            return AdapterDrafter(self.pair.drafter, adapter, self.target, vocabulary)
+        layers = self.layers if "target_layers" in adapter.inputs else ()
+        return HeadDrafter(self.pair.drafter, adapter, self.target, vocabulary, layers)
+
+    def lossy(self, prompts: list[Prompt]) -> dict[str, Method]:
+        """Rules that change answers, at gamma 5; the cosine rule on the states of an adapter."""
+        table = {"EventGPT, gamma 5": self.speculative(self.drafter, 5)}
+        rules = [TopK(2), TopK(3), Typical(), Fuzzy(0.2), Deferral(0.1)]
+        self.rules = {f"EventGPT, {rule.name}": rule for rule in rules}
+        table |= {name: self.speculative(self.drafter, 5, rule) for name, rule in self.rules.items()}
+        if self.adapters is not None and (self.adapters / "L1" / "adapter.json").is_file():
+            aligned = self._from_folder(self.adapters / "L1")
+            table["L1, gamma 5"] = self.speculative(aligned, 5)
+            for rule in (CosineThreshold(0.95), CosineThreshold(0.9), CosineThreshold(0.8)):
+                self.rules[f"L1, {rule.name}"] = rule
+                table[f"L1, {rule.name}"] = self.speculative(aligned, 5, rule)
+        return table
+
+
+PARTS: dict[str, Callable[[Bench, list[Prompt]], dict[str, Method]]] = {
+    "drafting": Bench.drafting,
+    "baselines": Bench.baselines,
+    "adapters": Bench.trained,
+    "lossy": Bench.lossy,
+}
+
+
+def run_part(bench: Bench, name: str, prompts: list[Prompt], arguments: argparse.Namespace, rows: list[Any]) -> None:
+    """Add to `rows`, one a prompt, until the prompts or the minutes are used up."""
+    end = time.monotonic() + 60 * arguments.minutes
+    table = bench.common() | PARTS[name](bench, prompts)
+    run_methods(table, prompts[:3], repeats=1, warm_ups=0)
+    first, merged = len(rows), {method: MethodRuns() for method in table}
+    for scene, question in prompts[first:]:
+        if time.monotonic() > end:
+            break
+        runs = run_methods(table, [(scene, question)], repeats=arguments.repeats, warm_ups=0)
+        row: dict[str, Any] = {"scene": scene.id, "question": question, "methods": {}}
+        own = runs[BASELINE].token_ids[0]
+        for method, run in runs.items():
+            for field in ("seconds", "token_ids", "identical", "generations"):
+                getattr(merged[method], field).extend(getattr(run, field))
+            kept = {"seconds": run.seconds[0], "token_ids": run.token_ids[0], "identical": run.identical[0]}
+            kept["rounds"] = run.generations[0].rounds if run.generations else []
+            if not run.identical[0] and method not in bench.rules:
+                parted = first_divergence(bench.target, scene, question, run.token_ids[0], own)
+                kept["divergence"] = None if parted is None else asdict(parted)
+            row["methods"][method] = kept
+        rows.append(row)
+    if arguments.json is not None and len(rows) > first:
+        told = describe_pair(bench.pair) | {"max_new_tokens": arguments.tokens}
+        trace = trace_from_runs(merged, prompts[first : len(rows)], **told)
+        trace.save(arguments.json.with_suffix(f".{name}.{first}.parquet"))
+
+
+def table_of(rows: list[Any], truths: dict[str, Any], pair: Pair) -> dict[str, dict[str, Any]]:
+    """By method: speed, tokens a pass, and where the answers are another's, what that changed."""
+    runs = {name: MethodRuns() for name in rows[0]["methods"]}
+    rounds: dict[str, list[Round]] = {name: [] for name in runs}
+    for row in rows:
+        for name, kept in row["methods"].items():
+            runs[name].seconds.append(kept["seconds"])
+            runs[name].token_ids.append(kept["token_ids"])
+            runs[name].identical.append(kept["identical"])
+            rounds[name] += [Round(*r) for r in kept["rounds"]]
+    table = {}
+    for name, run in runs.items():
+        figures: dict[str, Any] = asdict(compare_speed(run, runs[BASELINE]))
+        figures["times_plain_loop"] = sum(runs[PLAIN].seconds) / sum(run.seconds)
+        if rounds[name]:
+            figures["tokens_a_pass"] = sum(r.gained for r in rounds[name]) / len(rounds[name])
+        if not all(run.identical):
+            told: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+            for row in rows:
+                for side, method in enumerate((name, BASELINE)):
+                    text = pair.target.decode_text(row["methods"][method]["token_ids"])
+                    told.setdefault(row["scene"], ({}, {}))[side][row["question"]] = text
+            sides = list(zip(*told.values(), strict=True))
+            figures["changes"] = asdict(compare_scenes(sides[0], sides[1], [truths.get(scene) for scene in told]))
+            parted = [row["methods"][name].get("divergence") for row in rows]
+            figures["divergences"] = [divergence for divergence in parted if divergence]
+        table[name] = figures
     return table
+
+
+def show(part: str, table: dict[str, dict[str, Any]], prompts: int) -> bool:
+    """Print a part's table; whether every lossless method was lossless but for ties."""
+    sound = True
+    print(f"\n{part}, {prompts} prompts")
+    for name, r in table.items():
+        line = (
+            f"{name:<52} {r['ratio_of_sums']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]  mean of ratios "
+            f"{r['mean_of_ratios']:.2f}x  plain loop {r['times_plain_loop']:.2f}x  slower {r['slower']:.1%}  "
+            f"identical {r['identical']:.1%}"
+        )
+        if "tokens_a_pass" in r:
+            line += f"  tokens a pass {r['tokens_a_pass']:.2f}"
+        if "(lossy)" in name and "changes" in r:
+            c = r["changes"]
+            line += f"  changed {c['changed']} of {c['answers']}, became wrong {c['became_wrong']} of {c['right']}"
+            line += f", right {c['became_right']}"
+        print(line)
+        for d in r.get("divergences", []):
+            print(f"    parts at {d['position']}: {d['token']} for {d['reference']}, gap of logits {d['gap']:.2e}")
+            sound &= d["gap"] < TIE
+    return sound
+
+
+def hiding(bench: Bench, prompts: list[Prompt]) -> dict[str, dict[str, float]]:
+    """Prefill hiding against the plain loop: measured with overlap, measured in sequence, computed on paper."""
+    found = {}
+    with DrafterThread(bench.drafter, bench.target.eos_token_ids) as thread:
+        for drafter in (bench.process, thread):
+            runs = compare_prefill_hiding(bench.target, drafter, prompts, max_new_tokens=bench.tokens)
+            plain, between = sum(r.plain for r in runs), contention(runs)
+            figures = {k: plain / sum(getattr(r, k) for r in runs) for k in ("overlapped", "in_sequence", "on_paper")}
+            figures |= {"contention_target": between.target, "contention_drafter": between.drafter}
+            for key in ("free_tokens", "free_accepted", "free_on_paper"):
+                figures[key] = float(np.mean([getattr(r, key) for r in runs]))
+            found[type(drafter).__name__] = figures
+            print(
+                f"prefill hidden by a {type(drafter).__name__}, against the plain loop, {len(prompts)} prompts: "
+                + ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+            )
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=14, help="taken evenly from the test split; 294 are all")
+    parser.add_argument("--only", nargs="+", default=["drafting", "baselines", "hiding"], help=f"of {[*PARTS]}, hiding")
+    parser.add_argument("--scenes", type=int, default=20, help="of the test split, in a mixed order; 294 are all")
     parser.add_argument("--questions", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=50)
-    parser.add_argument("--gammas", type=int, nargs="+", default=[3, 5, 8])
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
-    parser.add_argument("--quick", action="store_true", help="3 scenes, 4 questions, one repeat, gamma 5")
-    parser.add_argument("--hiding", action="store_true", help="also process against thread, with and without overlap")
-    parser.add_argument("--json", type=Path, help="keep the table here, and the trace of all runs beside it")
+    parser.add_argument("--minutes", type=float, default=8, help="of each part")
+    parser.add_argument("--adapters", type=Path, help="folder with trained adapters, one folder a level")
+    parser.add_argument("--source-layers", type=int, nargs="+", default=[2, 5, 8], help="target layers E3 was fed with")
+    parser.add_argument("--json", type=Path, help="keep all runs here (and go on from it), traces beside it")
     arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.scenes, arguments.questions, arguments.repeats, arguments.gammas = 3, 4, 1, [5]
     torch.set_num_threads(arguments.threads)
     pair, scenes = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
-    chosen = [scenes[i] for i in np.linspace(0, len(scenes) - 1, min(arguments.scenes, len(scenes)), dtype=int)]
+    order = np.random.default_rng(0).permutation(len(scenes))[: arguments.scenes]
+    chosen = [scenes[int(i)] for i in order]
     prompts = [(scene, question) for scene in chosen for question in scene.questions[: arguments.questions]]
+    kept: dict[str, Any] = {"parts": {}, "hiding": {}, "tables": {}}
+    if arguments.json is not None and arguments.json.is_file():
+        kept = json.loads(arguments.json.read_text())
     drafter, end = as_drafter(pair.drafter, pair.target), pair.target.eos_token_ids
+    sound = True
     with DrafterProcess(drafter, end) as process:
-        table = methods(pair, process, arguments.tokens, arguments.gammas)
-        rows = run_methods(table, prompts, repeats=arguments.repeats)
-        results = {name: asdict(compare_speed(row, rows[BASELINE])) for name, row in rows.items()}
-        for name, r in results.items():
-            print(
-                f"{name:<38} {r['ratio_of_sums']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]  mean of ratios "
-                f"{r['mean_of_ratios']:.2f}x  slower {r['slower']:.1%}  identical {r['identical']:.1%}"
-            )
-        few = prompts[:: max(1, len(prompts) // 12)]
-        hiding = {"process": _hiding(pair, process, few, arguments.tokens)}
-    if arguments.hiding:
-        with DrafterThread(drafter, end) as thread:
-            hiding["thread"] = _hiding(pair, thread, few, arguments.tokens)
+        bench = Bench(pair, process, arguments.tokens, arguments.adapters, arguments.source_layers)
+        for name in PARTS:
+            if name in arguments.only:
+                run_part(bench, name, prompts, arguments, kept["parts"].setdefault(name, []))
+                if arguments.json is not None:
+                    write_json(arguments.json, kept)
+        if "hiding" in arguments.only:
+            kept["hiding"] = hiding(bench, prompts[:: max(1, len(prompts) // 12)])
+    truths = {scene.id: scene.metadata.get("slots") for scene in chosen}
+    for name, rows in kept["parts"].items():
+        if rows:
+            kept["tables"][name] = table_of(rows, truths, pair)
+            sound &= show(name, kept["tables"][name], len(rows))
     if arguments.json is not None:
-        write_json(arguments.json, {"methods": results, "hiding": hiding, "prompts": len(prompts)})
-        trace = trace_from_runs(rows, prompts, **describe_pair(pair), max_new_tokens=arguments.tokens)
-        trace.save(arguments.json.with_suffix(".parquet"))
+        write_json(arguments.json, kept)
         print(f"-> {arguments.json}")
-    return 0 if all(r["identical"] == 1 for r in results.values()) else 1
-
-
-def _hiding(pair: Pair, drafter: Any, prompts: list[tuple[Scene, str]], tokens: int) -> dict[str, float]:
-    """Prefill hiding against the plain loop: measured with overlap, measured in sequence, computed on paper."""
-    runs = compare_prefill_hiding(pair.target, drafter, prompts, max_new_tokens=tokens)
-    plain, between = sum(r.plain for r in runs), contention(runs)
-    figures = {k: plain / sum(getattr(r, k) for r in runs) for k in ("overlapped", "in_sequence", "on_paper")}
-    print(
-        f"prefill hidden by a {type(drafter).__name__}, against the plain loop: measured with overlap "
-        f"{figures['overlapped']:.2f}x, in sequence {figures['in_sequence']:.2f}x, on paper "
-        f"{figures['on_paper']:.2f}x; contention target {between.target:.2f}, drafter {between.drafter:.2f}"
-    )
-    return figures | {"contention_target": between.target, "contention_drafter": between.drafter}
+    return 0 if sound else 1
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class AdaptiveLength:
         """Whether reading the prompt with the drafter is won back over an answer as long as those before it."""
         expected = min(max_new_tokens, self._answer_length or max_new_tokens)
         saved = expected * (self._seconds[0] - 1 / max(self._rate(g) for g in range(1, self.gamma + 1)))
-        return saved > sum(self.costs.drafter_stages.values())
+        return saved > self.costs.drafter_prefill  # reading from disk is not charged: plain decoding waits for it too
 
     def count(self) -> int:
         best = max(range(1, self.gamma + 1), key=self._rate)

@@ -1,6 +1,7 @@
 """Lossy rules, each against its formula; and how long to draft, against brute force."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,6 +149,8 @@ def test_drafting_is_skipped_where_it_does_not_pay(target: TextModel, drafter: T
     assert AdaptiveLength(costs(0.001, prefill=0.01)).pays(50)
     assert not AdaptiveLength(costs(0.001, prefill=0.01)).pays(1)
     assert not AdaptiveLength(costs(0.020)).pays(50)
+    loaded = replace(costs(0.001), drafter_stages={"load": 10.0, "prefill": 0.01})  # disk time is nobody's choice
+    assert AdaptiveLength(loaded).pays(50)
     dear = AdaptiveLength(costs(0.001, prefill=10.0))
     out = speculative_generate(target, drafter, [5, 9, 4], "", gamma=dear, max_new_tokens=10)
     assert {event.lane for event in out.events} == {"target"}  # the drafter did not even read the prompt
