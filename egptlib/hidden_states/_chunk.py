@@ -33,8 +33,12 @@ class Chunk(Protocol):
     def read_ahead(self) -> None:
         """Have the system read the file, for a reader that goes through most of it in order."""
 
-    def release(self) -> None:
-        """Give the memory of pages already read back to the system. Views stay valid."""
+    def release(self, more: bool) -> None:
+        """Give the memory of pages already read back to the system. Views stay valid.
+
+        Args:
+            more: the next samples come from this file too.
+        """
 
 
 @dataclass
@@ -122,5 +126,5 @@ class SafetensorsChunk:
     def read_ahead(self) -> None:
         self.file.mapping.madvise(mmap.MADV_WILLNEED)
 
-    def release(self) -> None:
+    def release(self, more: bool) -> None:
         self.file.mapping.madvise(mmap.MADV_DONTNEED)

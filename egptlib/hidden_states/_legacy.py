@@ -43,9 +43,10 @@ class LegacyChunk:
     def read_ahead(self) -> None:
         """Nothing: a file is mapped when it is used."""
 
-    def release(self) -> None:
-        """Unmap the file; the next use maps it again."""
-        self.__dict__.pop("_content", None)
+    def release(self, more: bool) -> None:
+        """Unmap the file, unless there is `more` to read; the next use maps it again, which reads all metadata."""
+        if not more:
+            self.__dict__.pop("_content", None)
 
     def metadata(self) -> list[dict[str, Any]]:
         return [_in_our_words(record) for record in self._content["metadata"]]

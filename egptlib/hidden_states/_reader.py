@@ -144,8 +144,9 @@ class HiddenStates(Sequence[HiddenSample]):
                 self._chunks[c].read_ahead()
             ahead -= used.keys()
             yield RaggedBatch([sample for c, i, j in _runs(part) for sample in self._chunks[c].samples(i, j)])
+            following = set() if shuffle else {c for c, _ in places[start + batch_size : start + batch_size + 1]}
             for c in used:
-                self._chunks[c].release()
+                self._chunks[c].release(c in following)
 
     def chunks(self, batch_size: int = 64) -> Iterator[HiddenBatch]:
         """Yield the samples in order, padded with a mask, `batch_size` at a time."""

@@ -411,6 +411,45 @@ def test_the_earlier_writers_chunks(shared: Path) -> None:
         HiddenStateWriter(folder)
 
 
+def test_earlier_chunks_are_opened_once_and_one_at_a_time(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hs = HiddenStates.open(shared / "golden" / "legacy_chunks")
+    opened: list[str] = []
+    load = torch.load
+
+    def noting(path: Path, **options: Any) -> Any:
+        opened.append(Path(path).name)
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", noting)
+    for batch in hs.stream(7):
+        assert len(batch) <= 7
+        assert sum("_content" in vars(chunk) for chunk in hs._chunks) <= 2  # a batch may lie across two
+    assert opened == sorted(path.name for path in (hs.folder / "chunks").glob("*.pt"))
+    assert not any("_content" in vars(chunk) for chunk in hs._chunks)
+
+
+def test_a_stream_holds_less_than_two_chunks(tmp_path: Path) -> None:
+    """Of a folder of five; mapped pages count. Every byte is touched."""
+    write(tmp_path, [make_sample(i, 40, (2048, 2048)) for i in range(100)], chunk_size=20, commit_every=20)
+    chunk = max(path.stat().st_size for path in (tmp_path / "chunks").iterdir())
+
+    def held(what: str) -> int:
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+        return int(line.split()[1]) * 1024
+
+    for shuffle in (False, True):
+        total = 0.0
+        for _ in range(2):  # the first time, torch takes memory of its own
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # starts VmHWM anew
+            except OSError:
+                pytest.skip("this system does not let a process start its peak anew")
+            before = held("VmRSS")
+            for batch in HiddenStates.open(tmp_path).stream(8, shuffle=shuffle):
+                total += sum(float(s.drafter_hidden.sum() + s.target_hidden.sum()) for s in batch)
+        assert held("VmHWM") - before < 2 * chunk, (shuffle, total)
+
+
 def test_earlier_chunks_that_are_damaged_or_unsafe(shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "legacy"
     shutil.copytree(shared / "golden" / "legacy_chunks", folder)
