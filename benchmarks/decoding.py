@@ -149,7 +149,7 @@ class Bench:
     def lossy(self, prompts: list[Prompt]) -> dict[str, Method]:
         """Rules that change answers, at gamma 5; the cosine rule on the states of an adapter."""
         table = {"EventGPT, gamma 5": self.speculative(self.drafter, 5)}
-        rules = [TopK(2), TopK(3), Typical(), Fuzzy(0.2), Deferral(0.1)]
+        rules: list[Rule] = [TopK(2), TopK(3), Typical(), Fuzzy(0.2), Deferral(0.1)]
         self.rules = {f"EventGPT, {rule.name}": rule for rule in rules}
         table |= {name: self.speculative(self.drafter, 5, rule) for name, rule in self.rules.items()}
         if self.adapters is not None and (self.adapters / "L1" / "adapter.json").is_file():

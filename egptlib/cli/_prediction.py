@@ -92,5 +92,5 @@ def _print_error(name: str, model: "CostModel", timed: "Trace") -> None:
         print(f"{name}: cannot be foretold: {error}")
         return
     clock = sum(row.total_seconds or 0.0 for row in known.rows)
-    error = prediction.seconds.sum() / clock - 1
-    print(f"{name}: {error:+.1%} off the clock ({len(known)} answers, {clock:.2f} s [{tag}])")
+    off = prediction.seconds.sum() / clock - 1
+    print(f"{name}: {off:+.1%} off the clock ({len(known)} answers, {clock:.2f} s [{tag}])")
