@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 _SHOWN = "jupyterapp.shell.currentWidget"
+_PICTURE_AND_WORDS = """() => document.querySelector('img.widget-image').src
+    + [...document.querySelectorAll('.jp-OutputArea .widget-html-content')].map(words => words.innerHTML).join()"""
 
 
 def _explored() -> list[str]:
@@ -155,7 +157,7 @@ def _finished(page: "Page", timeout: float = 240) -> list[dict[str, Any]]:
 
 
 def _move_a_slider(page: "Page", cells: list[dict[str, Any]]) -> None:
-    """Go to the first explorer, press an arrow key on its last slider, and wait for another picture."""
+    """Go to the first explorer, press an arrow key on its last slider, and wait for another picture or other words."""
     index = next(
         i for i, c in enumerate(cells) if c["cell_type"] == "code" and "interactive" in c["metadata"].get("tags", [])
     )
@@ -163,14 +165,12 @@ def _move_a_slider(page: "Page", cells: list[dict[str, Any]]) -> None:
     picture = page.locator("img.widget-image").first
     picture.wait_for(timeout=30_000)
     handle = page.locator(".jp-Notebook .noUi-handle").last
-    before = picture.get_attribute("src")
+    before = page.evaluate(_PICTURE_AND_WORDS)  # the next sample may be another question about the same scene
     for key in ("ArrowRight", "ArrowLeft"):  # one of them is not at its end
         handle.focus()
         handle.press(key)
         try:
-            page.wait_for_function(
-                "before => document.querySelector('img.widget-image').src !== before", arg=before, timeout=8_000
-            )
+            page.wait_for_function(f"before => ({_PICTURE_AND_WORDS})() !== before", arg=before, timeout=8_000)
         except Exception as error:
             if key == "ArrowLeft":
                 raise AssertionError("the slider changes nothing") from error
