@@ -11,7 +11,7 @@ from egptlib.adapters._judge import (
     length_gain,
     measure_latency,
 )
-from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
+from egptlib.adapters._levels import CLASSES, Adapter, AttentionAdapter, Head, token_states
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
 from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
 from egptlib.adapters._losses import LossSettings
@@ -40,6 +40,7 @@ from egptlib.adapters._train import split_by_sequence, train_adapter
 from egptlib.adapters._word_kinds import KIND_GROUPS, KINDS, word_kinds
 
 __all__ = [
+    "CLASSES",
     "KINDS",
     "KIND_GROUPS",
     "LEVELS",

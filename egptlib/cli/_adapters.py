@@ -25,8 +25,7 @@ def adapters(
     """List the adapter levels with their parameter counts."""
     from transformers import LlamaConfig
 
-    from egptlib.adapters import LEVELS, count_lora_parameters, count_parameters
-    from egptlib.adapters._levels import CLASSES
+    from egptlib.adapters import CLASSES, LEVELS, count_lora_parameters, count_parameters
 
     print(f"{'level':<6} {'parameters':>12}  reads")
     for level in LEVELS:

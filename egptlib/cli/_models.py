@@ -24,7 +24,7 @@ def train_mini(
     work: Annotated[Path | None, typer.Option(help="Folder for what can be resumed; default: in the data.")] = None,
 ) -> None:
     """Train the mini pair on streets, from nothing, with fixed seeds."""
-    from egptlib.models._mini_training import train_mini as train
+    from egptlib.models import train_mini as train
 
     train(**given(out=out, work=work))
     print(f"trained the mini pair -> {out or 'the shipped weights'}")

@@ -11,8 +11,7 @@ from egptlib.cli._app import app, given
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egptlib.reporting._notebooks import Job
-    from egptlib.reporting._runner import Outcome
+    from egptlib.reporting import Job, Outcome
 
 
 Out = Annotated[Path | None, typer.Option(help="Folder for runs and report; default: runs.")]
@@ -44,7 +43,7 @@ def run(
 
     A run that is done is skipped; it counts as another one when a parameter, the notebook or the library differs.
     """
-    from egptlib.reporting._notebooks import find_notebooks, plan
+    from egptlib.reporting import find_notebooks, plan
 
     assigned = dict(_assignment(text) for text in parameter or ())
     optional: dict[str, Any] = {"smoke": smoke} | given(pair=pair)
@@ -72,8 +71,7 @@ def sweep(
     Given again, it goes on where it stopped. On a cluster every machine must see the notebooks and --out by the same
     names; start its workers with one thread for each notebook that they are to run at the same time.
     """
-    from egptlib.reporting._runs import default_root, read_status
-    from egptlib.reporting._sweep import differing, plan_sweep, read_grid
+    from egptlib.reporting import default_root, differing, plan_sweep, read_grid, read_status
 
     jobs = plan_sweep(read_grid(grid), {"smoke": smoke})
     varying = differing([job.parameters for job in jobs])
@@ -97,8 +95,7 @@ def list_(
     starred: Annotated[bool, typer.Option("--starred", help="Only starred runs.")] = False,
 ) -> None:
     """List runs: star, state, seconds, what their parameters differ in, and name."""
-    from egptlib.reporting._runs import default_root
-    from egptlib.reporting._stars import overview
+    from egptlib.reporting import default_root, overview
 
     print(overview(root or default_root(), notebook=notebook, starred=starred))
 
@@ -109,8 +106,7 @@ def compare(
     root: Annotated[Path | None, typer.Option(help="Folder of runs; default: runs.")] = None,
 ) -> None:
     """Set runs side by side: the parameters and figures in which they differ."""
-    from egptlib.reporting._runs import default_root
-    from egptlib.reporting._stars import compare_runs, find_run
+    from egptlib.reporting import compare_runs, default_root, find_run
 
     folder = root or default_root()
     table = compare_runs([find_run(folder, name) for name in names])
@@ -125,8 +121,7 @@ def star(
     off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
 ) -> None:
     """Star a run, so that it is found again: `runs list --starred`, and `collect()` says so too."""
-    from egptlib.reporting._runs import default_root
-    from egptlib.reporting._stars import find_run, set_star
+    from egptlib.reporting import default_root, find_run, set_star
 
     folder = find_run(root or default_root(), name)
     set_star(folder, None if off else note)
@@ -139,8 +134,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder for the pages; default: RUNS/report.")] = None,
 ) -> None:
     """Write one HTML page for each run and an index page; all of it opens offline."""
-    from egptlib.reporting._html import write_report
-    from egptlib.reporting._runs import default_root
+    from egptlib.reporting import default_root, write_report
 
     print(f"report -> {write_report(runs or default_root(), out)}")
 
@@ -152,8 +146,7 @@ def paper(
     starred: Annotated[bool, typer.Option("--starred", help="Only starred runs.")] = False,
 ) -> None:
     """Export figures (PDF), tables (booktabs LaTeX) and numbers (newcommands) of finished runs, and a main.tex."""
-    from egptlib.reporting._paper import write_paper
-    from egptlib.reporting._runs import default_root
+    from egptlib.reporting import default_root, write_paper
 
     path, counts = write_paper(runs or default_root(), out, starred=starred)
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" -> {path}")
@@ -167,7 +160,7 @@ def lab(
     """Start JupyterLab with the notebooks, reachable from this machine alone and with a token."""
     import os
 
-    from egptlib.reporting._lab import lab_command
+    from egptlib.reporting import lab_command
 
     command, environment = lab_command(port, open_browser=browser)
     os.execvpe(command[0], command, os.environ | environment)
@@ -175,9 +168,7 @@ def lab(
 
 def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), **options: Any) -> None:
     """Run the jobs, say how each ended, write the report; exit code 1 when one failed."""
-    from egptlib.reporting._html import write_report
-    from egptlib.reporting._runner import run_notebooks
-    from egptlib.reporting._runs import default_root
+    from egptlib.reporting import default_root, run_notebooks, write_report
 
     root = out or default_root()
     ended = 0

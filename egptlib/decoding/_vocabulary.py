@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib.models import Model
-from egptlib.models._load import num_shared_tokens
+from egptlib.models import Model, num_shared_tokens
 
 
 class Vocabulary:

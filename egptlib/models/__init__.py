@@ -1,14 +1,19 @@
 """The two models: EventGPT (drafter, reads events) and Video-LLaVA (target, reads video), and what they need."""
 
+from typing import TYPE_CHECKING, Any
+
 from egptlib.models._describe import describe_pair
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, State, Step
-from egptlib.models._load import Pair, load_pair
+from egptlib.models._load import Pair, load_pair, num_shared_tokens
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
 from egptlib.models._video_llava import VideoModel, load_video_llava
+
+if TYPE_CHECKING:  # its drawing of streets is not needed to load a pair
+    from egptlib.models._mini_training import train_mini
 
 __all__ = [
     "EVENT_PLACEHOLDER",
@@ -29,7 +34,17 @@ __all__ = [
     "describe_pair",
     "load_pair",
     "load_video_llava",
+    "num_shared_tokens",
     "plan_memory",
     "published_configs",
     "synchronize",
+    "train_mini",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "train_mini":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from egptlib.models._mini_training import train_mini
+
+    return train_mini

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from egptlib._paths import atomic_write
 from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES, TOWER
 from egptlib.models._preprocess import Preprocessor
-from egptlib.scenes import SLOTS, SceneFolder, open_scenes, slot_values
-from egptlib.scenes._index import INDEX_NAME
+from egptlib.scenes import INDEX_NAME, SLOTS, SceneFolder, open_scenes, slot_values
 
 QuestionsAnswers = list[list[tuple[str, str]]]
 """Per scene the ten questions with their answers."""

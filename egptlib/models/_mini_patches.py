@@ -15,8 +15,7 @@ from tqdm import tqdm
 from egptlib._paths import atomic_write
 from egptlib.models._mini import EVENT_VIEWS, NUM_FRAMES, TOWER
 from egptlib.scenes import SceneFolder, frame_indices
-from egptlib.scenes._streets import VIDEO_FPS, street_at
-from egptlib.scenes._streets_world import COLORS, KINDS, MOTIONS
+from egptlib.scenes.streets import COLORS, KINDS, MOTIONS, VIDEO_FPS, street_at
 
 FIELDS = {"kind": len(KINDS) + 1, "color": len(COLORS) + 1, "motion": len(MOTIONS) + 1, "pedestrian": 2}
 """What is told of a patch, and how many values it has; 0 is none."""

@@ -19,7 +19,7 @@ from egptlib.models._mini_data import NO_VALUE, normalise
 from egptlib.models._mini_optim import batches, update, warm_cosine
 from egptlib.models._mini_patches import FIELDS, GRID
 from egptlib.scenes import SLOTS, slot_values
-from egptlib.scenes._streets_world import MOTIONS
+from egptlib.scenes.streets import MOTIONS
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,16 @@ from egptlib._paths import atomic_write
 from egptlib.models._mini import TOWER
 from egptlib.models._mini_data import QuestionsAnswers, preprocessor, read_pairs, slot_labels
 from egptlib.models._mini_patches import FRAME_TIMES, GRID, patch_labels
-from egptlib.scenes._streets import FIRST_FREE_SEED, SEQUENCE_SECONDS, WINDOW_SECONDS, facts_from
-from egptlib.scenes._streets_answers import answers, slots
-from egptlib.scenes._streets_render import StreetRenderer
-from egptlib.scenes._streets_world import sample_world
+from egptlib.scenes.streets import (
+    FIRST_FREE_SEED,
+    SEQUENCE_SECONDS,
+    WINDOW_SECONDS,
+    StreetRenderer,
+    answers,
+    facts_from,
+    sample_world,
+    slots,
+)
 
 _STARTS = (0.0, 0.5, 1.0)  # seconds into a sequence: where the windows of `streets` start
 _IN_A_FILE = 500

@@ -1,5 +1,7 @@
 """Run folders, figures, notebooks through papermill, and reports that open offline."""
 
+from typing import TYPE_CHECKING, Any
+
 from egptlib.reporting._explorers import (
     AnswerPair,
     browse_samples,
@@ -8,7 +10,21 @@ from egptlib.reporting._explorers import (
     explore_acceptance,
     scrub_timeline,
 )
-from egptlib.reporting._runs import Run, collect, describe_environment, is_headless, open_run, show_table
+from egptlib.reporting._lab import lab_command
+from egptlib.reporting._notebooks import Job, find_notebooks, plan
+from egptlib.reporting._paper import write_paper
+from egptlib.reporting._runner import Outcome, run_notebooks
+from egptlib.reporting._runs import (
+    Run,
+    collect,
+    default_root,
+    describe_environment,
+    is_headless,
+    open_run,
+    read_status,
+    show_table,
+)
+from egptlib.reporting._stars import compare_runs, find_run, overview, set_star
 from egptlib.reporting._style import (
     DOUBLE_COLUMN,
     DRAFTER_COLOR,
@@ -18,6 +34,10 @@ from egptlib.reporting._style import (
     TARGET_COLOR,
     apply_style,
 )
+from egptlib.reporting._sweep import differing, plan_sweep, read_grid
+
+if TYPE_CHECKING:  # nbconvert, which makes its pages, takes more than a second to import
+    from egptlib.reporting._html import write_report
 
 __all__ = [
     "DOUBLE_COLUMN",
@@ -27,16 +47,41 @@ __all__ = [
     "SINGLE_COLUMN",
     "TARGET_COLOR",
     "AnswerPair",
+    "Job",
+    "Outcome",
     "Run",
     "apply_style",
     "browse_samples",
     "collect",
     "compare_adapters",
+    "compare_runs",
+    "default_root",
     "describe_environment",
+    "differing",
     "explore",
     "explore_acceptance",
+    "find_notebooks",
+    "find_run",
     "is_headless",
+    "lab_command",
     "open_run",
+    "overview",
+    "plan",
+    "plan_sweep",
+    "read_grid",
+    "read_status",
+    "run_notebooks",
     "scrub_timeline",
+    "set_star",
     "show_table",
+    "write_paper",
+    "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "write_report":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from egptlib.reporting._html import write_report
+
+    return write_report

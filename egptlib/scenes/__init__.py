@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._folder import Scene as Scene
     from egptlib.scenes._folder import SceneFolder as SceneFolder
     from egptlib.scenes._folder import open_scenes as open_scenes
+    from egptlib.scenes._index import INDEX_NAME as INDEX_NAME
     from egptlib.scenes._questions import QUESTIONS as QUESTIONS
     from egptlib.scenes._questions import load_questions as load_questions
     from egptlib.scenes._rendering import event_images as event_images
@@ -51,6 +52,7 @@ _NAMES = {
     ),
     "_events": ("EventFile", "Events", "load_events", "save_events"),
     "_folder": ("Scene", "SceneFolder", "open_scenes"),
+    "_index": ("INDEX_NAME",),
     "_questions": ("QUESTIONS", "load_questions"),
     "_rendering": ("event_images",),
     "_simulate": ("EventSimulator", "simulate_events"),
