@@ -9,7 +9,9 @@ of every model a method needs are inside, and all methods and baselines share on
 prompt by prompt, after three warm-ups. Token ids of every call are compared with `generate`'s; where they part, the
 position and the gap of the two best logits are told. `events blanked` is the same drafter shown white pictures, so
 only the difference to it is what the events contribute; `plain loop` is this library's own greedy decoding, so only
-the difference to it is what speculation contributes. "on paper" is computed, everything else is measured.
+the difference to it is what speculation contributes. Methods that run two models at once use both cores; so `generate`
+is shown with two threads as well, and every method of that part is compared with it. "on paper" is computed, everything
+else is measured.
 
 Parts (`--only`) have the first two methods in common and fit ten minutes each; a part that was stopped goes on with
 the next prompts when it is run again on the same `--json` file. Exits non-zero when a lossless method gives other
@@ -72,8 +74,23 @@ from egptlib.scenes import Scene, open_scenes
 from egptlib.traces import trace_from_runs
 
 BASELINE, PLAIN = "generate (transformers)", "plain loop"
+BOTH_CORES = "generate (transformers), two threads"
 TIE = 1e-3  # of logits: what float32 rounding of two ways to compute them can turn around
 Prompt = tuple[Scene, str]
+
+
+def with_threads(method: Method, count: int) -> Method:
+    """The same, with so many torch threads: a method that leaves a core idle is also shown with it."""
+
+    def call(scene: Scene, question: str) -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return method(scene, question)
+        finally:
+            torch.set_num_threads(before)
+
+    return call
 
 
 class Bench:
@@ -99,7 +116,11 @@ class Bench:
     def drafting(self, prompts: list[Prompt]) -> dict[str, Method]:
         """EventGPT as the drafter, in sequence and beside the target, and its control."""
         costs = measure_costs(self.pair, *prompts[0], gammas=range(13), repeats=5, measure_contention=False)
-        table = {"empty drafter": self.speculative(SequenceDrafter(), 5)}
+        table = {BOTH_CORES: with_threads(self.common()[BASELINE], 2)}
+        table["plain loop, two threads"] = with_threads(self.common()[PLAIN], 2)
+        for gamma in (5, 8):
+            table[f"EventGPT, gamma {gamma}, two threads"] = with_threads(self.speculative(self.drafter, gamma), 2)
+        table["empty drafter"] = self.speculative(SequenceDrafter(), 5)
         table |= {f"EventGPT, gamma {gamma}": self.speculative(self.drafter, gamma) for gamma in (2, 3, 5, 8)}
         table["EventGPT, gamma 8, stops below 0.4"] = self.speculative(self.drafter, FixedLength(8, 0.4))
         table["EventGPT, skip rule"] = self.speculative(self.drafter, AdaptiveLength(costs, 12, min_confidence=0.4))
@@ -211,6 +232,8 @@ def table_of(rows: list[Any], truths: dict[str, Any], pair: Pair) -> dict[str, d
     for name, run in runs.items():
         figures: dict[str, Any] = asdict(compare_speed(run, runs[BASELINE]))
         figures["times_plain_loop"] = sum(runs[PLAIN].seconds) / sum(run.seconds)
+        if BOTH_CORES in runs:
+            figures["times_two_threads"] = sum(runs[BOTH_CORES].seconds) / sum(run.seconds)
         if rounds[name]:
             figures["tokens_a_pass"] = sum(r.gained for r in rounds[name]) / len(rounds[name])
         if not all(run.identical):
@@ -237,6 +260,8 @@ def show(part: str, table: dict[str, dict[str, Any]], prompts: int) -> bool:
             f"{r['mean_of_ratios']:.2f}x  plain loop {r['times_plain_loop']:.2f}x  slower {r['slower']:.1%}  "
             f"identical {r['identical']:.1%}"
         )
+        if "times_two_threads" in r:
+            line += f"  generate on two threads {r['times_two_threads']:.2f}x"
         if "tokens_a_pass" in r:
             line += f"  tokens a pass {r['tokens_a_pass']:.2f}"
         if "(lossy)" in name and "changes" in r:
