@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ def write_trace(
     trace = trace_from_hidden_states(
         (sample for batch in states.stream(64) for sample in batch),
         path=states.config.get("path", "target"),
-        source=str(folder),
+        # Beside its chunks it names no folder: the same samples give the same bytes wherever they lie.
+        source="" if out is None else str(folder),
         max_new_tokens=states.config.get("max_new_tokens"),
         **header,
     )
@@ -56,4 +58,4 @@ def join_traces(folder: Path, num_shards: int) -> None:
     paths = [folder / "shards" / f"{number:03d}" / TRACE for number in range(num_shards)]
     traces = [Trace.load(path) for path in paths if path.is_file()]
     if traces:
-        Trace.join(traces).save(folder / TRACE)
+        replace(Trace.join(traces), source="").save(folder / TRACE)

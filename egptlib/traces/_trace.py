@@ -87,7 +87,7 @@ class Trace:
         rows: one a sample (and method).
         path: along which tokens `drafter_ids` were recorded; only "target" can be replayed.
         pair, device, precision, versions: what ran.
-        source: the file or folder it was made from.
+        source: the file or folder it was made from; stored as nothing (beside its chunks), its own file once loaded.
         end_token_ids: tokens that end an answer.
         max_new_tokens: limit the answers were written under; None: not known.
     """

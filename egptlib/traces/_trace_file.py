@@ -40,6 +40,7 @@ def load_trace(path: str | Path) -> Trace:
     if table.schema.names != _schema().names:
         raise ValueError(f"{path}: expected columns {_schema().names}, found {table.schema.names}")
     rows = [_row(record) for record in table.to_pylist()]
+    header["source"] = header["source"] or str(path)
     return Trace(rows, **header | {"end_token_ids": tuple(header["end_token_ids"])})
 
 

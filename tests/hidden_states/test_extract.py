@@ -237,7 +237,7 @@ def test_a_signal_commits_and_ends_the_run(pair: Pair, tmp_path: Path, monkeypat
             extract(pair, Scenes(5), parts, **options)
     assert len(HiddenStates.open(parts)) == 8
     extract(pair, Scenes(5), parts, **options)
-    for name in ("index.json", "chunks/chunk_000000_000010.safetensors"):
+    for name in ("index.json", "chunks/chunk_000000_000010.safetensors", "trace.parquet"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
 

@@ -1,5 +1,6 @@
 """Traces: the parquet round trip, what they say, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +30,15 @@ ROWS = [
         "b", "where?", [4, 2], [4, 4], [1.0, 0.0], [0.25, 0.5], target_stages={"prefill": 0.25}, total_seconds=1.5
     ),
 ]
-TRACE = Trace(ROWS, pair="mini", device="cpu", precision="float32", versions={"torch": "2"}, end_token_ids=(2,))
+HEADER = {"pair": "mini", "device": "cpu", "precision": "float32", "versions": {"torch": "2"}, "source": "x.json"}
+TRACE = Trace(ROWS, end_token_ids=(2,), **HEADER)  # type: ignore[arg-type]
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     TRACE.save(tmp_path / "t.parquet")
     assert Trace.load(tmp_path / "t.parquet") == TRACE
+    replace(TRACE, source="").save(tmp_path / "beside.parquet")
+    assert Trace.load(tmp_path / "beside.parquet") == replace(TRACE, source=str(tmp_path / "beside.parquet"))
 
 
 def test_arrays_are_padded_to_the_longest_answer() -> None:
@@ -144,7 +148,7 @@ def test_from_generations(tmp_path: Path) -> None:
     assert two.events[0].start == 0.0 and two.events[-1].end == 2.5
     assert dict(one.events[2].info) == {"drafted": 2}
     trace.save(tmp_path / "t.parquet")
-    assert Trace.load(tmp_path / "t.parquet") == trace
+    assert Trace.load(tmp_path / "t.parquet").rows == trace.rows
     with pytest.raises(ValueError):
         trace_from_generations(made, [], "gamma 2")
 
@@ -191,7 +195,7 @@ def test_recorded_rounds(recorded: Path, tmp_path: Path) -> None:
         assert sum(gained for *_, gained in row.rounds) == row.num_tokens
     assert sum(row.rounds[0][1] for row in hidden.rows) == sum(row["accepted"] for row in file.method("L4+VL"))
     trace.save(tmp_path / "t.parquet")
-    assert Trace.load(tmp_path / "t.parquet") == trace
+    assert Trace.load(tmp_path / "t.parquet").rows == trace.rows
     shared = trace_from_recorded(open_recorded(recorded / "e2e_wallclock_20260207_040508_gamma5.json"))
     assert {row.tag for row in shared.method("L1+VL").rows} == {"measured (overlapped)"}
     with pytest.raises(ValueError, match="token_adapter_training holds no answers"):
