@@ -19,7 +19,8 @@ from egptlib.hidden_states._format import (
 from egptlib.hidden_states._heads import Head
 
 _CHUNK = re.compile(r"chunk_(\d+)_(\d+)\.safetensors")
-_TEMPORARY = re.compile(r"\.(chunk_\d+_\d+|index|\w+_head)-\w+\.(safetensors|json)")
+# What `atomic_write` calls a file of this room before it is whole.
+_TEMPORARY = re.compile(r"\.(chunk_\d+_\d+|index|\w+_head|failures|shards|trace)-\w+\.(safetensors|jsonl?|parquet)")
 
 
 def check_store(folder: Path, deep: bool = False) -> list[str]:
@@ -118,8 +119,15 @@ def rebuild_index(folder: Path) -> str:
 
 def remove_leftovers(folder: Path, index: dict[str, Any]) -> None:
     """Remove this writer's files that a crash left and the index does not list; only under the folder's lock."""
-    listed = {folder / entry["path"] for entry in (*index["chunks"], *index["heads"].values())}
-    for path in (*folder.glob("chunks/*"), *folder.glob(".*")):
-        ours = _TEMPORARY.fullmatch(path.name) or (_CHUNK.fullmatch(path.name) and path not in listed)
-        if ours and path.is_file():
+    remove_temporaries(folder)
+    listed = {folder / entry["path"] for entry in index["chunks"]}
+    for path in folder.glob("chunks/chunk_*"):
+        if _CHUNK.fullmatch(path.name) and path not in listed and path.is_file():
+            path.unlink()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove files of this room that a crash left before they were whole; only under the folder's lock."""
+    for path in (*folder.glob("chunks/.*"), *folder.glob(".*")):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink()

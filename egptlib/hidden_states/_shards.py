@@ -19,6 +19,7 @@ from egptlib._paths import write_json
 from egptlib.hidden_states._extract import Extraction, extract
 from egptlib.hidden_states._format import INDEX, read_index, write_index
 from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._recovery import remove_temporaries
 from egptlib.hidden_states._trace import join_traces
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def extract_shards(
     out = Path(out)
     start, lock = time.perf_counter(), FolderLock(out)
     try:
+        remove_temporaries(out)
         per_scene = len(options.get("questions") or ()) or options.get("num_questions", 10)
         parts = _plan(out, scenes, max(1, options.get("batch_size", 64) // per_scene), num_shards or 4 * workers)
         jobs = [

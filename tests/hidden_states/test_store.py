@@ -145,6 +145,23 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
+def test_what_a_crash_left_unfinished_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    with HiddenStateWriter(tmp_path, {"run": 1}) as writer:
+        writer.add(torch.zeros(2, 4), torch.zeros(2, 4), metadata={"scene": "s", "question": "q"})
+    whole = files(tmp_path)
+    names = ["index-a_1", "target_head-b2c", "trace-x1_y", "failures-0a", "shards-zz"]
+    endings = [".json", ".safetensors", ".parquet", ".jsonl", ".json"]
+    for name in (f".{stem}{ending}" for stem, ending in zip(names, endings, strict=True)):
+        (tmp_path / name).write_bytes(b"half")
+    for name in (".chunk_000000_000001-q7.safetensors", "chunk_000001_000009.safetensors"):
+        (tmp_path / "chunks" / name).write_bytes(b"half")
+    kept = {".notes.json": b"mine", "trace-old.parquet": b"mine too"}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    HiddenStateWriter(tmp_path, {"run": 1}).close()
+    assert files(tmp_path) == whole | kept
+
+
 @pytest.mark.parametrize("fails_at", range(1, 13))
 def test_a_disk_that_fills_up_at_any_write_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
