@@ -1,5 +1,6 @@
-"""Verbs of the decoding room: benchmark costs."""
+"""Verbs of the decoding room: benchmark costs, benchmark divergences."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,10 @@ from egptlib.cli._app import (
 )
 
 if TYPE_CHECKING:
-    from egptlib.decoding import CostReport
+    from egptlib.decoding import CostReport, Divergences, Method
+    from egptlib.models import Model, Pair
+
+PRECISIONS = ("float32", "bfloat16", "nf4")
 
 benchmark = typer.Typer(no_args_is_help=True, help="Measure on this machine.")
 app.add_typer(benchmark, name="benchmark")
@@ -31,7 +35,9 @@ def _benchmark() -> None:
 
 @benchmark.command()
 def costs(
-    out: Annotated[Path, typer.Option(help="Folder for costs_PAIR_PRECISION.json.")] = Path("runs/costs"),
+    out: Annotated[Path, typer.Option(help="Folder for costs_PAIR_PRECISION.json, the report and figures.")] = Path(
+        "runs/costs"
+    ),
     precision: Annotated[
         list[str] | None, typer.Option(help="float32, bfloat16 or nf4; may be repeated, all three when left out.")
     ] = None,
@@ -43,33 +49,23 @@ def costs(
     video_llava: VideoLlavaFolder = None,
     visual_tower: VisualTower = None,
     device: Device = "cpu",
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every timing.")] = 9,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every timing.")] = 15,
     max_gamma: Annotated[int, typer.Option(min=0, help="Verifications of 0 to so many draft tokens.")] = 32,
     contention: Annotated[bool, typer.Option(help="Also run both models at once.")] = True,
 ) -> None:
-    """Stages, steps, verifications, memory and contention of both models, as a table and as JSON."""
-    import torch
-
+    """Stages, steps, verifications, memory and contention of both models, as a table, as JSON and as figures."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which watches the memory, talks otherwise
     from egptlib._paths import write_json
     from egptlib.decoding import report_costs
-    from egptlib.models import load_pair
+    from egptlib.reporting.figures import step_parts_figure, verify_cost_figure
     from egptlib.scenes import open_scenes
 
-    names = precision or ["float32", "bfloat16", "nf4"]
-    if unknown := [name for name in names if name not in ("float32", "bfloat16", "nf4")]:
-        raise ValueError(f"--precision: expected float32, bfloat16 or nf4, found {unknown[0]!r}")
+    names = _precisions(precision, PRECISIONS)
     scene = open_scenes(dataset, split=split, event_views=event_views)[0]
+    reports: dict[str, CostReport] = {}
     for name in names:
-        models = load_pair(
-            pair,
-            eventgpt=eventgpt,
-            video_llava=video_llava,
-            visual_tower=visual_tower,
-            quantization="nf4" if name == "nf4" else None,
-            dtype=torch.float32 if name == "float32" else torch.bfloat16,
-            device=device,
-        )
-        report = report_costs(
+        models = _load(name, pair, eventgpt, video_llava, visual_tower, device)
+        reports[name] = report = report_costs(
             models,
             scene,
             gammas=range(max_gamma + 1),
@@ -77,21 +73,159 @@ def costs(
             measure_contention=contention,
             precision=name,
         )
-        _print_report(report)
+        del models
+        print(cost_table(report))
         path = out / f"costs_{pair}_{name}.json"
         report.costs.save(path)
         write_json(out / f"report_{pair}_{name}.json", report.to_dict())
         print(f"-> {path}\n", flush=True)
+    verify_cost_figure({name: report.costs for name, report in reports.items()}).savefig(out / "verify_cost.png")
+    parts = {f"{name}, {side}": seconds for name, r in reports.items() for side, seconds in r.parts.items()}
+    step_parts_figure(parts).savefig(out / "step_parts.png")
+    print(f"-> {out / 'verify_cost.png'}, {out / 'step_parts.png'}")
 
 
-def _print_report(report: "CostReport") -> None:
+@benchmark.command()
+def divergences(
+    out: Annotated[Path, typer.Option(help="Folder for divergences_PAIR_PRECISION.json.")] = Path("runs/divergences"),
+    precision: Annotated[
+        list[str] | None, typer.Option(help="float32, bfloat16 or nf4; may be repeated, the last two when left out.")
+    ] = None,
+    dataset: Dataset = "streets",
+    split: Split = "test",
+    event_views: EventViews = 5,
+    pair: PairName = "mini",
+    eventgpt: EventGPTFolder = None,
+    video_llava: VideoLlavaFolder = None,
+    visual_tower: VisualTower = None,
+    device: Device = "cpu",
+    scenes: Annotated[int, typer.Option(min=1, help="Taken evenly from all.")] = 8,
+    questions: Annotated[int, typer.Option(min=1, help="Of each scene.")] = 5,
+    gamma: Annotated[int, typer.Option(min=1, help="Draft tokens per verification.")] = 5,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
+) -> None:
+    """Where greedy answers part from transformers' own `generate`, and the gap between the two best logits there."""
+    from functools import partial
+
+    from egptlib._paths import write_json
+    from egptlib.decoding import as_drafter, find_divergences, speculative_generate
+    from egptlib.scenes import open_scenes
+
+    names = _precisions(precision, ("bfloat16", "nf4"))
+    found = open_scenes(dataset, split=split, event_views=event_views)
+    chosen = found[:: max(1, len(found) // scenes)][:scenes]
+    prompts = [(scene, question) for scene in chosen for question in scene.questions[:questions]]
+    for name in names:
+        models = _load(name, pair, eventgpt, video_llava, visual_tower, device)
+        target, drafter = models.target, as_drafter(models.drafter, models.target)
+        methods: dict[str, Method] = {
+            "plain loop": lambda *prompt, t=target: t.decode_greedy(t.start(*prompt), tokens)[0].tolist(),
+            f"speculative, gamma {gamma}": partial(
+                speculative_generate, target, drafter, gamma=gamma, max_new_tokens=tokens
+            ),
+        }
+        report = find_divergences(target, methods, prompts, tokens)
+        print(f"{pair}, {name}: " + divergence_table(report, target))
+        path = out / f"divergences_{pair}_{name}.json"
+        write_json(path, report.to_dict())
+        print(f"-> {path}\n", flush=True)
+
+
+def cost_table(report: "CostReport") -> str:
+    """A cost report as it is printed."""
     costs = report.costs
-    print(f"{costs.pair}, {costs.precision}, {costs.device}, {costs.context_length} positions in the target's cache")
-    for side, stages in (("target", costs.target_stages), ("drafter", costs.drafter_stages)):
-        print(f"  {side:<8}" + "  ".join(f"{stage} {1000 * seconds:.2f} ms" for stage, seconds in stages.items()))
-    print(f"  step    T_p(1) {1000 * costs.target_step:.2f} ms, T_q(1) {1000 * costs.drafter_step:.2f} ms")
-    print("  c       " + ", ".join(f"{how} {ratio:.3f}" for how, ratio in report.c.items()))
-    print("  v(gamma) " + "  ".join(f"{g}: {costs.verify_cost(g):.2f}" for g in costs.verify if g < 9 or g % 8 == 0))
-    print(f"  contention: target {costs.contention_target:.2f}, drafter {costs.contention_drafter:.2f}")
-    print(f"  free draft tokens on paper: {costs.free_draft_tokens}")
-    print("  memory  " + ", ".join(f"{what} {amount:.2f}" for what, amount in report.memory.items()))
+    stages = ("load", "preprocess", "vision", "prefill", "decode")
+    told = [["stages, ms", *stages, "tokens"]]
+    for side, seconds in report.stages.items():
+        row = [f"{1e3 * seconds[stage]:.2f}" if stage in seconds else "-" for stage in stages]
+        told.append([side, *row, str(report.answer_tokens[side])])
+    memory = [["memory", *next(iter(report.memory.values())), "loaded in (s)"]]
+    for side, amounts in report.memory.items():
+        loaded = f"{report.load_seconds[side]:.2f}" if side in report.load_seconds else "-"
+        memory.append([side, *(f"{amount:.2f}" for amount in amounts.values()), loaded])
+    names = list(report.parts["target"])
+    parts = [["of a step, ms", *names, "all", "weights read"]]
+    for side, seconds in report.parts.items():
+        whole, read = sum(seconds.values()), report.weights_read[side]
+        speed = f"{read / 2**20:.1f} MiB, {read / whole / 1e9:.1f} GB/s"
+        parts.append([side, *(f"{1e3 * seconds[name]:.3f}" for name in names), f"{1e3 * whole:.2f}", speed])
+    whole = sum(report.parts["target"].values())
+    shares = [report.parts["drafter"][name] / whole for name in names]
+    parts.append(["makes c", *(f"{share:.3f}" for share in shares), f"{sum(shares):.3f}", ""])
+    gammas = [gamma for gamma in costs.verify if gamma < 9 or gamma % 4 == 0]
+    curve = [["gamma", *map(str, gammas)], ["verify_cost", *(f"{costs.verify_cost(gamma):.2f}" for gamma in gammas)]]
+    return "\n".join(
+        [
+            f"{costs.pair}, {costs.precision}, {costs.device}, {costs.context_length} positions in the target's cache",
+            *_columns(told),
+            *_columns(memory),
+            f"  step: T_p(1) {1e3 * costs.target_step:.2f} ms, T_q(1) {1e3 * costs.drafter_step:.2f} ms",
+            "  c: " + ", ".join(f"{how} {ratio:.3f}" for how, ratio in report.c.items()),
+            *_columns(parts),
+            *_columns(curve),
+            f"  contention: target {costs.contention_target:.2f}, drafter {costs.contention_drafter:.2f}; free draft "
+            f"tokens on paper: {costs.free_draft_tokens}",
+        ]
+    )
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Lines of a table: names to the left, figures to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  " + row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))
+        for row in rows
+    ]
+
+
+def divergence_table(report: "Divergences", target: "Model") -> str:
+    """What parts, method by method, as it is printed."""
+    gaps = report.gaps
+    lines = [
+        f"{report.prompts} prompts, {report.tokens} tokens; gap of the two best logits, over all tokens: median "
+        f"{gaps[len(gaps) // 2]:.3g}, 1 % below {gaps[len(gaps) // 100]:.3g}"
+    ]
+    for name, parted in report.parted.items():
+        lines.append(f"  {name}: {len(parted)} of {report.prompts} answers part from generate's")
+        for one in parted:
+            at = one.at
+            ours, theirs = (
+                "nothing" if token is None else repr(target.tokenizer.decode([token]))
+                for token in (at.token, at.reference)
+            )
+            lines.append(
+                f"    {one.scene}, {one.question!r}: token {at.position + 1} of {one.length}, {ours} for {theirs}, gap "
+                f"{at.gap:.3g} ({at.gap / at.spacing:.0f} spacings of the dtype; {report.gap_rank(at.gap):.1%} of all "
+                "tokens are as near)"
+            )
+    return "\n".join(lines)
+
+
+def _precisions(given: list[str] | None, default: tuple[str, ...]) -> list[str]:
+    names = given or list(default)
+    if unknown := [name for name in names if name not in PRECISIONS]:
+        raise ValueError(f"--precision: expected float32, bfloat16 or nf4, found {unknown[0]!r}")
+    return names
+
+
+def _load(
+    precision: str,
+    pair: str,
+    eventgpt: Path | None,
+    video_llava: Path | None,
+    visual_tower: Path | None,
+    device: str,
+) -> "Pair":
+    import torch
+
+    from egptlib.models import load_pair
+
+    return load_pair(
+        pair,
+        eventgpt=eventgpt,
+        video_llava=video_llava,
+        visual_tower=visual_tower,
+        quantization="nf4" if precision == "nf4" else None,
+        dtype=torch.float32 if precision == "float32" else torch.bfloat16,
+        device=device,
+    )

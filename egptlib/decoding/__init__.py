@@ -12,6 +12,7 @@ from egptlib.decoding._compare_methods import (
     run_methods,
     transformers_generate,
 )
+from egptlib.decoding._divergences import Divergences, Parted, find_divergences
 from egptlib.decoding._drafter_process import DrafterProcess
 from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
@@ -65,6 +66,7 @@ __all__ = [
     "CostReport",
     "Deferral",
     "Divergence",
+    "Divergences",
     "Draft",
     "DraftLength",
     "Drafter",
@@ -81,6 +83,7 @@ __all__ = [
     "MethodRuns",
     "ModelDrafter",
     "NgramDrafter",
+    "Parted",
     "Recorder",
     "RetokenizedDrafter",
     "Round",
@@ -104,6 +107,7 @@ __all__ = [
     "compare_scenes",
     "compare_speed",
     "contention",
+    "find_divergences",
     "first_divergence",
     "hidden_prefill_generate",
     "measure_costs",

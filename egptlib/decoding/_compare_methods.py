@@ -130,12 +130,12 @@ def run_methods(
                 start = time.perf_counter()
                 answer = method(*prompt)
                 trials[name].append((time.perf_counter() - start, answer))
-        own = _token_ids(trials[next(iter(methods))][0][1])
+        own = token_ids_of(trials[next(iter(methods))][0][1])
         for name, row in runs.items():
             last = trials[name][-1][1]
             row.seconds.append(statistics.median(seconds for seconds, _ in trials[name]))
-            row.token_ids.append(_token_ids(last))
-            row.identical.append(all(_token_ids(answer) == own for _, answer in trials[name]))
+            row.token_ids.append(token_ids_of(last))
+            row.identical.append(all(token_ids_of(answer) == own for _, answer in trials[name]))
             if isinstance(last, Generation):
                 row.generations.append(last)
     return runs
@@ -158,5 +158,6 @@ def compare_speed(runs: MethodRuns, baseline: MethodRuns) -> Speed:
     )
 
 
-def _token_ids(answer: Generation | list[int]) -> list[int]:
+def token_ids_of(answer: Generation | list[int]) -> list[int]:
+    """The token ids of what a method gave."""
     return answer if isinstance(answer, list) else answer.token_ids.tolist()

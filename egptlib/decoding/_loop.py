@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -183,12 +184,14 @@ def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple
 @dataclass(frozen=True)
 class Divergence:
     """Where two greedy answers part: the position, both tokens (None: the answer had ended), and the gap between the
-    two best logits of the target there. In low precision a small gap says that rounding broke a tie."""
+    two best logits of the target there. In low precision a small gap says that rounding broke a tie: `spacing` is the
+    distance of neighbouring numbers of the logits' dtype there, so a gap of a few spacings is rounding."""
 
     position: int
     token: int | None
     reference: int | None
     gap: float
+    spacing: float
 
 
 def first_divergence(
@@ -202,5 +205,9 @@ def first_divergence(
     _, logits = target.forward_answer(target.encode(scene, question), [*ours[:at], 0])
     best = logits[-1].float().topk(2).values
     return Divergence(
-        at, ours[at] if at < len(ours) else None, theirs[at] if at < len(theirs) else None, float(best[0] - best[1])
+        position=at,
+        token=ours[at] if at < len(ours) else None,
+        reference=theirs[at] if at < len(theirs) else None,
+        gap=float(best[0] - best[1]),
+        spacing=math.ldexp(torch.finfo(logits.dtype).eps, math.frexp(float(best[0]))[1] - 1),
     )

@@ -16,9 +16,10 @@ from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._loop import as_drafter
 from egptlib.decoding._prefill_hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs
-from egptlib.models import Model, Pair, State, describe_pair, synchronize
+from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, synchronize
 
 IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
+PART_REPEATS = 40
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,27 @@ class CostReport:
 
     Attributes:
         costs: what the cost model reads.
-        memory: MiB of weights per model, and KiB of keys and values per position.
+        stages: "target" and "drafter" -> seconds of the five stages of an answer. `load` is opening the scene, the same
+            for both, and left out where the scene does not tell; `decode` is the model's own greedy answer.
+        answer_tokens: how many tokens that answer has, by model.
+        load_seconds: of the weights, by model, as the pair was opened.
+        memory: by model, MiB of its weights and of the most that is needed beside them while it answers, and KiB of
+            keys and values per position.
         c: the ratio T_q(1) / T_p(1), told apart by how a step is timed (see `report_costs`).
+        parts: by model, seconds of a step by part (see `step_parts`), in rounds of five drafter steps and a pass of the
+            target.
+        weights_read: by model, bytes of the weights that a step reads.
         spread: name of a timing -> lower and upper quartile in seconds.
     """
 
     costs: Costs
-    memory: dict[str, float]
+    stages: dict[str, dict[str, float]]
+    answer_tokens: dict[str, int]
+    load_seconds: dict[str, float]
+    memory: dict[str, dict[str, float]]
     c: dict[str, float]
+    parts: dict[str, dict[str, float]]
+    weights_read: dict[str, int]
     spread: dict[str, tuple[float, float]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +66,7 @@ def report_costs(
     question: str | None = None,
     *,
     gammas: Iterable[int] = range(33),
-    repeats: int = 9,
+    repeats: int = 15,
     answer_tokens: int = 40,
     measure_contention: bool = True,
     precision: str | None = None,
@@ -64,7 +78,8 @@ def report_costs(
 
     c is given three ways. "in a round": five drafter steps in a row against one target pass, in mixed order; this is
     the c of `costs`. "single steps": one step of each, in mixed order, with weights that other work has pushed out of
-    the caches. "decode stages": seconds per token of both models' own greedy answers.
+    the caches. "decode stages": seconds per token of both models' own greedy answers, each with its weights in the
+    caches. "layers" is what it would be if only layers cost anything.
 
     Args:
         scene: gives the inputs; its `load_seconds` are noted.
@@ -83,8 +98,9 @@ def report_costs(
         raise ValueError(f"costs: expected at least one repeat and gammas from 0 on, found {repeats} and {sizes[:1]}")
     question = question or scene.questions[0]
     target, drafter = _Bench(pair.target, scene, question), _Bench(pair.drafter, scene, question)
+    benches = {"target": target, "drafter": drafter}
     jobs: dict[str, Callable[[], None]] = {}
-    for side, bench in (("target", target), ("drafter", drafter)):
+    for side, bench in benches.items():
         jobs |= {f"{side}.{stage}": job for stage, job in bench.stages().items()}
         jobs[f"{side}.decode"] = bench.decode(answer_tokens)
         jobs[f"{side}.step"] = bench.read(1)
@@ -92,37 +108,46 @@ def report_costs(
     jobs["drafter.2"] = drafter.read(2)
     jobs |= {f"verify.{gamma}": target.read(gamma + 1) for gamma in sizes}
     seconds = _interleaved(jobs, repeats, pair.target.device)
+    if 0 in sizes:  # the same pass under two names
+        seconds["target.step"] = seconds["verify.0"] = seconds["target.step"] + seconds["verify.0"]
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    drafter_step = median["drafter.row"] / IN_A_ROW
-    decode = {side: median[f"{side}.decode"] / b.answered for side, b in (("target", target), ("drafter", drafter))}
     load = scene.metadata.get("load_seconds")
     loaded = {} if load is None else {"load": float(load)}
+    before = {s: loaded | {x: median[f"{s}.{x}"] for x in ("preprocess", "vision", "prefill")} for s in benches}
     costs = Costs(
         target_step=median["target.step"],
-        drafter_step=drafter_step,
+        drafter_step=median["drafter.row"] / IN_A_ROW,
         verify={gamma: median[f"verify.{gamma}"] for gamma in sizes},
         drafter_passes={2: median["drafter.2"]},
-        target_stages=loaded | {s: median[f"target.{s}"] for s in ("preprocess", "vision", "prefill")},
-        drafter_stages=loaded | {s: median[f"drafter.{s}"] for s in ("preprocess", "vision", "prefill")},
+        target_stages=before["target"],
+        drafter_stages=before["drafter"],
         context_length=target.length,
         **describe_pair(pair) | ({"precision": precision} if precision else {}),
     )
+    parts = {
+        "target": step_parts(pair.target, target.state, PART_REPEATS, 1, drafter.row(IN_A_ROW)),
+        "drafter": step_parts(pair.drafter, drafter.state, PART_REPEATS, IN_A_ROW, target.read(IN_A_ROW + 1)),
+    }
+    memory = {side: bench.memory(answer_tokens) for side, bench in benches.items()}
     if measure_contention:
         costs = _with_contention(costs, pair, scene, question)
-    memory = {
-        f"{side} weights (MiB)": bench.model.module.get_memory_footprint(return_buffers=False) / 2**20
-        for side, bench in (("target", target), ("drafter", drafter))
-    } | {
-        f"{side} cache (KiB a position)": b.cache_bytes / 1024 for side, b in (("target", target), ("drafter", drafter))
-    }
-    ratios = {
-        "in a round": costs.cost_ratio,
-        "single steps": median["drafter.step"] / median["target.step"],
-        "decode stages": decode["drafter"] / decode["target"],
-        "layers": _layers(pair.drafter) / _layers(pair.target),
-    }
-    quartiles = {name: _quartiles(values) for name, values in seconds.items()}
-    return CostReport(costs, memory, ratios, quartiles)
+    a_token = {side: median[f"{side}.decode"] / max(1, bench.answered - 1) for side, bench in benches.items()}
+    return CostReport(
+        costs=costs,
+        stages={side: before[side] | {"decode": median[f"{side}.decode"]} for side in benches},
+        answer_tokens={side: bench.answered for side, bench in benches.items()},
+        load_seconds=dict(pair.load_seconds),
+        memory=memory,
+        c={
+            "in a round": costs.cost_ratio,
+            "single steps": median["drafter.step"] / median["target.step"],
+            "decode stages": a_token["drafter"] / a_token["target"],
+            "layers": _layers(pair.drafter) / _layers(pair.target),
+        },
+        parts=parts,
+        weights_read={side: bench.weights_read for side, bench in benches.items()},
+        spread={name: _quartiles(values) for name, values in seconds.items()},
+    )
 
 
 class _Bench:
@@ -135,10 +160,28 @@ class _Bench:
             self.embeds = model.embed(model.encode(scene, question, like=self.pictures))
         self.state: State = model.prefill(self.embeds)
         self.length = self.state.length
-        self.answered = 1
+        self.answered = 0
 
     @property
-    def cache_bytes(self) -> float:
+    def weights_read(self) -> int:
+        """Bytes of the weights that a step goes through: all layers and the lm head."""
+        layers = self.model.language_model.layers.parameters()  # type: ignore[union-attr]
+        return sum(weight.nbytes for weight in layers) + self.model.lm_head.weight.nbytes
+
+    def memory(self, answer_tokens: int) -> dict[str, float]:
+        """MiB of weights and of the most that an answer needs beside them, KiB of keys and values a position."""
+
+        def answer() -> None:
+            self.model.decode_greedy(self.model.start(self.scene, self.question), answer_tokens)
+
+        return {
+            "weights (MiB)": self.model.module.get_memory_footprint(return_buffers=False) / 2**20,
+            "peak beside them (MiB)": peak_bytes(answer, self.model.device) / 2**20,
+            "cache a position (KiB)": self._cache_bytes / 1024,
+        }
+
+    @property
+    def _cache_bytes(self) -> float:
         """Bytes of keys and values one position takes."""
         config = self.model.language_model.config
         heads: Any = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)
@@ -186,7 +229,7 @@ class _Bench:
         def job() -> None:
             state = replace(self.state, logits=self._first_logits)
             token_ids, _ = self.model.decode_greedy(state, count)
-            self.answered = max(1, len(token_ids) - 1)  # the first token costs no pass
+            self.answered = len(token_ids)
             self.state.length = state.length
             self.model.rollback(self.state, self.length)
 

@@ -8,7 +8,9 @@ from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, State, Step
 from egptlib.models._load import Pair, load_pair, num_shared_tokens
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
+from egptlib.models._peak import peak_bytes
 from egptlib.models._preprocess import Preprocessor
+from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
 from egptlib.models._video_llava import VideoModel, load_video_llava
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # its drawing of streets is not needed to load a pair
 __all__ = [
     "EVENT_PLACEHOLDER",
     "STAGES",
+    "STEP_PARTS",
     "Answer",
     "EventGPT",
     "EventGPTConfig",
@@ -35,8 +38,10 @@ __all__ = [
     "load_pair",
     "load_video_llava",
     "num_shared_tokens",
+    "peak_bytes",
     "plan_memory",
     "published_configs",
+    "step_parts",
     "synchronize",
     "train_mini",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ class Pair:
 
     Attributes:
         num_shared_tokens: ids below it mean the same token to both; ids from there on are a model's own.
+        load_seconds: "drafter" and "target" -> seconds from the call to weights in place; empty where nothing was
+            loaded.
     """
 
     name: str
     drafter: Model
     target: Model
     num_shared_tokens: int
+    load_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def load_pair(
@@ -69,9 +73,12 @@ def load_pair(
         dtype = torch.float32
     drafter_options: dict[str, Any] = loading_options(quantization, dtype, device)
     target_options = loading_options(quantization, dtype, target_device or device)
+    start = time.perf_counter()
     drafter = EventModel.from_pretrained(eventgpt, visual_tower, **drafter_options)
+    between = time.perf_counter()
     target = VideoModel.from_pretrained(video_llava, form, **target_options)
-    return Pair(name, drafter, target, num_shared_tokens(drafter, target))
+    seconds = {"drafter": between - start, "target": time.perf_counter() - between}
+    return Pair(name, drafter, target, num_shared_tokens(drafter, target), seconds)
 
 
 def num_shared_tokens(drafter: Model, target: Model) -> int:

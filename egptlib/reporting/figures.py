@@ -10,6 +10,7 @@ from egptlib.reporting._figures import (
     stage_times_figure,
 )
 from egptlib.reporting._figures_adapters import acceptance_figure, training_figure
+from egptlib.reporting._figures_costs import step_parts_figure, verify_cost_figure
 from egptlib.reporting._figures_decoding import accepted_lengths_figure, methods_figure, positions_figure, tokens_figure
 from egptlib.reporting._figures_explore import (
     AcceptanceGrid,
@@ -57,10 +58,12 @@ __all__ = [
     "similarity_figure",
     "speedup_map_figure",
     "stage_times_figure",
+    "step_parts_figure",
     "timeline_cursor_figure",
     "timeline_figure",
     "token_training_figure",
     "tokens_figure",
     "training_figure",
+    "verify_cost_figure",
     "word_kinds_figure",
 ]

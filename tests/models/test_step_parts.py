@@ -1,0 +1,67 @@
+"""Parts of a step: they cover it, they leave the model as it was; and peak memory against blocks of a known size."""
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from egptlib.models import STEP_PARTS, Pair, peak_bytes, step_parts
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("slow", ["MLP products", "lm head", "attention products"])
+def test_a_part_that_is_made_slow_is_the_one_that_grows(
+    lean: bool, slow: str, pair: Pair, scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pair.drafter
+    if not lean:
+        monkeypatch.setattr("egptlib.models._interface.lean_pass", lambda *_: None)
+    state = model.prefill(model.encode(scene, "what moves?"))
+    before = model.step(torch.tensor([[5]]), state).logits
+    model.rollback(state, state.length - 1)
+    pause = 0.02
+
+    def wait(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(pause)
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        layers: Any = model.language_model.layers
+        if slow == "lm head":
+            patch.setattr(model.lm_head, "forward", wait(model.lm_head.forward))
+        elif lean:
+            assert model._lean is not None
+            place = {"attention products": 1, "MLP products": 4}[slow]
+            changed = [list(layer) for layer in model._lean.layers]
+            changed[1][place] = wait(changed[1][place])
+            patch.setattr(model._lean, "layers", [tuple(layer) for layer in changed])
+        else:
+            part = layers[1].self_attn.k_proj if slow == "attention products" else layers[1].mlp.up_proj
+            patch.setattr(part, "forward", wait(part.forward))
+        parts = step_parts(model, state, repeats=4)
+    assert tuple(parts) == STEP_PARTS
+    assert parts[slow] > pause
+    assert all(seconds > 0 for seconds in parts.values())
+    assert sum(parts.values()) - parts[slow] < parts[slow]
+    assert model.step(torch.tensor([[5]]), state).logits.equal(before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
+    with pytest.raises(ValueError, match="at least 4 repeats"):
+        step_parts(model, state, repeats=3)
+
+
+def test_peak_is_what_is_alive_at_once() -> None:
+    device = torch.device("cpu")
+
+    def job() -> None:
+        first = torch.zeros(2**20, dtype=torch.uint8)
+        second = torch.zeros(2**20, dtype=torch.uint8)
+        del first, second
+        third = torch.zeros(3 * 2**19, dtype=torch.uint8)
+        del third
+
+    assert peak_bytes(job, device) == 2**21
+    assert peak_bytes(lambda: None, device) == 0
