@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from egptlib.decoding._drafters import Draft, Drafter
+from egptlib.decoding._drafters import Draft, Drafter, WatchingDrafter
 from egptlib.decoding._generation import Event, Generation, Recorder
 from egptlib.decoding._lengths import DraftLength
 from egptlib.decoding._loop import read_prompt, speculative_decode
@@ -58,6 +58,7 @@ def hidden_prefill_generate(
     gamma: int | DraftLength = 5,
     max_new_tokens: int = 50,
     rule: Rule | None = None,
+    then: Drafter | None = None,
 ) -> Generation:
     """Answer greedily; what the drafter writes until the target is ready costs no time of its own.
 
@@ -68,6 +69,7 @@ def hidden_prefill_generate(
         overlap: False runs the same in sequence: first the drafter to `max_free_tokens`, then the target.
         max_free_tokens: no more than this is drafted ahead.
         gamma, max_new_tokens, rule: as in `speculative_generate`; gamma counts from the second verification on.
+        then: drafts after the free tokens instead, e.g. a head that builds on the target's states.
 
     Returns:
         Its events hold both lanes, stamped by one clock; the first "verify" has `free` in its info.
@@ -76,12 +78,17 @@ def hidden_prefill_generate(
     drafter.begin(scene, question, max_free_tokens)
     if not overlap:
         drafter.wait()
-    state = read_prompt(target, scene, question, recorder)
+    follower = then or drafter
+    state = read_prompt(
+        target, scene, question, recorder, follower.source_layers if isinstance(follower, WatchingDrafter) else ()
+    )
     free = drafter.take()
+    if then is not None:
+        then.start(scene, question, recorder)
     generation = speculative_decode(
         target,
         state,
-        drafter,
+        follower,
         gamma=gamma,
         max_new_tokens=max_new_tokens,
         rule=rule,

@@ -43,11 +43,12 @@ class State:
 
     Attributes:
         logits: [1, V], what the last position says about the next token.
-        hidden: [1, T, H], last hidden states (after the final norm) of the prompt.
+        hidden: [1, 1, H], last hidden state (after the final norm) of the prompt's last position.
         cache: keys and values of all positions read; `KeyValues` where the model takes the lean pass.
         length: how many that are.
-        layers: numbers of decoder layers -> states [n, H] of the n positions read last, after so many layers and
-            before the final norm; as asked for at the prefill (`Model.prefill(layers=)`), mostly none.
+        layers: numbers of decoder layers -> states [n, H] of the n positions read last (of a prompt the last one
+            alone), after so many layers and before the final norm; as asked for at the prefill
+            (`Model.prefill(layers=)`), mostly none.
     """
 
     logits: Tensor
@@ -154,12 +155,13 @@ class Model(ABC):
         self._lean = lean_pass(self.language_model, self._lean) if len(embeds) == 1 else None
         if self._lean is not None:
             buffers = self._lean.cache(embeds.shape[1] + 128)
-            hidden = self._lean(embeds[0], buffers, taken)[None]
-            return State(self.lm_head(hidden[:, -1]), hidden, buffers, hidden.shape[1], taken)
+            hidden = self._lean(embeds[0], buffers, taken, last=True)[None]
+            return State(self.lm_head(hidden[:, -1]), hidden, buffers, buffers.length, taken)
         cache = DynamicCache(config=self.language_model.config)
         with _layers_taken(self.language_model, taken):
-            hidden = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
-        return State(self.lm_head(hidden[:, -1]), hidden, cache, hidden.shape[1], taken)
+            read = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden, taken = read[:, -1:], {number: states[-1:] for number, states in taken.items()}
+        return State(self.lm_head(hidden[:, -1]), hidden, cache, embeds.shape[1], taken)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, state: State) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 
 COPY_LIMIT = 2**30  # bytes of weights up to which fused copies are made; larger models keep their own alone
-PACKED_ROWS = range(2, 65)  # numbers of tokens for which oneDNN's packed weights are the fastest float32 kernel
-SHORT = 32  # up to as many tokens at once, plain products beat the fused attention kernel with a mask
+PACKED_FOR = 256  # tokens that oneDNN's packed weights are laid out for; with few tokens no other layout was faster
+SHORT = 64  # up to as many tokens at once, plain products beat the fused attention kernel with a mask
 
 
 class KeyValues:
@@ -26,7 +26,7 @@ class KeyValues:
     """
 
     def __init__(self, layers: int, heads: int, width: int, capacity: int, dtype: torch.dtype, device: torch.device):
-        self.buffer = torch.zeros(layers, 2, heads, capacity, width, dtype=dtype, device=device)
+        self.buffer = torch.empty(layers, 2, heads, capacity, width, dtype=dtype, device=device)
         self.length = 0
 
     def get_seq_length(self) -> int:
@@ -39,7 +39,7 @@ class KeyValues:
     def reserve(self, length: int) -> None:
         """Make room for `length` positions, and as many again when the buffer has to grow."""
         if length > self.buffer.shape[3]:
-            grown = self.buffer.new_zeros(*self.buffer.shape[:3], 2 * length, self.buffer.shape[4])
+            grown = self.buffer.new_empty(*self.buffer.shape[:3], 2 * length, self.buffer.shape[4])
             grown[..., : self.length, :] = self.buffer[..., : self.length, :]
             self.buffer = grown
 
@@ -53,11 +53,12 @@ class Projection:
         self.weight = parts[0].weight.detach() if len(parts) == 1 else weight
         self.packed: Tensor | None = None
         if copy and weight is not None and weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        self._packed_rows = range(1, 65) if parts[0].weight.dtype == torch.bfloat16 else PACKED_ROWS
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
+        # From how many tokens on they are the fastest kernel.
+        self._packed_from = 1 if parts[0].weight.dtype == torch.bfloat16 else 2
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is not None and len(x) in self._packed_rows:
+        if self.packed is not None and len(x) >= self._packed_from:
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
         if self.weight is not None:
             return F.linear(x, self.weight)
@@ -95,16 +96,20 @@ class LeanLlama:
         weight = self.norm
         return KeyValues(len(self.layers), self.key_heads, self.width, capacity, weight.dtype, weight.device)
 
-    def __call__(self, embeds: Tensor, cache: KeyValues, taken: dict[int, Tensor] | None = None) -> Tensor:
+    def __call__(
+        self, embeds: Tensor, cache: KeyValues, taken: dict[int, Tensor] | None = None, last: bool = False
+    ) -> Tensor:
         """Read n embeddings [n, H] after what the cache holds; last hidden states [n, H], final norm included.
 
-        `taken` gets, for each number of layers that is a key of it, the states [n, H] after so many.
+        Args:
+            taken: gets, for each number of layers that is a key of it, the states [n, H] after so many.
+            last: the last token alone is asked for, [1, H] here and in `taken`: the last layer's work for the others
+                ends with their keys and values.
         """
         x, past, n = embeds, cache.length, len(embeds)
         cache.reserve(past + n)
         cos, sin = self._rotation(past, past + n)
-        mask = self._mask(past, n)
-        queries = self.heads // self.key_heads  # per key head
+        blocks = self._blocks(past, n)
         both = self.heads + self.key_heads
         taken = taken or {}
         for number, (norm, qkv, out, mlp_norm, gate_up, down), store in zip(
@@ -112,46 +117,64 @@ class LeanLlama:
         ):
             states = qkv(F.rms_norm(x, (self.hidden,), norm, self.eps)).view(n, -1, self.width)  # [n, q + k + v, d]
             qk = states[:, :both]
-            halves = qk.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (first, second) half to (second, first)
-            qk = torch.addcmul(qk * cos, halves, sin)
+            qk = torch.addcmul(qk * cos, qk.roll(self.width // 2, -1), sin)  # rolled: the halves change places
             store[0, :, past : past + n] = qk[:, self.heads :].transpose(0, 1)
             store[1, :, past : past + n] = states[:, both:].transpose(0, 1)
-            # The queries of one key head side by side, so that grouped heads need no copies of their keys.
-            q = qk[:, : self.heads].transpose(0, 1).reshape(self.key_heads, queries * n, self.width)
-            attended = self._attend(q, store[0, :, : past + n], store[1, :, : past + n], mask, causal=past == 0)
-            x = x + out(attended.view(self.heads, n, self.width).transpose(0, 1).reshape(n, -1))
+            if last and number == len(self.layers):
+                x, qk, blocks = x[-1:], qk[-1:], [(slice(0, n), None)]
+            q = qk[:, : self.heads].transpose(0, 1)  # [heads, n, d]
+            k, v = store[0, :, : past + n], store[1, :, : past + n]
+            parts = [
+                self._attend(q[:, rows], k[:, : past + rows.stop], v[:, : past + rows.stop], mask)
+                for rows, mask in blocks
+            ]
+            attended = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            x = x + out(attended.transpose(0, 1).reshape(len(x), -1))
             gate, up = gate_up(F.rms_norm(x, (self.hidden,), mlp_norm, self.eps)).chunk(2, dim=-1)
-            x = x + down(F.silu(gate) * up)
+            x = x + down(F.silu(gate).mul_(up))
             if number in taken:
-                taken[number] = x
+                taken[number] = x[-1:] if last else x
         cache.length += n
         return F.rms_norm(x, (self.hidden,), self.norm, self.eps)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Attention of q [k heads, group * n, d] over keys and values [k heads, T, d]."""
-        if mask is None:  # one token, which sees everything
-            return F.scaled_dot_product_attention(q[None], k[None], v[None], scale=self.scale)[0]
-        if q.shape[1] > SHORT and causal and self.heads == self.key_heads:
-            return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=self.scale)[0]
-        if q.shape[1] > SHORT:
-            return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=self.scale)[0]
-        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=self.scale)
-        return torch.bmm(scores.softmax(dim=-1), v)
-
-    def _mask(self, past: int, n: int) -> Tensor | None:
-        """0 where token i of n sees a position, -inf where not: [group * n, past + n]; None for one token."""
-        if n == 1:
-            return None
-        if n > SHORT:
-            mask = self.norm.new_full((n, past + n), -torch.inf).triu(past + 1)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of q [heads, n, d] over keys and values [key heads, T, d]: [heads, n, d]."""
+        n = q.shape[1]
+        queries = q.reshape(len(k), -1, self.width)  # those of one key head side by side: its keys need no copies
+        if mask is None or n > SHORT:
+            given = (queries[None], k[None], v[None])
+            attended = F.scaled_dot_product_attention(
+                *given, attn_mask=mask, is_causal=mask is None and n > 1, scale=self.scale
+            )[0]
         else:
-            reach = self._band.shape[1] - SHORT
-            if reach < past:
-                reach = 2 * past + SHORT
-                self._band = self.norm.new_full((SHORT, reach + SHORT), -torch.inf).triu(reach + 1)
-            # Row i of the band is open up to column reach + i; the slice starts so that row 0 is open up to `past`.
-            mask = self._band[:n, reach - past : reach + n]
-        return mask.repeat(self.heads // self.key_heads, 1)
+            scores = torch.baddbmm(mask, queries, k.transpose(1, 2), alpha=self.scale)
+            attended = torch.bmm(scores.softmax(dim=-1), v)
+        return attended.view(q.shape)
+
+    def _blocks(self, past: int, n: int) -> list[tuple[slice, Tensor | None]]:
+        """The rows of n tokens that attend together, as slices, each with its mask.
+
+        A mask [group * rows, positions up to the last row] is 0 where a row sees a position and -inf where not; None is
+        for one token, which sees all, and for a prompt that the fused kernel takes as causal. In float32 on a CPU
+        short blocks beat that kernel; elsewhere it rounds better or is faster.
+        """
+        if n == 1:
+            return [(slice(0, 1), None)]
+        group = self.heads // self.key_heads
+        if n > SHORT and (self.norm.dtype != torch.float32 or self.norm.device.type != "cpu"):
+            mask = self.norm.new_full((n, past + n), -torch.inf).triu(past + 1).repeat(group, 1)
+            return [(slice(0, n), None if past == 0 and group == 1 else mask)]
+        reach = self._band.shape[1] - SHORT
+        if reach < past + n:
+            reach = 2 * (past + n)
+            self._band = self.norm.new_full((SHORT, reach + SHORT), -torch.inf).triu(reach + 1)
+        blocks: list[tuple[slice, Tensor | None]] = []
+        for first in range(0, n, SHORT):
+            # Row i of the band is open up to column reach + i; the slice starts so that row 0 is open up to itself.
+            count, before = min(SHORT, n - first), past + first
+            mask = self._band[:count, reach - before : reach + count]
+            blocks.append((slice(first, first + count), mask if group == 1 else mask.repeat(group, 1)))
+        return blocks
 
     def _rotation(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Rotary cosines and sines [n, 1, d] of positions; the first half of the sines negated, see the caller."""

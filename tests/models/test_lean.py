@@ -46,7 +46,7 @@ def test_it_equals_transformers(dtype: torch.dtype, changes: dict[str, Any]) -> 
     lean = lean_pass(model)
     assert lean is not None
     theirs, ours = DynamicCache(config=model.config), lean.cache(8)
-    for count, forget in [(1, 0), (50, 7), (1, 0), (6, 5), (2, 0), (40, 3), (70, 30), (1, 1), (5, 0), (90, 0), (3, 0)]:
+    for count, forget in [(1, 0), (50, 7), (1, 0), (6, 5), (2, 0), (40, 3), (70, 30), (1, 1), (5, 0), (190, 0), (3, 0)]:
         embeds = torch.randn(1, count, 64).to(dtype)
         expected = model(inputs_embeds=embeds, past_key_values=theirs, use_cache=True).last_hidden_state[0]
         found = lean(embeds[0], ours)
@@ -59,6 +59,24 @@ def test_it_equals_transformers(dtype: torch.dtype, changes: dict[str, Any]) -> 
             theirs.crop(-forget)
             ours.crop(-forget)
         assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+@pytest.mark.parametrize("count", [1, 5, 150])
+@torch.no_grad()
+def test_the_last_token_alone(count: int) -> None:
+    """Its states and those taken of it are the whole pass's, and so are all keys and values."""
+    lean = lean_pass(make_llama())
+    assert lean is not None
+    embeds, caches = torch.randn(7 + count, 64), [lean.cache(8), lean.cache(8)]
+    for cache in caches:
+        lean(embeds[:7], cache)
+    whole, only = dict.fromkeys((2, 3), embeds), dict.fromkeys((2, 3), embeds)
+    expected, found = lean(embeds[7:], caches[0], whole), lean(embeds[7:], caches[1], only, last=True)
+    torch.testing.assert_close(found, expected[-1:], atol=2e-5, rtol=2e-5)
+    for number, states in only.items():
+        torch.testing.assert_close(states, whole[number][-1:], atol=2e-5, rtol=2e-5)
+    assert caches[1].length == 7 + count
+    torch.testing.assert_close(*(cache.buffer[..., : cache.length, :] for cache in caches))
 
 
 def test_which_models_take_it() -> None:

@@ -34,10 +34,13 @@ def test_golden_outputs(golden: tuple[Any, dict[str, torch.Tensor]], form: Form)
     inputs = Inputs(expected[f"input_ids_{suffix}"], expected[FORMS[form]["pixels"]])
     state = model.prefill(inputs)
     with torch.no_grad():
-        logits = model.lm_head(state.hidden)
+        hidden = model.language_model(inputs_embeds=model.embed(inputs)).last_hidden_state
+        logits = model.lm_head(hidden)
     torch.testing.assert_close(logits, expected[f"logits_{suffix}"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(state.logits, logits[:, -1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(state.hidden, hidden[:, -1:], atol=1e-4, rtol=0)
     if form == "video":
-        torch.testing.assert_close(state.hidden, expected["last_hidden_state_video"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(hidden, expected["last_hidden_state_video"], atol=1e-4, rtol=0)
     ids, _ = model.decode_greedy(state, 24)
     assert torch.equal(ids[None], expected[f"generated_ids_{suffix}"])
 
