@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from egptlib.adapters._levels import Adapter, AttentionAdapter, FusedHead, Head, token_states
+from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
 from egptlib.hidden_states import HiddenBatch, RaggedBatch
 
 Item = TypeVar("Item")
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]:
     """The tensors that `adapter.inputs` names, float32, on the lm head's device.
 
-    L5F gets the drafter's row t + 1 beside the target's row t (see `FusedHead`).
+    The drafter's rows are moved by `adapter.drafter_shift`.
 
     Raises:
         ValueError: the folder does not hold a field.
@@ -29,9 +29,7 @@ def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]
             tensors.append(token_states(_field(batch, "token_ids").to(lm_head.device), lm_head).float())
             continue
         tensor = _field(batch, name).to(lm_head.device).float()
-        if name == "drafter_hidden" and isinstance(adapter, FusedHead):
-            tensor = torch.cat([tensor[:, 1:], torch.zeros_like(tensor[:, :1])], dim=1)
-        tensors.append(tensor)
+        tensors.append(moved(tensor, adapter.drafter_shift) if name == "drafter_hidden" else tensor)
     return tensors
 
 
@@ -69,6 +67,8 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 def moved(rows: Tensor, offset: int, fill: Any = 0) -> Tensor:
     """Row t + offset in place t; `fill` where there is none."""
+    if offset == 0:
+        return rows
     out = torch.full_like(rows, fill)
     if offset < rows.shape[1]:
         out[:, : rows.shape[1] - offset] = rows[:, offset:]

@@ -8,8 +8,29 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
+class Dropout(nn.Module):
+    """`nn.Dropout`, of which torch's own on the CPU took a quarter of L1's training.
+
+    Each random word of 64 bits decides four values; the rate is rounded to a multiple of 2**-16.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = round(self.p * 2**16)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
 class Bottleneck(nn.Module):
-    """x + s Up(GELU(Down(LN(x)))), without biases (Houlsby et al. 2019)."""
+    """x + s Up(GELU(Down(LN(x)))), without biases (Houlsby et al. 2019). s is applied where rows are narrow."""
 
     def __init__(self, size: int, inner: int, scale: float, dropout: float) -> None:
         super().__init__()
@@ -17,10 +38,18 @@ class Bottleneck(nn.Module):
         self.down = nn.Linear(size, inner, bias=False)
         self.up = nn.Linear(inner, size, bias=False)
         self.scale = nn.Parameter(torch.tensor(scale))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time hidden"]:
-        return x + self.scale * self.dropout(self.up(F.gelu(self.down(self.norm(x)))))
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # The norm's weights are taken into the matrix: with no gradient wanted for x, the widest product of the
+            # backward pass falls away.
+            norm, matrix = self.norm, self.down.weight
+            rows = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+            inner = F.linear(rows, matrix * norm.weight, matrix @ norm.bias)
+        else:
+            inner = self.down(self.norm(x))
+        return x + self.dropout(self.up(self.scale * F.gelu(inner)))
 
 
 class WideBottleneck(nn.Module):
@@ -32,10 +61,10 @@ class WideBottleneck(nn.Module):
         self.norm = nn.LayerNorm(inner)
         self.up = nn.Linear(inner, size, bias=False)
         self.scale = nn.Parameter(torch.tensor(scale))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch time hidden"]) -> Float[Tensor, "batch time hidden"]:
-        return x + self.scale * self.up(self.dropout(F.gelu(self.norm(self.down(x)))))
+        return x + self.up(self.scale * self.dropout(F.gelu(self.norm(self.down(x)))))
 
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -53,7 +82,7 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(size)
         self.up = nn.Linear(size, ffn_dim)
         self.down = nn.Linear(ffn_dim, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.num_heads, self.causal = num_heads, causal
 
     def forward(

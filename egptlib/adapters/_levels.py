@@ -30,6 +30,8 @@ class Adapter(nn.Module, ABC):
         runs_ahead: whether row t of the output stands for row t + 1.
         drafter_along: of a head that runs ahead: whether it takes the drafter's states of rows after the anchor
             as well, that is, whether the drafter reads along while it drafts.
+        drafter_shift: of a head: the drafter's row t + drafter_shift stands in place t of what it is given. With 1,
+            it has read token t, which is known when the head is asked for row t + 1.
         by_position: whether every row is treated by itself, so that padding need not be computed.
     """
 
@@ -45,6 +47,10 @@ class Adapter(nn.Module, ABC):
     @property
     def level(self) -> str:
         return self.settings.level
+
+    @property
+    def drafter_shift(self) -> int:
+        return int(self.drafter_along or self.settings.reads_last)
 
     @property
     def num_parameters(self) -> int:
@@ -217,8 +223,8 @@ class FusedHead(Head):
     """L5F: drafter and target states, gated; the drafter reads along while the head runs ahead.
 
     Row t takes the drafter's row t and the target's row t as the earlier checkpoints did; what is given as the
-    drafter's row is up to the caller. This library gives the drafter's row t + 1, which has read token t, beside the
-    target's row t (`drafter_shift`): both are known when the head is asked for row t + 1.
+    drafter's row is up to the caller. This library gives the drafter's row t + 1 beside the target's row t
+    (`drafter_shift`).
     """
 
     inputs = ("drafter_hidden", "target_hidden")

@@ -25,6 +25,8 @@ class AdapterSettings:
         causal: whether a level that attends over positions sees only those before. False is what the earlier L4
             did, and what no drafter can do (findings C19).
         num_source_layers: layers of the target that E3 fuses.
+        reads_last: of L5: whether the drafter has read the last known token when L5 runs ahead from it, so that its
+            row t + 1 stands in place t, as in L5F. False is the earlier L5, which knows row t alone.
     """
 
     level: str
@@ -40,6 +42,7 @@ class AdapterSettings:
     scale: float = 0.1
     causal: bool = True
     num_source_layers: int = 3
+    reads_last: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "bottleneck", "num_blocks", "num_layers", "num_heads", "ffn_dim", "max_positions"):
@@ -53,6 +56,8 @@ class AdapterSettings:
             raise ValueError(f"adapter setting dropout: expected 0 <= dropout < 1, got {self.dropout}")
         if not self.causal and self.level in RUNS_AHEAD:
             raise ValueError(f"adapter {self.level}: it predicts the next position, so it has to be causal")
+        if self.reads_last and self.level != "L5":
+            raise ValueError(f"adapter {self.level}: reads_last is a setting of L5")
 
     @property
     def input_size(self) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{level: (level, {}) for level in LEVELS},
     "L4-looks-ahead": ("L4", {"causal": False}),
+    "L5-reads-last": ("L5", {"reads_last": True}),
     "L6": ("L6", {"head": "target"}),
     "L6-own-head": ("L6", {"head": "own"}),
 }

@@ -38,7 +38,9 @@ def adapters(
 
 @app.command()
 def train(
-    level: Annotated[str, typer.Argument(help="L1, L2, L3, L4, L4-looks-ahead, L5, L5F, B1, E3, L6 or L6-own-head.")],
+    level: Annotated[
+        str, typer.Argument(help="L1 to L5, L5F, B1, E3, L6; L4-looks-ahead, L5-reads-last, L6-own-head.")
+    ],
     states: Annotated[Path, typer.Option(help="Folder of hidden states to train on, along the target's path.")],
     test: Annotated[Path | None, typer.Option(help="Another such folder, to judge the best weights on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),

@@ -141,15 +141,12 @@ class HeadDrafter(ModelDrafter):
             if name == "token_states":
                 ids = torch.tensor(tokens[first:], device=self.lm_head.weight.device)
                 given = token_states(ids[None], self.lm_head.weight)[0]
-            elif name == "drafter_hidden" and self.head.drafter_along:
-                # The drafter's row t + 1, which has read token t, beside the target's row t.
-                self.catch_up(self.vocabulary.to_drafter(tokens))
-                given = torch.stack(self.rows[first + 1 :])
-            elif ahead:
+            elif ahead and not (name == "drafter_hidden" and self.head.drafter_along):
                 given = torch.empty(0)
             elif name == "drafter_hidden":
-                self.catch_up(self.vocabulary.to_drafter(tokens[:-1]))
-                given = torch.stack(self.rows[first:])
+                shift = self.head.drafter_shift  # 1: the drafter has read the last token
+                self.catch_up(self.vocabulary.to_drafter(tokens[: len(tokens) - 1 + shift]))
+                given = torch.stack(self.rows[first + shift :])
             else:
                 given = torch.stack(self._watched[name][first : len(tokens)])
             rows.append(given.to(self._dtype))

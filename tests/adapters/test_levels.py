@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from egptlib.adapters import LEVELS, RUNS_AHEAD, Adapter, Head, count_parameters, create_adapter, token_states
+from egptlib.adapters._layers import Dropout
 
 HIDDEN, DRAFTER = 32, 24
 PUBLISHED = {
@@ -93,6 +94,41 @@ def test_bottlenecks_start_at_the_norm_of_their_input(level: str) -> None:
     torch.testing.assert_close(adapter(x), torch.nn.functional.layer_norm(x, (HIDDEN,)))
 
 
+@pytest.mark.parametrize("level", ["L1", "L2"])
+def test_a_norm_taken_into_the_matrix_changes_no_output_and_no_gradient(level: str) -> None:
+    adapter = small(level)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    (x,), weights = states(adapter), torch.randn(2, 9, HIDDEN, generator=generator)
+    found = []
+    for given in (x, x.clone().requires_grad_()):  # only the first takes the short way
+        adapter.zero_grad()
+        out = adapter(given)
+        (out * weights).sum().backward()
+        found.append([out, *(p.grad.clone() for p in adapter.parameters() if p.grad is not None)])
+    assert len(found[0]) == 1 + len(list(adapter.parameters()))
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
+    torch.manual_seed(0)
+    dropout, x = Dropout(rate), torch.ones(333, 301, requires_grad=True)
+    out = dropout(x)
+    out.sum().backward()
+    kept = out != 0
+    assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.005)  # 3 standard errors at most
+    for rows in (kept[::2], kept[:, :150], kept[:, 1::4]):  # no pattern by row, side, or place in a random word
+        assert rows.float().mean().item() == pytest.approx(1 - rate, abs=0.01)
+    torch.testing.assert_close(out, kept / (1 - rate), atol=1e-3, rtol=1e-3)
+    assert x.grad is not None and torch.equal(x.grad, out.detach())
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), out)
+    assert dropout.eval()(x) is x
+
+
 @pytest.mark.parametrize(("level", "start"), [("L4", 0), ("L5", 0), ("B1", 0), ("L5F", 1)])
 def test_residual_levels_start_at_their_input(level: str, start: int) -> None:
     adapter = small(level, scale=0.0)
@@ -160,6 +196,8 @@ def test_unknown_settings_are_refused_by_name() -> None:
         create_adapter("L1", botleneck=3)
     with pytest.raises(ValueError, match="num_heads 3 does not divide"):
         create_adapter("L4", 32, num_heads=3)
+    with pytest.raises(ValueError, match="reads_last is a setting of L5"):
+        create_adapter("B1", 32, reads_last=True)
     with pytest.raises(ValueError, match="causal"):
         create_adapter("L5", 32, causal=False)
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 from egptlib.adapters import (
     LEVELS,
+    VARIANTS,
     FitSettings,
     Head,
     LossSettings,
@@ -38,7 +40,7 @@ from egptlib.adapters import (
     train_level,
     train_token_adapter,
 )
-from egptlib.adapters._batches import ahead
+from egptlib.adapters._batches import ahead, predictions
 from egptlib.adapters._losses import StateLoss, loss_terms
 from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import Objective, layout, shuffled
@@ -146,6 +148,20 @@ def test_validation_shares_no_sequence(states: HiddenStates) -> None:
     train, validation = split_by_sequence(states, 0.25)
     assert not set(train.sequences) & set(validation.sequences)
     assert len(train) + len(validation) == len(states)
+
+
+@pytest.mark.parametrize(("name", "known"), [("L4", 0), ("L5", 0), ("L5-reads-last", 1), ("L5F", 1)])
+def test_the_drafter_has_read_no_token_that_is_not_known(states: HiddenStates, name: str, known: int) -> None:
+    """What stands at row t as the idea of row t, or of t + 1, depends on the drafter's rows up to t + known."""
+    level, options = VARIANTS[name]
+    torch.manual_seed(0)
+    adapter, batch = create_adapter(level, HIDDEN, **SMALL, **options).eval(), next(states.stream(6)).padded()
+    changed, t = batch.drafter_hidden.clone(), 3
+    changed[:, t + known + 1 :] += 1.0
+    other = replace(batch, drafter_hidden=changed)
+    (before,), (after,) = (predictions(adapter, b, states.target_head.lm_head, depths=1) for b in (batch, other))
+    torch.testing.assert_close(before[1][:, : t + 1], after[1][:, : t + 1])
+    assert not torch.allclose(before[1][:, t + 1], after[1][:, t + 1])
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from egptlib.adapters import create_adapter, token_states
+from egptlib.adapters import VARIANTS, create_adapter, token_states
 from egptlib.decoding import (
     AdapterDrafter,
     CascadeDrafter,
@@ -89,7 +89,7 @@ def whole_pass(model: TextModel, prompt: list[int], tokens: list[int]) -> list[t
 
 
 @pytest.mark.parametrize("lean", [True, False])
-@pytest.mark.parametrize("level", ["L5", "L5F", "B1", "E3"])
+@pytest.mark.parametrize("level", ["L5", "L5-reads-last", "L5F", "B1", "E3"])
 def test_a_head_drafts_what_its_own_pass_predicts(
     level: str, lean: bool, target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +97,8 @@ def test_a_head_drafts_what_its_own_pass_predicts(
     if not lean:
         monkeypatch.setattr("egptlib.models._interface.lean_pass", lambda *_: None)
     torch.manual_seed(1)
-    head: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, num_source_layers=2).eval()
+    name, options = VARIANTS[level]
+    head: Any = create_adapter(name, hidden_size=32, num_heads=4, ffn_dim=64, num_source_layers=2, **options).eval()
     with torch.no_grad():
         head.positions.normal_(std=0.5)
     layers = (1, 2) if level == "E3" else ()
@@ -108,13 +109,14 @@ def test_a_head_drafts_what_its_own_pass_predicts(
         proposes.made.clear()
         out = speculative_generate(target, proposes, prompt, "", gamma=3, max_new_tokens=15)
         assert out.token_ids.tolist() == plain(target, prompt, 15)
-        assert ("drafter" in {e.lane for e in out.events if e.stage == "prefill"}) == (level in ("L5", "L5F"))
+        assert ("drafter" in {e.lane for e in out.events if e.stage == "prefill"}) == (name in ("L5", "L5F"))
         for answer, draft in proposes.made:
             tokens, n = [*answer, *draft.tokens], len(answer)
             theirs, ours = whole_pass(target, prompt, tokens), whole_pass(drafter, prompt, tokens)
             known = torch.arange(len(tokens))[:, None] < n  # the target has read no further
             given = {
                 "L5": [ours[-1][:n]],
+                "L5-reads-last": [ours[-1][1 : n + 1]],
                 "B1": [theirs[-1][:n]],
                 "L5F": [ours[-1][1:], theirs[-1][:-1] * known],
                 "E3": [
