@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from egptlib.adapters import FitSettings, LossSettings, create_adapter
 from egptlib.adapters._fit import new_optimiser
-from egptlib.adapters._train import Objective, layout, shuffled
+from egptlib.adapters._train import Objective, shuffled
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter
 
 CHUNK, BATCH, LONGEST = 500, 32, 50
@@ -77,7 +77,7 @@ def ours(folder: Path, model: Any) -> int:
     optimiser = new_optimiser(list(model.parameters()), FitSettings(learning_rate=1e-4))
     width = model.settings.hidden_size
     objective = Objective(model, torch.zeros(1, width), LossSettings(token=0.0, kl=0.0))
-    for batch in shuffled(HiddenStates.open(folder / "store"), BATCH, 1, layout(model)):
+    for batch in shuffled(HiddenStates.open(folder / "store"), BATCH, 1, model.inputs):
         objective(batch)["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
-from egptlib.hidden_states import HiddenBatch, RaggedBatch
+from egptlib.hidden_states import HiddenBatch, HiddenSample
 
 Item = TypeVar("Item")
 
@@ -43,16 +43,20 @@ def predictions(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor, depths: i
     return [(0, adapter(*tensors))]
 
 
-def flat(samples: RaggedBatch, inputs: Sequence[str]) -> HiddenBatch:
-    """All positions one after the other as a single row, for levels that treat each by itself: nothing is padding.
+def flat(parts: Sequence[tuple[HiddenSample, slice]], inputs: Sequence[str]) -> HiddenBatch:
+    """Positions of samples one after the other as a single row, for levels that treat each by itself: no padding.
 
     Of the fields there are the states of both models, `token_ids`, and those in `inputs`.
     """
     names = {"drafter_hidden", "target_hidden", "token_ids", *inputs}
-    rows = {name: [getattr(sample, name) for sample in samples] for name in names}
-    tensors = {name: torch.cat(parts)[None] for name, parts in rows.items() if parts[0] is not None}
+    rows = {name: [getattr(sample, name) for sample, _ in parts] for name in names}
+    tensors = {
+        name: torch.cat([row[part] for row, (_, part) in zip(found, parts, strict=True)])[None]
+        for name, found in rows.items()
+        if found[0] is not None
+    }
     mask = torch.ones(tensors["target_hidden"].shape[:2], dtype=torch.bool)
-    return HiddenBatch(**tensors, mask=mask, metadata=[sample.metadata for sample in samples])
+    return HiddenBatch(**tensors, mask=mask, metadata=[sample.metadata for sample, _ in parts])
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

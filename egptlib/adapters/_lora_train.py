@@ -19,7 +19,7 @@ from egptlib.adapters._judge import GAMMAS, Judgement, judge_states
 from egptlib.adapters._lora import DrafterLora, fill_lora, save_lora
 from egptlib.adapters._losses import LossSettings, loss_terms, weighed
 from egptlib.adapters._train import train_from_store
-from egptlib.hidden_states import HiddenBatch, HiddenStates, RaggedBatch
+from egptlib.hidden_states import HiddenBatch, HiddenStates
 
 if TYPE_CHECKING:
     from egptlib.models import Inputs
@@ -146,7 +146,7 @@ def train_lora(
         _Objective(reader, lm_head, loss),
         states,
         validation,
-        RaggedBatch.padded,
+        None,
         lambda held: _judge(reader, held, (5,), None),
         lambda place, row: save_lora(lora, place, **row),
         settings or FitSettings(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from egptlib.adapters._fit import Fit, FitSettings, Row, fit
 from egptlib.adapters._judge import Judgement, judge
 from egptlib.adapters._levels import Adapter
 from egptlib.adapters._losses import LossSettings, loss_terms, weighed
-from egptlib.hidden_states import HiddenBatch, HiddenStates, RaggedBatch
+from egptlib.hidden_states import HiddenBatch, HiddenSample, HiddenStates, RaggedBatch
 
 BLOCK = 8
 """Batches that are read at once, to put answers of one length together."""
@@ -57,13 +57,6 @@ class Objective(nn.Module):
         if not sums:  # no sample is long enough to run ahead in
             return {"loss": predicted[0][1].sum() * 0.0}
         return weighed(sums, self.settings)
-
-
-def layout(adapter: Adapter) -> Callable[[RaggedBatch], HiddenBatch]:
-    """How a batch is laid out for a level: without padding where each row is treated by itself."""
-    if adapter.by_position:
-        return lambda samples: flat(samples, adapter.inputs)
-    return RaggedBatch.padded
 
 
 def split_by_sequence(states: HiddenStates, share: float = 0.15) -> tuple[HiddenStates, HiddenStates]:
@@ -108,7 +101,7 @@ def train_adapter(
         Objective(adapter, head, loss),
         states,
         validation,
-        layout(adapter),
+        adapter.inputs if adapter.by_position else None,
         lambda held: judge(adapter, held, head, gammas=(5,)),
         lambda place, row: save_adapter(adapter, place, **row),
         settings or FitSettings(),
@@ -121,25 +114,28 @@ def train_from_store(
     objective: nn.Module,
     states: HiddenStates,
     validation: HiddenStates | None,
-    prepared: Callable[[RaggedBatch], HiddenBatch],
+    rows_of: Sequence[str] | None,
     judged: Callable[[HiddenStates], Judgement],
     save_best: Callable[[Path, Row], object],
     settings: FitSettings,
     folder: Path,
     description: dict[str, Any],
 ) -> Fit:
-    """`fit` on shuffled batches of the store, each `prepared`, with `judged` over all of `validation` every epoch."""
+    """`fit` on shuffled batches of the store (see `shuffled`), with `judged` over all of `validation` every epoch."""
     if validation is None:
         states, validation = split_by_sequence(states)
     held = validation
 
     def batches(epoch: int) -> Iterator[HiddenBatch]:
-        return shuffled(states, settings.batch_size, settings.seed * 1_000_003 + epoch, prepared)
+        return shuffled(states, settings.batch_size, settings.seed * 1_000_003 + epoch, rows_of)
 
+    steps = -(-len(states) // settings.batch_size)
+    if rows_of is not None:
+        steps = -(-int(states.lengths.sum()) // rows_per_step(states, settings.batch_size))
     return fit(
         objective,
         batches,
-        -(-len(states) // settings.batch_size),
+        steps,
         lambda: judged(held).figures(),
         save_best,
         settings,
@@ -149,19 +145,49 @@ def train_from_store(
 
 
 def shuffled(
-    states: HiddenStates, batch_size: int, seed: int, prepared: Callable[[RaggedBatch], HiddenBatch]
+    states: HiddenStates, batch_size: int, seed: int, rows_of: Sequence[str] | None = None
 ) -> Iterator[HiddenBatch]:
-    """One epoch of batches; the next one is read and prepared while the present one is trained on.
+    """One epoch of batches in random order; the next one is read while the present one is trained on.
 
-    Samples come in random order, `BLOCK` batches at a time; within such a block those of one length share a batch, so
-    that little is padding, and the batches come in random order again.
+    Args:
+        rows_of: for levels that treat each row by itself, the fields they take: a batch is then a single row without
+            padding (`flat`), as long as `batch_size` samples are on average. None: whole samples, padded.
     """
+    return ahead(_padded(states, batch_size, seed) if rows_of is None else _rows(states, batch_size, seed, rows_of))
+
+
+def _padded(states: HiddenStates, batch_size: int, seed: int) -> Iterator[HiddenBatch]:
+    """`BLOCK` batches at a time, those of one length share a batch, so that little is padding."""
     generator = torch.Generator().manual_seed(seed)
+    for block in states.stream(BLOCK * batch_size, shuffle=True, seed=seed):
+        parts = block.lengths.argsort(stable=True).split(batch_size)
+        for number in torch.randperm(len(parts), generator=generator).tolist():
+            yield RaggedBatch([block[i] for i in parts[number].tolist()]).padded()
 
-    def batches() -> Iterator[HiddenBatch]:
-        for block in states.stream(BLOCK * batch_size, shuffle=True, seed=seed):
-            parts = block.lengths.argsort(stable=True).split(batch_size)
-            for number in torch.randperm(len(parts), generator=generator).tolist():
-                yield prepared(RaggedBatch([block[i] for i in parts[number].tolist()]))
 
-    return ahead(batches())
+def rows_per_step(states: HiddenStates, batch_size: int) -> int:
+    """Positions of `batch_size` samples on average."""
+    return max(1, -(-int(states.lengths.sum()) // max(1, -(-len(states) // batch_size))))
+
+
+def _rows(states: HiddenStates, batch_size: int, seed: int, inputs: Sequence[str]) -> Iterator[HiddenBatch]:
+    """All positions, sample after sample, cut into steps of one size, the last one smaller.
+
+    One size for all also bounds memory: glibc does not use freed rows again for rows of another number, and the heap
+    grows by 1 MB a step at width 256.
+    """
+    wanted = rows_per_step(states, batch_size)
+    parts: list[tuple[HiddenSample, slice]] = []
+    size = 0
+    for samples in states.stream(batch_size, shuffle=True, seed=seed):
+        for sample in samples:
+            start = 0
+            while size + len(sample) - start >= wanted:
+                stop = start + wanted - size
+                yield flat([*parts, (sample, slice(start, stop))], inputs)
+                parts, size, start = [], 0, stop
+            if start < len(sample):
+                parts.append((sample, slice(start, len(sample))))
+                size += len(sample) - start
+    if parts:
+        yield flat(parts, inputs)

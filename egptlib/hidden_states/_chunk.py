@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from egptlib.hidden_states._format import MappedFile, as_bytes, chunk_checksum, row_bytes, sample_checksums
+from egptlib.hidden_states._format import (
+    WORTH_A_CALL,
+    MappedFile,
+    as_bytes,
+    chunk_checksum,
+    row_bytes,
+    sample_checksums,
+)
 from egptlib.hidden_states._sample import HiddenSample, widened
 
 
@@ -27,8 +35,14 @@ class Chunk(Protocol):
     def metadata(self) -> list[dict[str, Any]]:
         """Return the metadata of all its samples without reading their states."""
 
+    def lengths(self) -> np.ndarray:
+        """Return the number of rows of each of its samples, int64, without reading their states."""
+
     def samples(self, first: int, last: int) -> list[HiddenSample]:
         """Samples `first` to `last` (exclusive) of this file, as views of the file where that is possible."""
+
+    def pick(self, numbers: Sequence[int]) -> list[HiddenSample]:
+        """Samples anywhere in this file, in the order asked."""
 
     def read_ahead(self) -> None:
         """Have the system read the file, for a reader that goes through most of it in order."""
@@ -90,13 +104,33 @@ class SafetensorsChunk:
     def metadata(self) -> list[dict[str, Any]]:
         return self._records
 
+    def lengths(self) -> np.ndarray:
+        return np.diff(self._offsets)
+
     def samples(self, first: int, last: int) -> list[HiddenSample]:
-        block, lengths = self._block(first, last)
+        return self._made(range(first, last), *self._block(first, last))
+
+    def pick(self, numbers: Sequence[int]) -> list[HiddenSample]:
+        """As views each by itself; where they are small, out of one copy of their rows, in a fifth of the time."""
+        places = np.asarray(numbers)
+        starts, stops = self._offsets[places], self._offsets[places + 1]
+        row = sum(column[:1].numel() * column.element_size() for column in self.columns.values())
+        lengths = stops - starts
+        if len(places) < 2 or lengths.sum() * row >= len(places) * WORTH_A_CALL:
+            return [sample for i in numbers for sample in self.samples(i, i + 1)]
+        self._check_offsets(places, starts, stops)
+        before = np.cumsum(lengths) - lengths
+        rows = torch.from_numpy(np.arange(lengths.sum()) + np.repeat(starts - before, lengths))
+        block = {name: column[rows] for name, column in self.columns.items()}
+        self._check_bytes(places, starts, stops, block)
+        return self._made(numbers, block, lengths.tolist())
+
+    def _made(self, numbers: Sequence[int], block: dict[str, Tensor], lengths: list[int]) -> list[HiddenSample]:
+        """All rows of some samples by field, cut into these."""
         columns = {name: widened(name, rows).split(lengths) for name, rows in block.items()}
-        records = self._records[first:last]
         return [
-            HiddenSample(**dict(zip(columns, rows)), metadata=dict(record))
-            for *rows, record in zip(*columns.values(), records)
+            HiddenSample(**dict(zip(columns, rows)), metadata=dict(self._records[i]))
+            for i, *rows in zip(numbers, *columns.values())
         ]
 
     def split(self, first: int, last: int) -> dict[str, Sequence[Tensor]]:
@@ -111,17 +145,26 @@ class SafetensorsChunk:
             ValueError: some bytes are not those that were written; the first such sample is named.
         """
         columns, offsets = self.columns, self._offsets[first : last + 1]
-        lengths = np.diff(offsets)
-        if lengths.min(initial=0) < 0 or offsets[0] < 0 or offsets[-1] > self._offsets[-1]:
-            raise ValueError(f"{self.path}: damaged: samples {first} to {last - 1} of this file have wrong offsets")
+        numbers, starts, stops = np.arange(first, last), offsets[:-1], offsets[1:]
+        self._check_offsets(numbers, starts, stops)
         block = {name: column[offsets[0] : offsets[-1]] for name, column in columns.items()}
         for rows in block.values():
             self.file.map_pages(rows)
-        found = sample_checksums(offsets, map(row_bytes, block.values()))
-        for i in np.flatnonzero(found != self._checksums[first:last]):
-            scene = self._records[first + i].get("scene")
-            raise ValueError(f"{self.path}: damaged: sample {first + i} of this file (scene {scene!r}) has wrong bytes")
-        return block, lengths.tolist()
+        self._check_bytes(numbers, starts, stops, block)
+        return block, (stops - starts).tolist()
+
+    def _check_offsets(self, numbers: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
+        wrong = (starts < 0) | (stops < starts) | (stops > self._offsets[-1])
+        if wrong.any():
+            raise ValueError(f"{self.path}: damaged: sample {numbers[wrong][0]} of this file has wrong offsets")
+
+    def _check_bytes(
+        self, numbers: np.ndarray, starts: np.ndarray, stops: np.ndarray, block: dict[str, Tensor]
+    ) -> None:
+        found = sample_checksums(starts, stops, map(row_bytes, block.values()))
+        for i in numbers[found != self._checksums[numbers]]:
+            scene = self._records[i].get("scene")
+            raise ValueError(f"{self.path}: damaged: sample {i} of this file (scene {scene!r}) has wrong bytes")
 
     def read_ahead(self) -> None:
         self.file.mapping.madvise(mmap.MADV_WILLNEED)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "U8": torch.uint8,
 }  # fmt: skip
 _MADV_POPULATE_READ = 22  # not in Python's mmap yet
-_WORTH_A_CALL = 2**16  # bytes
+WORTH_A_CALL = 2**16  # bytes
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -93,21 +94,22 @@ def _index_checksum(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def sample_checksums(offsets: np.ndarray, columns: Iterable[np.ndarray]) -> np.ndarray:
-    """Checksums of consecutive samples of a chunk, int64 [samples].
+def sample_checksums(starts: np.ndarray, stops: np.ndarray, columns: Iterable[np.ndarray]) -> np.ndarray:
+    """Checksums of some samples of a chunk, int64 [samples].
 
     Each sample's two offsets and the bytes of its rows, as little-endian 64-bit words (zeros behind the last of a
     column), added modulo 2**64. Any single changed bit changes the sum, and it is as fast as memory; SHA-256, a
     twentieth of that, is for the whole file.
 
     Args:
-        offsets: int64 [samples + 1]: the rows of each sample, numbered through the chunk.
-        columns: bytes of these rows, uint8 [rows, bytes of a row], one array per column.
+        starts, stops: int64 [samples] each: the rows of each sample, numbered through the chunk.
+        columns: bytes of these rows, uint8 [rows, bytes of a row], one array per column; the samples lie in them one
+            behind the other.
     """
-    total = (offsets[:-1] + offsets[1:]).astype("<u8")
-    filled = np.flatnonzero(offsets[1:] > offsets[:-1])  # reduceat gives a sample without rows those of the next
+    total = (starts + stops).astype("<u8")
+    filled = np.flatnonzero(stops > starts)  # reduceat gives a sample without rows those of the next
     if len(filled):
-        rows = offsets[:-1][filled] - offsets[0]
+        rows = (np.cumsum(stops - starts) - (stops - starts))[filled]
         for column in columns:
             total[filled] += _word_sums(column, rows)
     return total.view("<i8")
@@ -160,8 +162,8 @@ def write_chunk(
     for part in next(iter(columns.values())):
         offsets.append(offsets[-1] + len(part))
     checksums = [
-        sample_checksums(np.array(offsets[i : i + 2]), [row_bytes(parts[i]) for parts in columns.values()])[0]
-        for i in range(len(records))
+        sample_checksums(*np.array([[start], [stop]]), [row_bytes(parts[i]) for parts in columns.values()])[0]
+        for i, (start, stop) in enumerate(pairwise(offsets))
     ]
     text = json.dumps(list(records), ensure_ascii=False, allow_nan=False).encode()
     tensors: dict[str, Sequence[Tensor]] = {
@@ -254,7 +256,7 @@ class MappedFile:
     def map_pages(self, view: Tensor) -> None:
         """Map all pages of a view of this file in one call, a third of the time of one fault each."""
         size, start = view.numel() * view.element_size(), view.data_ptr() - self._bytes.data_ptr()
-        if size >= _WORTH_A_CALL and 0 <= start <= len(self.mapping) - size:  # not where `tensor` had to copy
+        if size >= WORTH_A_CALL and 0 <= start <= len(self.mapping) - size:  # not where `tensor` had to copy
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
             with suppress(OSError):  # a kernel before 5.14 does not know it
                 self.mapping.madvise(_MADV_POPULATE_READ, page, start + size - page)

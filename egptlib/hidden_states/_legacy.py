@@ -1,11 +1,13 @@
 """Chunks of the earlier writer: `torch.save` of a dict, zero-padded. Users hold 80 GB of them."""
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from egptlib.hidden_states._sample import HiddenSample
@@ -50,6 +52,12 @@ class LegacyChunk:
 
     def metadata(self) -> list[dict[str, Any]]:
         return [_in_our_words(record) for record in self._content["metadata"]]
+
+    def lengths(self) -> np.ndarray:
+        return np.array([int(length) for length in self._content["seq_lens"]])
+
+    def pick(self, numbers: Sequence[int]) -> list[HiddenSample]:
+        return [sample for i in numbers for sample in self.samples(i, i + 1)]
 
     def samples(self, first: int, last: int) -> list[HiddenSample]:
         content, found = self._content, []

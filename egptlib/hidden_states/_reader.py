@@ -82,6 +82,12 @@ class HiddenStates(Sequence[HiddenSample]):
         return [dict(self._chunks[c].metadata()[i]) for c, i in self._places]
 
     @property
+    def lengths(self) -> torch.Tensor:
+        """int64 [samples]: the number of positions of each, without reading hidden states."""
+        by_chunk = {c: self._chunks[c].lengths() for c in {c for c, _ in self._places}}
+        return torch.tensor([int(by_chunk[c][i]) for c, i in self._places], dtype=torch.int64)
+
+    @property
     def sequences(self) -> list[str]:
         """The sequences in this selection, sorted. Empty for folders of the earlier writer, which has none."""
         return sorted({m["sequence"] for m in self.metadata() if m.get("sequence") is not None})
@@ -143,7 +149,10 @@ class HiddenStates(Sequence[HiddenSample]):
             for c in ahead & used.keys():
                 self._chunks[c].read_ahead()
             ahead -= used.keys()
-            yield RaggedBatch([sample for c, i, j in _runs(part) for sample in self._chunks[c].samples(i, j)])
+            if shuffle:
+                yield RaggedBatch(self._picked(part))
+            else:
+                yield RaggedBatch([sample for c, i, j in _runs(part) for sample in self._chunks[c].samples(i, j)])
             following = set() if shuffle else {c for c, _ in places[start + batch_size : start + batch_size + 1]}
             for c in used:
                 self._chunks[c].release(c in following)
@@ -152,6 +161,14 @@ class HiddenStates(Sequence[HiddenSample]):
         """Yield the samples in order, padded with a mask, `batch_size` at a time."""
         for batch in self.stream(batch_size):
             yield batch.padded()
+
+    def _picked(self, places: Sequence[tuple[int, int]]) -> list[HiddenSample]:
+        """Samples anywhere, in this order, asked of each chunk at once."""
+        by_chunk: dict[int, list[int]] = {}
+        for c, i in places:
+            by_chunk.setdefault(c, []).append(i)
+        found = {c: iter(self._chunks[c].pick(numbers)) for c, numbers in by_chunk.items()}
+        return [next(found[c]) for c, _ in places]
 
     def _head(self, side: str) -> Head:
         if side not in self._heads:

@@ -40,12 +40,12 @@ from egptlib.adapters import (
     train_level,
     train_token_adapter,
 )
-from egptlib.adapters._batches import ahead, predictions
+from egptlib.adapters._batches import ahead, flat, predictions
 from egptlib.adapters._losses import StateLoss, loss_terms
 from egptlib.adapters._token_folds import IDENTITY
-from egptlib.adapters._train import Objective, layout, shuffled
+from egptlib.adapters._train import Objective, rows_per_step, shuffled
 from egptlib.hidden_states import Head as SavedHead
-from egptlib.hidden_states import HiddenStates, HiddenStateWriter, RaggedBatch
+from egptlib.hidden_states import HiddenStates, HiddenStateWriter
 from egptlib.traces import open_recorded
 
 HIDDEN, VOCAB = 16, 12
@@ -113,22 +113,42 @@ def test_a_row_without_padding_gives_the_loss_of_a_padded_batch(states: HiddenSt
     adapter = create_adapter("L2", HIDDEN, dropout=0.0, **SMALL)
     objective = Objective(adapter, states.target_head.lm_head, LossSettings(token=1.0))
     samples = next(states.stream(7))
-    rows, padded = objective(layout(adapter)(samples)), objective(samples.padded())
+    whole = flat([(sample, slice(None)) for sample in samples], adapter.inputs)
+    rows, padded = objective(whole), objective(samples.padded())
     assert not samples.padded().mask.all()
     for name, term in padded.items():
         torch.testing.assert_close(rows[name], term)
 
 
 def test_an_epoch_holds_every_sample_once_with_little_padding(states: HiddenStates) -> None:
-    batches = list(shuffled(states, 5, seed=3, prepared=RaggedBatch.padded))
+    batches = list(shuffled(states, 5, seed=3))
     assert len(batches) == -(-len(states) // 5)
     scenes = [note["scene"] for batch in batches for note in batch.metadata]
     assert sorted(scenes) == sorted(note["scene"] for note in states.metadata())
-    assert scenes == [note["scene"] for batch in shuffled(states, 5, 3, RaggedBatch.padded) for note in batch.metadata]
-    assert scenes != [note["scene"] for batch in shuffled(states, 5, 4, RaggedBatch.padded) for note in batch.metadata]
+    assert scenes == [note["scene"] for batch in shuffled(states, 5, 3) for note in batch.metadata]
+    assert scenes != [note["scene"] for batch in shuffled(states, 5, 4) for note in batch.metadata]
     padded = sum(int((~batch.mask).sum()) for batch in batches)
     plain = sum(int((~b.padded().mask).sum()) for b in states.stream(5, shuffle=True, seed=3))
     assert padded < plain
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 48])
+def test_an_epoch_of_rows_holds_every_position_once_in_steps_of_one_size(states: HiddenStates, batch_size: int) -> None:
+    inputs = ("drafter_hidden",)
+    batches = list(shuffled(states, batch_size, seed=3, rows_of=inputs))
+    assert all(batch.mask.all() and len(batch.mask) == 1 for batch in batches)
+    sizes = [batch.mask.shape[1] for batch in batches]
+    assert set(sizes[:-1]) <= {rows_per_step(states, batch_size)} and 0 < sizes[-1] <= max(sizes)
+    assert rows_per_step(states, batch_size) == pytest.approx(batch_size * states.lengths.float().mean(), abs=1)
+    found = torch.cat([torch.cat([b.drafter_hidden[0], b.target_hidden[0]], dim=1) for b in batches])
+    by_scene = {sample.metadata["scene"]: sample for sample in states}
+    order = [s.metadata["scene"] for batch in states.stream(batch_size, shuffle=True, seed=3) for s in batch]
+    rows = [torch.cat([by_scene[n].drafter_hidden, by_scene[n].target_hidden], dim=1) for n in order]
+    assert torch.equal(found, torch.cat(rows))
+    again = shuffled(states, batch_size, seed=4, rows_of=inputs)
+    assert not torch.equal(
+        found, torch.cat([torch.cat([b.drafter_hidden[0], b.target_hidden[0]], dim=1) for b in again])
+    )
 
 
 def test_batches_made_ahead_are_the_same_and_so_are_errors() -> None:

@@ -364,11 +364,15 @@ def test_streams_are_whole_in_any_batches_and_orders(tmp_path: Path) -> None:
     hs = HiddenStates.open(tmp_path)
     read = [sample for batch in hs.stream(5) for sample in batch]
     assert_same(read, samples)
+    assert hs.lengths.tolist() == [len(sample["overlap"]) for sample in samples]
+    assert hs[20:2:-3].lengths.tolist() == [len(sample["overlap"]) for sample in samples[20:2:-3]]
     orders = []
     for seed in (0, 0, 1):
         shuffled = [sample for batch in hs.stream(5, shuffle=True, seed=seed) for sample in batch]
         orders.append([sample.metadata["scene"] for sample in shuffled])
         assert sorted(orders[-1]) == [sample["metadata"]["scene"] for sample in samples]
+        by_scene = {sample["metadata"]["scene"]: sample for sample in samples}
+        assert_same(shuffled, [by_scene[scene] for scene in orders[-1]])
     assert orders[0] == orders[1] != orders[2]
     batch = next(hs[2:].stream(3))
     assert batch.lengths.tolist() == [4, 5, 6] and batch.padded().mask.sum(1).tolist() == [4, 5, 6]
@@ -390,7 +394,7 @@ def test_checksums_are_what_the_format_says(lengths: list[int], row_sizes: list[
             data = column[first - 3 : last - 3].tobytes()
             total += sum(int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8))
         expected.append((total + 2**63) % 2**64 - 2**63)
-    assert sample_checksums(offsets, columns).tolist() == expected
+    assert sample_checksums(offsets[:-1], offsets[1:], columns).tolist() == expected
 
 
 def test_a_chunk_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
