@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from egptlib.hidden_states._format import (
-    WORTH_A_CALL,
     MappedFile,
     as_bytes,
     chunk_checksum,
@@ -24,6 +23,8 @@ from egptlib.hidden_states._format import (
     sample_checksums,
 )
 from egptlib.hidden_states._sample import HiddenSample, widened
+
+_SMALL = 2**18  # bytes of a sample: where a copy of its rows costs less than handling it by itself
 
 
 class Chunk(Protocol):
@@ -116,7 +117,7 @@ class SafetensorsChunk:
         starts, stops = self._offsets[places], self._offsets[places + 1]
         row = sum(column[:1].numel() * column.element_size() for column in self.columns.values())
         lengths = stops - starts
-        if len(places) < 2 or lengths.sum() * row >= len(places) * WORTH_A_CALL:
+        if len(places) < 2 or lengths.sum() * row >= len(places) * _SMALL:
             return [sample for i in numbers for sample in self.samples(i, i + 1)]
         self._check_offsets(places, starts, stops)
         before = np.cumsum(lengths) - lengths

@@ -28,7 +28,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "U8": torch.uint8,
 }  # fmt: skip
 _MADV_POPULATE_READ = 22  # not in Python's mmap yet
-WORTH_A_CALL = 2**16  # bytes
+_WORTH_A_CALL = 2**16  # bytes
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -162,7 +162,7 @@ def write_chunk(
     for part in next(iter(columns.values())):
         offsets.append(offsets[-1] + len(part))
     checksums = [
-        sample_checksums(*np.array([[start], [stop]]), [row_bytes(parts[i]) for parts in columns.values()])[0]
+        sample_checksums(np.array([start]), np.array([stop]), [row_bytes(parts[i]) for parts in columns.values()])[0]
         for i, (start, stop) in enumerate(pairwise(offsets))
     ]
     text = json.dumps(list(records), ensure_ascii=False, allow_nan=False).encode()
@@ -256,7 +256,7 @@ class MappedFile:
     def map_pages(self, view: Tensor) -> None:
         """Map all pages of a view of this file in one call, a third of the time of one fault each."""
         size, start = view.numel() * view.element_size(), view.data_ptr() - self._bytes.data_ptr()
-        if size >= WORTH_A_CALL and 0 <= start <= len(self.mapping) - size:  # not where `tensor` had to copy
+        if size >= _WORTH_A_CALL and 0 <= start <= len(self.mapping) - size:  # not where `tensor` had to copy
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
             with suppress(OSError):  # a kernel before 5.14 does not know it
                 self.mapping.madvise(_MADV_POPULATE_READ, page, start + size - page)

@@ -7,6 +7,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,12 @@ def test_every_flipped_bit_is_found_and_none_gives_a_wrong_sample(tmp_path: Path
             for name, value in expected.items():
                 read = getattr(sample, name)
                 assert read == value if name == "metadata" else torch.equal(read, value), f"bit {bit} of {path.name}"
+        with suppress(ValueError):  # many at once, each checked
+            (batch,) = HiddenStates.open(tmp_path).stream(6, shuffle=True, seed=number)
+            for sample in batch:
+                expected = truth[int(sample.metadata["scene"][-6:])]
+                assert torch.equal(sample.target_hidden, expected["target_hidden"]), f"bit {bit} of {path.name}"
+                assert torch.equal(sample.token_ids, expected["token_ids"]), f"bit {bit} of {path.name}"
         path.write_bytes(whole)
     assert check_store(tmp_path, deep=True) == []
 
@@ -419,6 +426,11 @@ def test_the_earlier_writers_chunks(shared: Path) -> None:
         assert len(sample) == expected["seq_lens"][i]
         assert sample.drafter_hidden.shape == sample.target_hidden.shape == (len(sample), 64)
         assert torch.allclose(sample.drafter_hidden.sum(), expected["sum_drafter"][i], rtol=1e-5, atol=1e-4)
+        assert torch.allclose(sample.target_hidden.sum(), expected["sum_target"][i], rtol=1e-5, atol=1e-4)
+    assert torch.equal(hs.lengths, expected["seq_lens"].long())
+    mixed = next(hs.stream(60, shuffle=True, seed=1))
+    for sample in mixed:
+        i = 5 * int(sample.metadata["scene"]) + int(sample.metadata["question"][-2])
         assert torch.allclose(sample.target_hidden.sum(), expected["sum_target"][i], rtol=1e-5, atol=1e-4)
     assert hs[0].metadata["question"] == "What is happening in scene 0? (0)"
     assert torch.equal(hs[-35].target_hidden, hs[25].target_hidden)
