@@ -152,7 +152,7 @@ def ties(s: Setup) -> None:
         name: [] for name in heads
     }  # gap of the two best where it differs, in roundings
     for a, b in zip(together, alone, strict=True):
-        assert a.metadata["question"] == b.metadata["question"]
+        assert a.token_ids is not None and b.token_ids is not None and a.metadata["question"] == b.metadata["question"]
         positions += len(a)
         same = F.pad(a.token_ids, (0, TOKENS - len(a)), value=-1) == F.pad(b.token_ids, (0, TOKENS - len(b)), value=-1)
         end = min(int(same.int().cumprod(0).sum()) + 1, len(a), len(b))  # up to here both have read the same
