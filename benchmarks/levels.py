@@ -25,7 +25,10 @@ from egptlib.adapters import (
     ScenesById,
     judge_baselines,
     length_gain,
+    load_adapter,
+    measure_latency,
     order_agreement,
+    tell_order,
     train_level,
 )
 from egptlib.hidden_states import HiddenStates
@@ -60,9 +63,13 @@ def main() -> None:
     parser.add_argument("--depths", type=int, default=3, help="positions a head runs ahead in training")
     parser.add_argument("--every-scene", type=int, default=1, help="L6: train on each so-many-th scene, which are read")
     parser.add_argument("--ffn-dim", type=int, default=1024)
+    parser.add_argument("--latency", action="store_true", help="only measure the calls of what is ready again")
     options = parser.parse_args()
     torch.set_num_threads(1)
     train, test = HiddenStates.open(options.train), HiddenStates.open(options.test)
+    if options.latency:
+        time_again(options.out, options.levels.split(), test)
+        options.levels = ""
     baselines = options.out / "baselines.json"
     if not baselines.is_file():
         write_json(
@@ -108,6 +115,15 @@ def _models() -> dict[str, Any]:
     return {"pair": load_pair("mini"), "scenes": ScenesById(*splits)}
 
 
+def time_again(out: Path, levels: Sequence[str], test: HiddenStates) -> None:
+    """Measure the calls of the levels in `out` on one answer of `test`, and put that into their rows."""
+    for name in levels:
+        path = out / name / "row.json"
+        if path.is_file() and VARIANTS[name][0] != "L6":  # merged into the drafter, it has no call of its own
+            seconds = measure_latency(load_adapter(out / name), test, test.target_head.lm_head, repeats=200)
+            write_json(path, json.loads(path.read_text()) | {"ms a call": 1e3 * seconds})
+
+
 def show(out: Path, sequences: Sequence[str]) -> None:
     """Print the table, what each gamma gives, and how cosine orders the levels; keep it as `table.json`.
 
@@ -124,11 +140,12 @@ def show(out: Path, sequences: Sequence[str]) -> None:
         row["gain"], row["low"], row["high"] = length_gain(row["answers"], own, sequences)
     rows.sort(key=lambda row: -row["mean_acceptance_length"])
     kept = [{name: value for name, value in row.items() if name != "answers"} for row in rows]
-    write_json(out / "table.json", {"rows": kept, "r": None if r != r else r, "pairs alike": alike, "pairs": pairs})
+    agreement = {"r": None if r != r else r, "pairs alike": alike, "pairs": pairs, "told": tell_order(fair)}
+    write_json(out / "table.json", {"rows": kept, **agreement})
     table = pd.DataFrame(rows)
     print(table[[name for name in COLUMNS if name in table]].rename(columns=COLUMNS).round(3).to_string(index=False))
     print(pd.DataFrame({row["level"]: row["by_gamma"] for row in rows}).T.round(2).to_string())
-    print(f"cosine against acceptance over {len(fair)} levels: r = {r:.2f}, {alike} of {pairs} pairs in the same order")
+    print(agreement["told"])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from egptlib.adapters._runs import collect_training, new_run_folder, star
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._slots import slot_agreement, slot_rejections
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
-from egptlib.adapters._table import VARIANTS, Trained, order_agreement, train_level
+from egptlib.adapters._table import VARIANTS, Trained, order_agreement, tell_order, train_level
 from egptlib.adapters._token_adapter import (
     TokenAdapter,
     TokenAdapterSettings,
@@ -92,6 +92,7 @@ __all__ = [
     "slot_rejections",
     "split_by_sequence",
     "star",
+    "tell_order",
     "token_states",
     "top1_gain",
     "train_adapter",

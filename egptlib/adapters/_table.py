@@ -123,3 +123,31 @@ def order_agreement(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int, int]
     alike = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
     r = float(torch.corrcoef(torch.tensor(points, dtype=torch.double).T)[0, 1]) if len(points) > 2 else float("nan")
     return r, alike, len(pairs)
+
+
+def tell_order(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One plain sentence or two: does cosine order the levels as acceptance does?
+
+    L6 changes the drafter, whose states need not lie where the target's do: where it is among the rows, the second
+    sentence tells its cosine, and what holds without it.
+
+    Args:
+        rows: as for `order_agreement`, with `level`; of levels that a drafter could use.
+    """
+    rows = [row for row in rows if "cos_sim_mean" in row]
+    elsewhere = [row for row in rows if VARIANTS.get(row["level"], ("",))[0] == "L6"]
+    text = f"Does cosine order the {len(rows)} levels as acceptance does? {_told(rows)}."
+    if elsewhere and len(rows) - len(elsewhere) > 1:
+        names = " and ".join(f"{row['level']} (cosine {row['cos_sim_mean']:.2f})" for row in elsewhere)
+        rest = [row for row in rows if row not in elsewhere]
+        text += f" Without {names}, read in a space of their own: {_told(rest)}."
+    return text
+
+
+def _told(rows: Sequence[Mapping[str, Any]]) -> str:
+    r, alike, pairs = order_agreement(rows)
+    if not pairs:
+        return "there is no pair to compare"
+    share = alike / pairs
+    answer = "yes" if share > 0.95 else "mostly" if share >= 0.75 and not r < 0.5 else "no"
+    return f"{answer}: {alike} of {pairs} pairs stand in the same order" + ("" if r != r else f", r = {r:.2f}")

@@ -35,6 +35,7 @@ from egptlib.adapters import (
     score_guesses,
     split_by_sequence,
     star,
+    tell_order,
     top1_gain,
     train_adapter,
     train_level,
@@ -42,6 +43,7 @@ from egptlib.adapters import (
 )
 from egptlib.adapters._batches import ahead, flat, predictions
 from egptlib.adapters._losses import StateLoss, loss_terms
+from egptlib.adapters._table import _told
 from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import Objective, rows_per_step, shuffled
 from egptlib.hidden_states import Head as SavedHead
@@ -253,6 +255,19 @@ def test_order_agreement_counts_pairs() -> None:
     r, alike, pairs = order_agreement([*rows, {"mean_acceptance_length": 9.0}])
     assert (alike, pairs) == (2, 3)
     assert r == pytest.approx(0.5)
+
+
+def test_the_sentence_about_cosine_is_that_of_the_rows() -> None:
+    def row(level: str, cosine: float, length: float) -> dict[str, Any]:
+        return {"level": level, "cos_sim_mean": cosine, "mean_acceptance_length": length}
+
+    aligned = [row("L1", 0.1, 1.0), row("L2", 0.2, 2.0), row("L5", 0.3, 3.0)]
+    assert tell_order(aligned).endswith("does? yes: 3 of 3 pairs stand in the same order, r = 1.00.")
+    told = tell_order([*aligned, row("L6", -0.5, 2.5), {"level": "drafter's own tokens"}])
+    r = torch.corrcoef(torch.tensor([[0.1, 0.2, 0.3, -0.5], [1.0, 2.0, 3.0, 2.5]]))[0, 1].item()
+    assert f"the 4 levels as acceptance does? no: 4 of 6 pairs stand in the same order, r = {r:.2f}. " in told
+    assert told.endswith("Without L6 (cosine -0.50), read in a space of their own: " + _told(aligned) + ".")
+    assert tell_order(aligned[:1]).endswith("there is no pair to compare.")
 
 
 def _one_of_two(rank: int, states: str, folder: str) -> None:
