@@ -19,7 +19,8 @@ class RetokenizedDrafter:
     """Drafts words with a model of any vocabulary and spells them in the target's tokens.
 
     The draft is taken as chosen with certainty, so the lossless rules keep the target's output (greedy) or its
-    distribution (sampling), whatever the two tokenizers do.
+    distribution (sampling), whatever the two tokenizers do. The price under sampling: a token x is kept with the
+    target's p(x), where a drafter whose q is known keeps min(1, p(x) / q(x)).
     """
 
     def __init__(self, model: Model, target: Model, name: str | None = None):

@@ -1,7 +1,9 @@
 """The drafter beside the target: same tokens as the target alone, events of both on one clock, errors told."""
 
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from egptlib.decoding import (
+    CascadeDrafter,
     Drafter,
     DrafterProcess,
     DrafterThread,
@@ -19,6 +22,7 @@ from egptlib.decoding import (
     contention,
     hidden_prefill_generate,
     pipelined_generate,
+    shared_vocabulary,
 )
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
@@ -108,6 +112,61 @@ def test_drafting_on_while_the_target_verifies(target: Model, beside: Concurrent
     assert beside.propose(plain(target, prompt.tolist(), 3), 2, Sampler()).tokens  # usable as before
     with pytest.raises(ValueError, match="0 <= gamma <= max_gamma"):
         pipelined_generate(target, beside, [4], "", gamma=5, max_gamma=4)
+
+
+def test_a_cascade_is_a_stage_beside_the_target(target: Model, drafter: Drafter) -> None:
+    """PipeSpec's order: the cascade's two models write on while the target verifies."""
+    middle = make_model(5, layers=3, like=target, noise=0.05, name="middle")
+    cascade = CascadeDrafter(middle, drafter, shared_vocabulary(middle, target), gamma=2)
+    kept = 0
+    with DrafterThread(cascade, target.eos_token_ids) as running:
+        for trial in range(15):
+            prompt, count = [3 + trial, 7, 9], 1 + 2 * trial
+            generation = pipelined_generate(target, running, prompt, "", gamma=3, max_new_tokens=count)
+            assert generation.token_ids.tolist() == plain(target, prompt, count)
+            kept += sum(r.accepted for r in generation.rounds)
+    assert kept > 20
+
+
+def test_on_a_gpu_all_work_of_the_drafter_is_on_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stream that only notes what is asked of it, since the tests have no GPU."""
+    done, inside = list[str](), threading.local()
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            done.append(f"waits for {other}")
+
+        def synchronize(self) -> None:
+            done.append("synchronized" + " inside" * getattr(inside, "here", False))
+
+    @contextmanager
+    def within(stream: Stream) -> Iterator[None]:
+        inside.here = True
+        yield
+        inside.here = False
+
+    class Noting(FailingDrafter):
+        name, device = "noting", torch.device("cuda:1")
+
+        def start(self, scene: Any, question: str, recorder: Any) -> None:
+            done.append("start" + " inside" * getattr(inside, "here", False))
+
+        def propose(self, answer: Any, count: int, sampler: Sampler, stop: Any = None) -> Draft:
+            done.append("propose" + " inside" * getattr(inside, "here", False))
+            return Draft([4] * count, [1.0] * count)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the weights")
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr("egptlib.decoding._generation.synchronize", lambda device: None)
+    with DrafterThread(Noting()) as thread:
+        thread.begin([5], "", 2)
+        thread.wait()
+        assert thread.take().tokens == [4, 4]
+        assert thread.propose([4], 1, Sampler()).tokens == [4]
+    first, *work = done
+    assert first == "waits for the weights"
+    assert work == ["start inside", *["propose inside"] * 3, "synchronized inside"]
 
 
 def test_a_drafter_that_fails_beside_the_target_is_told(target: Model) -> None:

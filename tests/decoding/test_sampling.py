@@ -2,11 +2,19 @@
 
 import itertools
 from collections import Counter
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from egptlib.decoding import (
     CascadeDrafter,
@@ -14,9 +22,13 @@ from egptlib.decoding import (
     Drafter,
     Lossless,
     ModelDrafter,
+    RetokenizedDrafter,
+    Rule,
     Sampler,
     Sampling,
     SequenceDrafter,
+    TopK,
+    common_vocabulary,
     shared_vocabulary,
     speculative_generate,
 )
@@ -103,27 +115,94 @@ def drafters(target: TextModel) -> dict[str, Drafter]:
 def test_answers_are_distributed_as_the_targets_own(
     small: TextModel, kind: str, gamma: int, sampling: Sampling
 ) -> None:
-    prompt, drafter = [3, 4, 1], drafters(small)[kind]
-    expected = exact_distribution(small, prompt, sampling)
+    found = run_often(small, drafters(small)[kind], gamma, sampling)
+    assert found.accepted > 0
+    assert found.statistic < found.bound
+
+
+class Runs(NamedTuple):
+    """Counts of RUNS answers against the target's own law: chi-square, what it stays below, draft tokens by fate."""
+
+    statistic: float
+    bound: float
+    accepted: int
+    rejected: int
+
+
+def run_often(
+    target: TextModel, drafter: Drafter, gamma: int, sampling: Sampling, rule: Rule | None = None, seed: int = 0
+) -> Runs:
+    prompt = [3, 4, 1]
+    expected = exact_distribution(target, prompt, sampling)
     assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
-    generator = torch.Generator().manual_seed(gamma)
+    generator = torch.Generator().manual_seed(gamma + seed)
     counts: Counter[tuple[int, ...]] = Counter()
-    accepted = 0
+    accepted = rejected = 0
     for _ in range(RUNS):
         out = speculative_generate(
-            small, drafter, prompt, "", gamma=gamma, max_new_tokens=LENGTH, sampling=sampling, generator=generator
-        )
+            target, drafter, prompt, "", gamma=gamma, max_new_tokens=LENGTH, sampling=sampling, generator=generator,
+            rule=rule,
+        )  # fmt: skip
         counts[tuple(out.token_ids.tolist())] += 1
         accepted += sum(r.accepted for r in out.rounds)
+        rejected += sum(r.accepted < r.drafted for r in out.rounds)
     assert set(counts) <= set(expected)
-    assert accepted > 0
     common = [answer for answer, p in expected.items() if p * RUNS >= 5]
     cells = [(counts[answer], expected[answer] * RUNS) for answer in common]
     rest = 1 - sum(expected[answer] for answer in common)
     if rest * RUNS >= 5:
         cells.append((RUNS - sum(counts[answer] for answer in common), rest * RUNS))
     statistic = sum((observed - mean) ** 2 / mean for observed, mean in cells)
-    assert statistic < chi_square_bound(len(cells) - 1)
+    return Runs(statistic, chi_square_bound(len(cells) - 1), accepted, rejected)
+
+
+def letters(names: list[str], merge: tuple[str, str]) -> Any:
+    """A byte-pair tokenizer whose tokens, in order, are `names`, with one merge."""
+    model = models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[merge], unk_token="<unk>")
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="module")
+def strangers(small: TextModel) -> tuple[TextModel, TextModel]:
+    """A target that knows a, b and ab, and a drafter that knows a, b, c and ba, with other numbers for all of them."""
+    target = TextModel(small.module, letters(["<unk>", "a", "</s>", "b", "ab"], ("a", "b")), "target")
+    drafter = make_model(9, SMALL + 1, 1, name="drafter")
+    drafter = TextModel(drafter.module, letters(["</s>", "ba", "b", "a", "<unk>", "c"], ("b", "a")), "drafter")
+    drafter.eos_token_ids = frozenset({0})
+    return target, drafter
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 4])
+@pytest.mark.parametrize("how", ["intersection", "text"])
+def test_two_vocabularies_keep_the_targets_law(how: str, gamma: int, strangers: tuple[TextModel, TextModel]) -> None:
+    """Timor et al. 2502.05202: rejection with the drafter confined to the common tokens (algorithm 4), and drafts that
+    pass through text, which count as chosen with certainty. Both keep the law exactly, whatever is drafted."""
+    target, drafter = strangers
+    vocabulary = common_vocabulary(drafter, target)
+    assert not vocabulary.is_shared and len(vocabulary) == 4  # a, b, <unk>, and the ends
+    assert vocabulary.to_drafter([4, 3]) == [3, 2, 2]  # ab, b
+    proposes: Drafter = (
+        ModelDrafter(drafter, vocabulary) if how == "intersection" else RetokenizedDrafter(drafter, target)
+    )
+    found = run_often(target, proposes, gamma, Sampling(2.0), seed=10)
+    assert found.accepted > 50 and found.rejected > 50
+    assert found.statistic < found.bound
+
+
+@pytest.mark.parametrize("how", ["intersection", "text"])
+def test_a_law_that_is_bent_is_noticed(how: str, strangers: tuple[TextModel, TextModel]) -> None:
+    """The same count with a rule that keeps every draft token: chi-square is far beyond its bound."""
+    target, drafter = strangers
+    proposes: Drafter = (
+        ModelDrafter(drafter, common_vocabulary(drafter, target))
+        if how == "intersection"
+        else RetokenizedDrafter(drafter, target)
+    )
+    found = run_often(target, proposes, 2, Sampling(2.0), TopK(SMALL))
+    assert found.rejected == 0
+    assert found.statistic > 1.5 * found.bound
 
 
 def enumerate_rejection(p: Tensor, q: Tensor) -> Tensor:
