@@ -1,6 +1,5 @@
 """Verbs of the decoding room: benchmark costs, benchmark divergences."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +53,6 @@ def costs(
     contention: Annotated[bool, typer.Option(help="Also run both models at once.")] = True,
 ) -> None:
     """Stages, steps, verifications, memory and contention of both models, as a table, as JSON and as figures."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which watches the memory, talks otherwise
     from egptlib._paths import write_json
     from egptlib.decoding import report_costs
     from egptlib.reporting.figures import step_parts_figure, verify_cost_figure

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,8 +24,14 @@ def peak_bytes(job: Callable[[], Any], device: torch.device) -> int:
         job()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+    watched = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _speechless():
+        watched.start()
+    try:
         job()
+    finally:
+        with _speechless():
+            watched.stop()
     results: Any = watched.profiler
     blocks = [(e.start_ns(), e.nbytes()) for e in results.kineto_results.events() if e.name() == "[memory]"]
     alive = most = 0
@@ -31,3 +39,16 @@ def peak_bytes(job: Callable[[], Any], device: torch.device) -> int:
         alive += size
         most = max(most, alive)
     return most
+
+
+@contextmanager
+def _speechless() -> Iterator[None]:
+    """Keep from the terminal what torch's profiler says to it below Python, whenever it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
