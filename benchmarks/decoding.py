@@ -1,15 +1,17 @@
 """Every way of decoding on the same prompts, whole calls timed, beside transformers' `generate` in the same process.
 
     python benchmarks/decoding.py --only drafting --minutes 8 --json runs/decoding.json
-    python benchmarks/decoding.py --only adapters --adapters FOLDER --minutes 8 --json runs/decoding.json
+    python benchmarks/decoding.py --only best adapters --adapters FOLDER --minutes 8 --json runs/decoding.json
     python benchmarks/decoding.py --json runs/decoding.json --only nothing      # print the tables of what is there
 
 A call starts with the scene's pictures in memory and ends with token ids: preprocessing, vision, prefill and decoding
 of every model a method needs are inside, and all methods and baselines share one preprocessing. Methods take turns
 prompt by prompt, after three warm-ups. Token ids of every call are compared with `generate`'s; where they part, the
-position and the gap of the two best logits are told. `events blanked` is the same drafter shown white pictures, so
-only the difference to it is what the events contribute; `plain loop` is this library's own greedy decoding, so only
-the difference to it is what speculation contributes. Methods that run two models at once use both cores; so `generate`
+position and the gap of the two best logits are told. `events blanked` is the same method with a drafter shown white
+pictures, so only the difference to it is what the events contribute (told with an interval of its own, both resampled
+together); `plain loop` is this library's own greedy decoding, so only the difference to it is what speculation
+contributes. Every scene of the test split is asked one question before any is asked two; intervals are of whole
+sequences resampled. Methods that run two models at once use both cores; so `generate`
 is shown with two threads as well, and every method of that part is compared with it. "on paper" is computed, everything
 else is measured.
 
@@ -23,6 +25,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -45,7 +48,6 @@ from egptlib.decoding import (
     DrafterThread,
     FixedLength,
     Fuzzy,
-    Generation,
     HeadDrafter,
     Method,
     MethodRuns,
@@ -70,12 +72,14 @@ from egptlib.decoding import (
     transformers_generate,
 )
 from egptlib.models import Pair, describe_pair, load_pair
-from egptlib.scenes import Scene, open_scenes
+from egptlib.scenes import Scene, SceneFolder, open_scenes
 from egptlib.traces import trace_from_runs
 
 BASELINE, PLAIN = "generate (transformers)", "plain loop"
+BLANKED = ", events blanked"
 BOTH_CORES = "generate (transformers), two threads"
 TIE = 1e-3  # of logits: what float32 rounding of two ways to compute them can turn around
+QUESTIONS = 10  # of every scene of streets
 Prompt = tuple[Scene, str]
 
 
@@ -96,16 +100,25 @@ def with_threads(method: Method, count: int) -> Method:
 class Bench:
     """The pair, and what every part needs of it."""
 
-    def __init__(self, pair: Pair, process: DrafterProcess, tokens: int, adapters: Path | None, layers: list[int]):
-        self.pair, self.process, self.tokens, self.adapters, self.layers = pair, process, tokens, adapters, layers
+    def __init__(self, pair: Pair, processes: ExitStack, tokens: int, adapters: Path | None, layers: list[int]):
+        self.pair, self.processes, self.tokens, self.adapters, self.layers = pair, processes, tokens, adapters, layers
         self.target, self.drafter = pair.target, as_drafter(pair.drafter, pair.target)
+        self.process = self.beside(self.drafter)
         self.rules: dict[str, Rule] = {}
 
     def speculative(self, drafter: Drafter, gamma: Any, rule: Rule | None = None) -> Method:
         return partial(speculative_generate, self.target, drafter, gamma=gamma, max_new_tokens=self.tokens, rule=rule)
 
-    def beside(self, generate: Callable[..., Generation], **options: Any) -> Method:
-        return partial(generate, self.target, self.process, max_new_tokens=self.tokens, **options)
+    def beside(self, drafter: Drafter) -> DrafterProcess:
+        return self.processes.enter_context(DrafterProcess(drafter, self.target.eos_token_ids))
+
+    def hidden(self, gamma: int, process: DrafterProcess | None = None, then: Drafter | None = None) -> Method:
+        options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": self.tokens, "then": then}
+        return partial(hidden_prefill_generate, self.target, process or self.process, **options)
+
+    def pipelined(self, gamma: int, process: DrafterProcess | None = None, **options: Any) -> Method:
+        options |= {"gamma": gamma, "max_new_tokens": self.tokens}
+        return partial(pipelined_generate, self.target, process or self.process, **options)
 
     def common(self) -> dict[str, Method]:
         def plain(scene: Scene, question: str) -> list[int]:
@@ -124,12 +137,30 @@ class Bench:
         table |= {f"EventGPT, gamma {gamma}": self.speculative(self.drafter, gamma) for gamma in (2, 3, 5, 8)}
         table["EventGPT, gamma 8, stops below 0.4"] = self.speculative(self.drafter, FixedLength(8, 0.4))
         table["EventGPT, skip rule"] = self.speculative(self.drafter, AdaptiveLength(costs, 12, min_confidence=0.4))
-        table["EventGPT, events blanked, gamma 5"] = self.speculative(BlankedDrafter(self.drafter), 5)
-        table["prefill hidden, gamma 5"] = self.beside(hidden_prefill_generate, gamma=5)
-        table["prefill hidden, gamma 8"] = self.beside(hidden_prefill_generate, gamma=8)
-        table["pipelined, gamma 4"] = self.beside(pipelined_generate, gamma=4)
-        table["pipelined, gamma 8, stops below 0.4"] = self.beside(pipelined_generate, gamma=8, min_confidence=0.4)
+        table["EventGPT, gamma 5, events blanked"] = self.speculative(BlankedDrafter(self.drafter), 5)
+        table |= {f"prefill hidden, gamma {gamma}": self.hidden(gamma) for gamma in (5, 8)}
+        table |= {f"pipelined, gamma {gamma}": self.pipelined(gamma) for gamma in (3, 4)}
+        table["pipelined, gamma 8, stops below 0.4"] = self.pipelined(8, min_confidence=0.4)
         return table
+
+    def best(self, prompts: list[Prompt]) -> dict[str, Method]:
+        """EventGPT in the target's prefill, then a trained head in its loop; every stage with its control."""
+        if self.adapters is None:
+            raise SystemExit("--only best: expected --adapters FOLDER, with B1 and E3 in it")
+        b1, e3 = (self._from_folder(self.adapters / level) for level in ("B1", "E3"))
+        blanked, ngrams = self.beside(BlankedDrafter(self.drafter)), NgramDrafter(self.target.tokenizer)
+        own = shared_vocabulary(self.pair.drafter, self.target)
+        third = self.beside(CascadeDrafter(self.pair.drafter, ngrams, own, gamma=3))
+        return {
+            BOTH_CORES: with_threads(self.common()[BASELINE], 2),
+            "B1, gamma 8": self.speculative(b1, 8),
+            "pipelined, gamma 3": self.pipelined(3),
+            "pipelined, gamma 3, events blanked": self.pipelined(3, blanked),
+            "pipelined, gamma 3, n-grams > EventGPT": self.pipelined(3, third),
+            "prefill hidden, then B1, gamma 8": self.hidden(8, then=b1),
+            "prefill hidden, then B1, gamma 8, events blanked": self.hidden(8, blanked, b1),
+            "prefill hidden, then E3, gamma 8": self.hidden(8, then=e3),
+        }
 
     def baselines(self, prompts: list[Prompt]) -> dict[str, Method]:
         """What needs no second model, and cascades."""
@@ -184,23 +215,37 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench, list[Prompt]], dict[str, Method]]] = {
     "drafting": Bench.drafting,
+    "best": Bench.best,
     "baselines": Bench.baselines,
     "adapters": Bench.trained,
     "lossy": Bench.lossy,
 }
 
 
-def run_part(bench: Bench, name: str, prompts: list[Prompt], arguments: argparse.Namespace, rows: list[Any]) -> None:
+def run_part(
+    bench: Bench,
+    name: str,
+    scenes: SceneFolder,
+    chosen: list[tuple[int, int]],
+    arguments: argparse.Namespace,
+    rows: list[Any],
+) -> None:
     """Add to `rows`, one a prompt, until the prompts or the minutes are used up."""
     end = time.monotonic() + 60 * arguments.minutes
+    prompts = [(scenes[place], scenes[place].questions[number]) for place, number in chosen[:3]]
     table = bench.common() | PARTS[name](bench, prompts)
-    run_methods(table, prompts[:3], repeats=1, warm_ups=0)
+    run_methods(table, prompts, repeats=1, warm_ups=0)
+    names: list[tuple[str, str]] = []
     first, merged = len(rows), {method: MethodRuns() for method in table}
-    for scene, question in prompts[first:]:
+    for place, number in chosen[first:]:
         if time.monotonic() > end:
             break
+        scene = scenes[place]
+        question = scene.questions[number]
+        names.append((scene.id, question))
         runs = run_methods(table, [(scene, question)], repeats=arguments.repeats, warm_ups=0)
-        row: dict[str, Any] = {"scene": scene.id, "question": question, "methods": {}}
+        row: dict[str, Any] = {"scene": scene.id, "sequence": scene.metadata["sequence"], "question": question}
+        row["methods"] = {}
         own = runs[BASELINE].token_ids[0]
         for method, run in runs.items():
             for field in ("seconds", "token_ids", "identical", "generations"):
@@ -214,7 +259,7 @@ def run_part(bench: Bench, name: str, prompts: list[Prompt], arguments: argparse
         rows.append(row)
     if arguments.json is not None and len(rows) > first:
         told = describe_pair(bench.pair) | {"max_new_tokens": arguments.tokens}
-        trace = trace_from_runs(merged, prompts[first : len(rows)], **told)
+        trace = trace_from_runs(merged, names, **told)
         trace.save(arguments.json.with_suffix(f".{name}.{first}.parquet"))
 
 
@@ -228,9 +273,11 @@ def table_of(rows: list[Any], truths: dict[str, Any], pair: Pair) -> dict[str, d
             runs[name].token_ids.append(kept["token_ids"])
             runs[name].identical.append(kept["identical"])
             rounds[name] += [Round(*r) for r in kept["rounds"]]
-    table = {}
+    table, sequences = {}, [row["sequence"] for row in rows]
     for name, run in runs.items():
-        figures: dict[str, Any] = asdict(compare_speed(run, runs[BASELINE]))
+        figures: dict[str, Any] = asdict(compare_speed(run, runs[BASELINE], sequences))
+        if name + BLANKED in runs:
+            figures["times_blanked"] = asdict(compare_speed(run, runs[name + BLANKED], sequences))
         figures["times_plain_loop"] = sum(runs[PLAIN].seconds) / sum(run.seconds)
         if BOTH_CORES in runs:
             figures["times_two_threads"] = sum(runs[BOTH_CORES].seconds) / sum(run.seconds)
@@ -262,6 +309,9 @@ def show(part: str, table: dict[str, dict[str, Any]], prompts: int) -> bool:
         )
         if "times_two_threads" in r:
             line += f"  generate on two threads {r['times_two_threads']:.2f}x"
+        if "times_blanked" in r:
+            b = r["times_blanked"]
+            line += f"  against events blanked {b['ratio_of_sums']:.3f}x [{b['low']:.3f}, {b['high']:.3f}]"
         if "tokens_a_pass" in r:
             line += f"  tokens a pass {r['tokens_a_pass']:.2f}"
         if "(lossy)" in name and "changes" in r:
@@ -297,8 +347,8 @@ def hiding(bench: Bench, prompts: list[Prompt]) -> dict[str, dict[str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=["drafting", "baselines", "hiding"], help=f"of {[*PARTS]}, hiding")
-    parser.add_argument("--scenes", type=int, default=20, help="of the test split, in a mixed order; 294 are all")
-    parser.add_argument("--questions", type=int, default=10)
+    parser.add_argument("--scenes", type=int, default=294, help="of the test split, in a mixed order")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each scene, at most")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
@@ -309,24 +359,25 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pair, scenes = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
-    order = np.random.default_rng(0).permutation(len(scenes))[: arguments.scenes]
-    chosen = [scenes[int(i)] for i in order]
-    prompts = [(scene, question) for scene in chosen for question in scene.questions[: arguments.questions]]
+    order = np.random.default_rng(0).permutation(len(scenes))[: arguments.scenes].tolist()
+    # One question of each scene, then the next one of each: many streets count for more than many questions.
+    chosen = [
+        (place, (nth + turn) % QUESTIONS) for turn in range(arguments.questions) for nth, place in enumerate(order)
+    ]
     kept: dict[str, Any] = {"parts": {}, "hiding": {}, "tables": {}}
     if arguments.json is not None and arguments.json.is_file():
         kept = json.loads(arguments.json.read_text())
-    drafter, end = as_drafter(pair.drafter, pair.target), pair.target.eos_token_ids
     sound = True
-    with DrafterProcess(drafter, end) as process:
-        bench = Bench(pair, process, arguments.tokens, arguments.adapters, arguments.source_layers)
+    with ExitStack() as processes:
+        bench = Bench(pair, processes, arguments.tokens, arguments.adapters, arguments.source_layers)
         for name in PARTS:
             if name in arguments.only:
-                run_part(bench, name, prompts, arguments, kept["parts"].setdefault(name, []))
+                run_part(bench, name, scenes, chosen, arguments, kept["parts"].setdefault(name, []))
                 if arguments.json is not None:
                     write_json(arguments.json, kept)
         if "hiding" in arguments.only:
-            kept["hiding"] = hiding(bench, prompts[:: max(1, len(prompts) // 12)])
-    truths = {scene.id: scene.metadata.get("slots") for scene in chosen}
+            kept["hiding"] = hiding(bench, [(scenes[i], scenes[i].questions[n]) for i, n in chosen[:12]])
+    truths = {scenes.ids[place]: slots.get("slots") for place, slots in enumerate(scenes.metadata())}
     for name, rows in kept["parts"].items():
         if rows:
             kept["tables"][name] = table_of(rows, truths, pair)

@@ -44,7 +44,7 @@ class Speed:
 
     Attributes:
         ratio_of_sums: all of the baseline's seconds over all of the method's; above 1 is faster.
-        low, high: 95 % bootstrap interval of it over prompts.
+        low, high: 95 % bootstrap interval of it over prompts, or over groups of them.
         mean_of_ratios: over prompts.
         slower: share of prompts on which the method took longer.
         identical: share of prompts with the baseline's token ids in every repeat.
@@ -141,11 +141,19 @@ def run_methods(
     return runs
 
 
-def compare_speed(runs: MethodRuns, baseline: MethodRuns) -> Speed:
-    """How fast a method was against the baseline, and whether it gave the same tokens."""
+def compare_speed(runs: MethodRuns, baseline: MethodRuns, groups: Sequence[str] | None = None) -> Speed:
+    """How fast a method was against the baseline, and whether it gave the same tokens.
+
+    Both are resampled together, prompt by prompt; with `groups`, one name a prompt (its sequence, say), whole groups at
+    a time, since prompts of one group are more alike than those of two.
+    """
     ours, theirs = np.array(runs.seconds), np.array(baseline.seconds)
-    picks = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
-    low, high = np.quantile(theirs[picks].sum(1) / ours[picks].sum(1), [0.025, 0.975])
+    names = range(len(ours)) if groups is None else groups
+    members = np.array(
+        [[name == own for own in names] for name in dict.fromkeys(names)], dtype=float
+    )  # [group, prompt]
+    picks = np.random.default_rng(0).integers(0, len(members), (2000, len(members)))
+    low, high = np.quantile((members @ theirs)[picks].sum(1) / (members @ ours)[picks].sum(1), [0.025, 0.975])
     return Speed(
         ratio_of_sums=float(theirs.sum() / ours.sum()),
         low=float(low),

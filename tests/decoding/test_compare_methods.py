@@ -26,6 +26,16 @@ def test_speed_is_the_ratio_of_sums() -> None:
     assert 0.5 <= speed.low <= speed.ratio_of_sums <= speed.high <= 6
 
 
+def test_groups_are_resampled_whole() -> None:
+    """Two groups whose own ratios are 1 and 3: no draw lies outside, and prompts of a group never part."""
+    base = MethodRuns([1.0, 2.0, 3.0, 6.0], [[1]] * 4, [True] * 4)
+    ours = MethodRuns([2.0, 1.0, 2.0, 1.0], [[1]] * 4, [True] * 4)
+    speed = compare_speed(ours, base, ["a", "a", "b", "b"])
+    assert speed.ratio_of_sums == 2 and (speed.low, speed.high) == (1, 3)
+    alone = compare_speed(ours, base, list("abcd"))
+    assert (alone.low, alone.high) == (compare_speed(ours, base).low, compare_speed(ours, base).high)
+
+
 def test_an_odd_repeat_is_not_identical() -> None:
     answers = iter([[1], [1], [9], [1], [1], [1]])  # warm-up, then prompt by prompt two repeats; the first one odd
     runs = run_methods(

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from egptlib.adapters import create_adapter
 from egptlib.decoding import (
     CascadeDrafter,
     Drafter,
     DrafterProcess,
     DrafterThread,
+    HeadDrafter,
     Recorder,
     Sampler,
     as_drafter,
@@ -90,6 +92,23 @@ def test_output_is_the_targets_own(target: Model, beside: ConcurrentDrafter, ove
             max_new_tokens=count,
         )
         assert generation.token_ids.tolist() == plain(target, prompt.tolist(), count)
+
+
+def test_another_drafts_after_the_free_tokens(target: Model, beside: ConcurrentDrafter) -> None:
+    """Also one that watches the target's states: it sees one row for each token of the answer, in order."""
+    head = create_adapter("B1", hidden_size=target.hidden_size, max_positions=64)
+    watching = HeadDrafter(target, head, target, shared_vocabulary(target, target))  # type: ignore[arg-type]
+    for trial in range(12):
+        prompt, free = [3 + trial, 4, 5], trial % 5
+        generation = hidden_prefill_generate(
+            target, beside, prompt, "", max_free_tokens=free, gamma=3, max_new_tokens=16, then=watching
+        )
+        answer = plain(target, prompt, 16)
+        assert generation.token_ids.tolist() == answer
+        _, rows = target.decode_greedy(target.prefill(target.encode(prompt, "")), len(answer))
+        watched = torch.stack(watching._watched["target_hidden"])
+        torch.testing.assert_close(watched, rows[: len(watched)], atol=1e-4, rtol=1e-4)
+        assert len(watched) == len(rows)
 
 
 def test_drafting_on_while_the_target_verifies(target: Model, beside: ConcurrentDrafter) -> None:
