@@ -9,7 +9,9 @@ Ten minutes with the defaults. Exits non-zero at the first thing that is not as 
 """
 
 import argparse
+import contextlib
 import functools
+import io
 import os
 import random
 import resource
@@ -155,7 +157,8 @@ def damage(folder: Path, flips: int, cuts: int, rng: random.Random) -> str:
             assert check_store(folder), f"{path.name} cut, not found"
             read_some(folder, truth, rng)
             try:
-                with HiddenStateWriter(folder, {"run": 1}, CHUNK, "bfloat16", COMMIT) as writer:
+                silent = contextlib.redirect_stdout(io.StringIO())  # it says what it mends
+                with silent, HiddenStateWriter(folder, {"run": 1}, CHUNK, "bfloat16", COMMIT) as writer:
                     assert len(writer) == SAMPLES
                 assert path.read_bytes() == whole or path.suffix != ".json"
                 recovered += 1

@@ -57,10 +57,14 @@ def extract(
     dtype: StoredDtype = None,
     layers: LayerList = None,
     batch_size: BatchSize = 64,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Samples per file.")] = 1000,
     commit_every: Annotated[int, typer.Option(min=1, help="Most samples that a crash can cost.")] = 50,
+    max_failures_in_row: Annotated[int, typer.Option(min=1, help="So many in a row stop the run.")] = 100,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what was set aside.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, one GPU each.")] = 1,
-    cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, instead of workers.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, instead of workers; see requirements-cluster.txt.")
+    ] = None,
 ) -> None:
     """Run both models over a dataset and keep their last hidden states."""
     from egptlib.hidden_states import extract as run
@@ -69,7 +73,8 @@ def extract(
 
     models = _models(pair, eventgpt, video_llava, visual_tower, quantization, device, target_device)
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
-    options |= {"commit_every": commit_every, "retry_failed": retry_failed}
+    options |= {"chunk_size": chunk_size, "commit_every": commit_every}
+    options |= {"retry_failed": retry_failed, "max_failures_in_row": max_failures_in_row}
     scenes = _scenes(dataset, split, event_views, num_scenes)
     if workers > 1 or cluster:
         extract_shards(models, scenes, out, workers, cluster, **options)

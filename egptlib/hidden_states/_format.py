@@ -110,21 +110,27 @@ def sample_checksums(starts: np.ndarray, stops: np.ndarray, columns: Iterable[np
     filled = np.flatnonzero(stops > starts)  # reduceat gives a sample without rows those of the next
     if len(filled):
         rows = (np.cumsum(stops - starts) - (stops - starts))[filled]
+        narrow: dict[int, np.ndarray] = {}
         for column in columns:
-            total[filled] += _word_sums(column, rows)
+            size = column.shape[1]
+            if size % 8 == 0:
+                words = column.reshape(-1).view("<u8")
+                total[filled] += np.add.reduceat(words, rows * (size // 8), dtype=np.uint64)
+            else:  # bytes of equally narrow columns have the same places, so they are added before they are moved there
+                narrow[size] = narrow.get(size, 0) + column.astype("<u8")
+        for column in narrow.values():
+            total[filled] += _narrow_sums(column, rows)
     return total.view("<i8")
 
 
-def _word_sums(column: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums of 64-bit words, uint64 [samples], of uint8 [rows, bytes of a row]; a sample goes on to the next's start."""
+def _narrow_sums(column: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums, uint64 [samples], of bytes (or sums of bytes) uint64 [rows, bytes of a row], each moved to its place in the
+    64-bit words of its sample; a sample goes on to the next's start."""
     size = column.shape[1]
-    if size % 8 == 0:
-        words, per_row = column.reshape(-1).view("<u8"), size // 8
-    else:  # narrow: each byte by its place in the words of its sample
-        rows = np.arange(len(column)) - np.repeat(starts, np.diff(starts, append=len(column)))
-        places = rows[:, None] * size + np.arange(size)
-        words, per_row = (column.astype("<u8") << (8 * (places % 8)).astype("<u8")).reshape(-1), size
-    return np.add.reduceat(words, starts * per_row, dtype=np.uint64)
+    rows = np.arange(len(column)) - np.repeat(starts, np.diff(starts, append=len(column)))
+    places = rows[:, None] * size + np.arange(size)
+    words = (column << (8 * (places % 8)).astype("<u8")).reshape(-1)
+    return np.add.reduceat(words, starts * size, dtype=np.uint64)
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:

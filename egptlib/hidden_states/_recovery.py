@@ -17,6 +17,7 @@ from egptlib.hidden_states._format import (
     write_index,
 )
 from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._join import PLAN, join_index
 
 _CHUNK = re.compile(r"chunk_(\d+)_(\d+)\.safetensors")
 # What `atomic_write` calls a file of this room before it is whole.
@@ -74,12 +75,16 @@ def _wrong_samples(path: Path, entry: dict[str, Any]) -> str:
 def rebuild_index(folder: Path) -> str:
     """Write a new index from chunks that prove whole, and return a line that says what it holds.
 
-    Every sample's checksum is compared first. It is safe when the chunks follow one another without a gap from sample
+    A folder joined from shards gets its index from theirs.
+    Otherwise every sample's checksum is compared first.
+    It is safe when the chunks follow one another without a gap from sample
     0 on; where several begin at the same one (a crash while small files became a large one) the largest is taken.
 
     Raises:
         ValueError: it is not safe; the reason is named, and nothing is changed.
     """
+    if (folder / PLAN).is_file():  # joined from shards, each with an index of its own
+        return f"{folder / INDEX}: joined again from the shards' own, {join_index(folder)} samples"
     found: dict[int, tuple[int, Path]] = {}
     for path in sorted((folder / "chunks").glob("chunk_*")):
         if name := _CHUNK.fullmatch(path.name):

@@ -17,7 +17,8 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from egptlib._paths import write_json
 from egptlib.hidden_states._extract import Extraction, extract
-from egptlib.hidden_states._format import INDEX, read_index, write_index
+from egptlib.hidden_states._format import INDEX
+from egptlib.hidden_states._join import PLAN, join_index
 from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._recovery import remove_temporaries
 from egptlib.hidden_states._trace import join_traces
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from egptlib.models import Pair
     from egptlib.scenes import Scene
 
-PLAN = "shards.json"
 _claimed: list[int] = []  # open lock files of this process's GPU
 
 
@@ -50,7 +50,8 @@ def extract_shards(
         pair: what `load_pair` is called with, in each worker: {"name": "mini", "device": "cuda", ...}.
         scenes, out: as for `extract`; every worker must see the same paths.
         workers: processes on this machine, one GPU each where `device` is "cuda". Not used with `cluster`.
-        cluster: address of a Dask scheduler ("tcp://127.0.0.1:8786"), whose workers take the shards.
+        cluster: address of a Dask scheduler ("tcp://127.0.0.1:8786"), whose workers take the shards;
+            `requirements-cluster.txt` starts one under Slurm in five lines.
         num_shards: how finely to cut; what was begun keeps its number. None: four a worker.
         attempts: how often shards whose worker died are handed out again.
         options: further arguments of `extract`.
@@ -70,7 +71,7 @@ def extract_shards(
             for number, (first, last) in enumerate(parts)
         ]
         done = _run(jobs, workers, cluster, attempts)
-        _join(out, len(parts))
+        join_index(out)
         join_traces(out, len(parts))
     finally:
         lock.release()
@@ -167,22 +168,3 @@ def _run(jobs: list[Any], workers: int, cluster: str | None, attempts: int) -> l
         except TerminatedWorkerError:
             print(f"a worker died; taking up its shards again (attempt {attempt + 2} of {attempts})", flush=True)
     raise RuntimeError(f"workers died in each of {attempts} attempts: most likely they ran out of memory")
-
-
-def _join(out: Path, num_shards: int) -> None:
-    """One index over the chunks of all shards."""
-    joined: dict[str, Any] = {}
-    for number in range(num_shards):
-        folder = f"shards/{number:03d}"
-        index = read_index(out / folder)
-        joined = joined or index | {"chunks": [], "num_samples": 0, "heads": {}}
-        if index["config"] != joined["config"] or (index["fields"] or joined["fields"]) != joined["fields"]:
-            raise ValueError(f"{out / folder}: another configuration than the shards before it; remove it, run again")
-        start = joined["num_samples"]
-        for entry in index["chunks"]:
-            moved = {"path": f"{folder}/{entry['path']}", "start": start + entry["start"]}
-            joined["chunks"].append(entry | moved)
-        for side, head in index["heads"].items():
-            joined["heads"].setdefault(side, head | {"path": f"{folder}/{head['path']}"})
-        joined["num_samples"] += index["num_samples"]
-    write_index(out, joined)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete, write_trace
 from egptlib.hidden_states._batch import BatchReader, Reading
 from egptlib.hidden_states._extract import Extraction
-from egptlib.hidden_states._samples import SampleMaker, figures
+from egptlib.hidden_states._samples import SampleMaker, figures, num_ties
 from egptlib.models import Model, Pair
 from egptlib.scenes import Scene
 from egptlib.traces import Trace
@@ -28,10 +28,18 @@ from tests.hidden_states.conftest import make_scene
 LENGTH = 8
 
 
+@dataclass
+class Frames:
+    """What `open_scenes` was told, as far as this test needs it."""
+
+    num_frames: int
+
+
 class Scenes(Sequence[Scene]):
     """A lazy folder that counts how often each scene is read; scene numbers in `broken` cannot be."""
 
     name = "noise"
+    options: Frames | None = None
 
     def __init__(self, number: int) -> None:
         self.scenes = [make_scene(i) for i in range(number)]
@@ -203,6 +211,58 @@ def test_the_head_gives_the_tokens_back(pair: Pair, tmp_path: Path) -> None:
         assert hs.drafter_head.logits(sample.drafter_hidden).argmax(-1).tolist() == sample.drafter_top1.tolist()
 
 
+def test_a_scene_is_seen_once_and_its_answers_read_in_one_pass(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two scenes of two questions: two visits of each vision tower, one common beginning, one teacher-forced pass."""
+    calls: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noting(self: Any, *arguments: Any, **options: Any) -> Any:
+            of_drafter = self is pair.drafter.module or getattr(self, "model", self) is pair.drafter
+            calls.append(f"{'drafter' if of_drafter else 'target'} {name}")
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    note(type(pair.target), "encode_frames")
+    note(type(pair.drafter.module), "encode_events")
+    note(BatchReader, "_read_prefix")
+    note(BatchReader, "_pass")
+
+    def whole(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the model's own forward would give every layer of every position")
+
+    for model in (pair.drafter, pair.target):
+        monkeypatch.setattr(type(model.language_model), "forward", whole)
+    result = extract(pair, Scenes(2), tmp_path, max_new_tokens=LENGTH, num_questions=2)
+    assert result.num_extracted == 4
+    counts = {name: calls.count(name) for name in calls}
+    assert counts.pop("target _pass") <= LENGTH  # the prompts, then a step a token, all rows together
+    assert counts == {
+        "target encode_frames": 2, "drafter encode_events": 2,
+        "target _read_prefix": 1, "drafter _read_prefix": 1, "drafter _pass": 1,
+    }  # fmt: skip
+
+
+def test_ties_are_counted_and_told(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logits = torch.tensor([[4.0, 4.0, 0.0], [4.0, 3.9, 0.0], [4.0, 3.5, 0.0]])
+    assert (num_ties(logits), num_ties(logits.bfloat16())) == (1, 2)
+    head = pair.target.lm_head.weight
+    before = head.detach().clone()
+    with torch.no_grad():
+        head.zero_()  # every token as likely as any other
+    try:
+        result = extract(pair, Scenes(1), tmp_path, max_new_tokens=3, num_questions=2)
+    finally:
+        with torch.no_grad():
+            head.copy_(before)
+    assert result.num_ties == sum(map(len, HiddenStates.open(tmp_path))) > 0
+    assert f", {result.num_ties} positions tied within rounding" in capsys.readouterr().out
+
+
 def test_where_memory_runs_out_the_batch_is_halved(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,6 +384,20 @@ def test_other_settings_and_other_weights_are_refused(pair: Pair, tmp_path: Path
     finally:
         with torch.no_grad():
             weight[0] -= 1
+    other = Scenes(1)
+    other.name = "other"
+    with pytest.raises(ValueError, match="field 'dataset' is 'noise' in this folder and 'other' now"):
+        extract(pair, other, tmp_path, max_new_tokens=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair.target.module.config, "quantization_config", "nf4", raising=False)
+        with pytest.raises(ValueError, match="field 'quantization' is None in this folder and 'nf4' now"):
+            extract(pair, Scenes(1), tmp_path, max_new_tokens=3)
+    framed = Scenes(1)
+    framed.options = Frames(8)
+    extract(pair, framed, tmp_path / "framed", max_new_tokens=3, num_questions=1)
+    framed.options = Frames(16)
+    with pytest.raises(ValueError, match="field 'num_frames' is 8 in this folder and 16 now"):
+        extract(pair, framed, tmp_path / "framed", max_new_tokens=3, num_questions=1)
     with pytest.raises(ValueError, match="path 'both': expected one of target, free"):
         extract(pair, Scenes(1), tmp_path, path="both")  # type: ignore[arg-type]
 

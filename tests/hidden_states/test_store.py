@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store, rebuild_index
+from egptlib.hidden_states._chunk import SafetensorsChunk
 from egptlib.hidden_states._format import read_index, sample_checksums, write_index
 
 Sample = dict[str, Any]
@@ -269,6 +270,24 @@ def test_damage_is_named(tmp_path: Path) -> None:
             HiddenStates.open(tmp_path)
 
 
+def test_opening_reads_no_state(tmp_path: Path) -> None:
+    """Damage in one file does not keep the samples of another from being read, and nothing is mapped before its use."""
+    samples = [make_sample(i) for i in range(4)]
+    write(tmp_path, samples, chunk_size=2)
+    chunk = tmp_path / "chunks" / "chunk_000002_000004.safetensors"
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    hs = HiddenStates.open(tmp_path)
+    assert len(hs) == len(hs[1:]) + 1 == 4
+    assert not any("_opened" in vars(chunk.file) for chunk in hs._chunks if isinstance(chunk, SafetensorsChunk))
+    assert_same([hs[0], hs[1]], samples[:2])
+    assert ["_opened" in vars(chunk.file) for chunk in hs._chunks if isinstance(chunk, SafetensorsChunk)] == [
+        True,
+        False,
+    ]
+    with pytest.raises(ValueError, match="chunk_000002_000004"):
+        hs[2]
+
+
 def test_paths_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [make_sample(0)])
     index = read_index(tmp_path)
@@ -305,6 +324,7 @@ def test_every_flipped_bit_is_found_and_none_gives_a_wrong_sample(tmp_path: Path
             (batch,) = HiddenStates.open(tmp_path).stream(6, shuffle=True, seed=number)
             for sample in batch:
                 expected = truth[int(sample.metadata["scene"][-6:])]
+                assert sample.token_ids is not None
                 assert torch.equal(sample.target_hidden, expected["target_hidden"]), f"bit {bit} of {path.name}"
                 assert torch.equal(sample.token_ids, expected["token_ids"]), f"bit {bit} of {path.name}"
         path.write_bytes(whole)

@@ -1,6 +1,7 @@
 """Convert, plan, shards, and the check verb."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from egptlib.cli import app
-from egptlib.hidden_states import HiddenStates, convert, extract, extract_shards, plan_extraction
+from egptlib.hidden_states import HiddenStates, HiddenStateWriter, convert, extract, extract_shards, plan_extraction
 from egptlib.hidden_states._shards import _claimed, claim_gpu
 from egptlib.models import Pair
 from egptlib.traces import Trace
@@ -32,6 +33,57 @@ def test_earlier_chunks_are_converted_resumably(shared: Path, tmp_path: Path, mo
     for before, after in zip(HiddenStates.open(old), HiddenStates.open(new), strict=True):
         assert torch.equal(before.target_hidden.bfloat16(), after.target_hidden)
         assert before.metadata == after.metadata
+
+
+def test_a_sample_that_did_not_arrive_whole_is_named(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, count = HiddenStateWriter.add, iter(range(60))
+
+    def add(self: HiddenStateWriter, drafter: torch.Tensor, target: torch.Tensor, **rest: Any) -> None:
+        original(self, drafter, target + (next(count) == 41), **rest)
+
+    monkeypatch.setattr(HiddenStateWriter, "add", add)
+    with pytest.raises(ValueError, match="sample 41: target_hidden is not that of"):
+        convert(shared / "golden" / "legacy_chunks", tmp_path)
+
+
+def test_the_verbs_hand_on_what_they_are_told(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: Pair
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("egptlib.hidden_states.extract_shards", lambda *args, **named: told.append((args, named)))
+    monkeypatch.setattr("egptlib.scenes.open_scenes", lambda *args, **named: [make_scene(i) for i in range(2)])
+    words = "--cluster tcp://127.0.0.1:1 --retry-failed --layers 3,6,9 --chunk-size 7 --commit-every 5"
+    words += " --max-failures-in-row 4 --dtype bfloat16 --num-questions 2 --quantization nf4"
+    run = CliRunner().invoke
+    assert run(app, ["extract", "--out", str(tmp_path / "new"), *words.split()]).exit_code == 0
+    ((models, _, out, workers, cluster), named) = told[0]
+    assert (models["name"], models["quantization"], out) == ("mini", "nf4", tmp_path / "new")
+    assert (workers, cluster, named["layers"]) == (1, "tcp://127.0.0.1:1", {"target": (3, 6, 9)})
+    names = ("retry_failed", "chunk_size", "commit_every", "max_failures_in_row", "dtype", "num_questions")
+    assert [named[name] for name in names] == [True, 7, 5, 4, "bfloat16", 2]
+
+    monkeypatch.setattr("egptlib.models.load_pair", lambda **named: pair)
+    result = run(app, ["plan-extraction", "--num-questions", "2", "--max-new-tokens", "3"])
+    assert result.exit_code == 0 and re.search(r"^4 samples, [\d.]+ MB, [\d.]+ s in one process", result.output, re.M)
+    old = str(shared / "golden" / "legacy_chunks")
+    result = run(app, ["convert", old, str(tmp_path / "converted")])
+    assert result.exit_code == 0 and "converted 60 samples, 0 were there already" in result.output
+
+
+def test_a_cluster_is_five_lines_away() -> None:
+    """Those of requirements-cluster.txt: the script they would hand to Slurm, which need not be here for it."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    text = (Path(__file__).parents[2] / "requirements-cluster.txt").read_text()
+    lines = re.findall(r"^#     (.*)", text, re.M)
+    assert len(lines) == 5 and lines[0] == "from dask_jobqueue import SLURMCluster"
+    (call,) = re.findall(r"SLURMCluster\((.*)\)", lines[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DASK_DISTRIBUTED__SCHEDULER__DASHBOARD", "")
+        job = jobqueue.slurm.SLURMJob
+        script = job(scheduler="tcp://127.0.0.1:1", name="worker", **eval(f"dict({call})")).job_script()
+    assert "#SBATCH --gres=gpu:1" in script and "--nthreads 1" in script
 
 
 def _broken(hs: HiddenStates) -> Iterator[Any]:
@@ -93,6 +145,12 @@ def test_shards_in_this_process_are_joined(pair: Pair, tmp_path: Path, monkeypat
     assert not list((tmp_path / "many").glob("chunks"))
     traces = [Trace.load(tmp_path / name / "trace.parquet") for name in ("one", "many")]
     assert traces[0].rows == traces[1].rows
+    index = tmp_path / "many" / "index.json"
+    content = index.read_bytes()
+    index.write_bytes(content[:200])
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "many"), "--repair"])
+    assert result.exit_code == 0 and "joined again from the shards' own, 10 samples" in result.output
+    assert index.read_bytes() == content
     again = extract_shards({}, scenes, tmp_path / "many", workers=1, **options)
     assert (again.num_extracted, again.num_present) == (0, 10)
     with pytest.raises(ValueError, match=r"shards\.json: begun with 5 scenes"):
