@@ -207,9 +207,16 @@ def lean_pass(model: nn.Module, before: LeanLlama | None = None) -> LeanLlama | 
         and next(iter(kinds))[0] in (torch.float32, torch.bfloat16)
         and config.hidden_act == "silu"
         and config.rope_parameters["rope_type"] in ("default", "linear", "llama3")
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        and not any(_is_watched(module) for module in model.modules())
     )
     return LeanLlama(model) if usual else None
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody wants to see its passes. transformers leaves hooks of its own behind after the first
+    `output_hidden_states=True`, which do nothing in other passes."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(getattr(hook, "__module__", "") != "transformers.utils.output_capturing" for hook in hooks)
 
 
 def weight_versions(model: nn.Module) -> tuple[tuple[int, int], ...]:

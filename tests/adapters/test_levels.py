@@ -19,6 +19,13 @@ PUBLISHED = {
 }
 
 
+def test_e3_is_l5_that_fuses_layers_and_reads_tokens() -> None:
+    h = 4096
+    fuse, join, norms = 3 * h * h, 2 * h * h + h, 4 * h
+    entry = 2 * h + 1  # L5's norm at the entry and its scale, which E3 does not have
+    assert count_parameters("E3", h) == PUBLISHED["L5"] - entry + fuse + join + norms == 186_718_208
+
+
 def small(level: str, **settings: object) -> Adapter:
     torch.manual_seed(3)
     adapter = create_adapter(

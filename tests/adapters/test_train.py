@@ -200,6 +200,14 @@ def test_every_level_learns_the_rule(states: HiddenStates, tmp_path: Path, level
     assert again["mean_acceptance_length"] == pytest.approx(result.best["mean_acceptance_length"])
 
 
+def test_training_ends_when_acceptance_grows_no_more(states: HiddenStates, tmp_path: Path) -> None:
+    settings = FitSettings(epochs=9, batch_size=8, learning_rate=1e-12, patience=2)  # nothing can be learnt
+    assert settings.monitor == "mean_acceptance_length"
+    result = train_adapter(create_adapter("L1", HIDDEN, **SMALL), states, tmp_path, settings)
+    assert len(result.history) == 3  # the first is the best, two more were waited for
+    assert result.best["epoch"] == 1
+
+
 def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_path: Path) -> None:
     def run(folder: Path, stop_after: int | None = None) -> list[dict[str, float]]:
         torch.manual_seed(0)

@@ -100,6 +100,10 @@ def test_which_models_take_it() -> None:
     assert lean_pass(make_llama().train()) is None
     assert lean_pass(torch.nn.Linear(2, 2)) is None
     watched = make_llama()
+    with torch.no_grad():
+        watched(inputs_embeds=embeds, output_hidden_states=True)
+    assert any(module._forward_hooks for module in watched.modules())  # left behind by transformers
+    assert lean_pass(watched) is not None
     watched.layers[0].register_forward_hook(lambda *_: None)
     assert lean_pass(watched) is None
 
