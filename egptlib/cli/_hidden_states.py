@@ -76,10 +76,13 @@ def extract(
     options |= {"chunk_size": chunk_size, "commit_every": commit_every}
     options |= {"retry_failed": retry_failed, "max_failures_in_row": max_failures_in_row}
     scenes = _scenes(dataset, split, event_views, num_scenes)
-    if workers > 1 or cluster:
-        extract_shards(models, scenes, out, workers, cluster, **options)
-    else:
-        run(load_pair(**models), scenes, out, **options)
+    try:
+        if workers > 1 or cluster:
+            extract_shards(models, scenes, out, workers, cluster, **options)
+        else:
+            run(load_pair(**models), scenes, out, **options)
+    except RuntimeError as error:  # too many failures in a row, or workers that died: one line, as for bad input
+        raise ValueError(str(error)) from error
 
 
 @app.command()

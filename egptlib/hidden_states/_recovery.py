@@ -75,10 +75,9 @@ def _wrong_samples(path: Path, entry: dict[str, Any]) -> str:
 def rebuild_index(folder: Path) -> str:
     """Write a new index from chunks that prove whole, and return a line that says what it holds.
 
-    A folder joined from shards gets its index from theirs.
-    Otherwise every sample's checksum is compared first.
-    It is safe when the chunks follow one another without a gap from sample
-    0 on; where several begin at the same one (a crash while small files became a large one) the largest is taken.
+    A folder joined from shards gets its index from theirs, whose chunks are not read. Otherwise every sample's checksum
+    is compared first, and it is safe when the chunks follow one another without a gap from sample 0 on; where several
+    begin at the same one (a crash while small files became a large one) the largest is taken.
 
     Raises:
         ValueError: it is not safe; the reason is named, and nothing is changed.

@@ -65,6 +65,13 @@ def test_the_verbs_hand_on_what_they_are_told(
     assert [named[name] for name in names] == [True, 7, 5, 4, "bfloat16", 2]
 
     monkeypatch.setattr("egptlib.models.load_pair", lambda **named: pair)
+    monkeypatch.setattr("egptlib.hidden_states._extract.Seen", lambda scene: 1 // 0)  # every clip is damaged
+    result = run(app, ["extract", "--out", str(tmp_path / "failing"), "--max-failures-in-row", "2"])
+    assert isinstance(result.exception, ValueError)  # of which `main` makes one line
+    assert str(result.exception).startswith("2 failures in a row, the last one: ")
+    monkeypatch.undo()
+    monkeypatch.setattr("egptlib.scenes.open_scenes", lambda *args, **named: [make_scene(i) for i in range(2)])
+    monkeypatch.setattr("egptlib.models.load_pair", lambda **named: pair)
     result = run(app, ["plan-extraction", "--num-questions", "2", "--max-new-tokens", "3"])
     assert result.exit_code == 0 and re.search(r"^4 samples, [\d.]+ MB, [\d.]+ s in one process", result.output, re.M)
     old = str(shared / "golden" / "legacy_chunks")
