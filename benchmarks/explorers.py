@@ -17,8 +17,14 @@ import numpy as np
 import pandas as pd
 
 from egptlib.decoding import Event
-from egptlib.reporting import AnswerPair, browse_samples, compare_adapters, explore_acceptance, scrub_timeline
-from egptlib.reporting.figures import acceptance_grid
+from egptlib.figures import (
+    AnswerPair,
+    acceptance_grid,
+    browse_samples,
+    compare_adapters,
+    explore_acceptance,
+    scrub_timeline,
+)
 from egptlib.scenes import QUESTIONS, Scene
 
 REQUIRED_MS = 100.0

@@ -27,15 +27,8 @@ import numpy as np
 import torch
 
 from egptlib._paths import write_json
-from egptlib.decoding import (
-    Agreement,
-    DrafterProcess,
-    Generation,
-    as_drafter,
-    hidden_prefill_generate,
-    record_agreement,
-    speculative_generate,
-)
+from egptlib.decoding import DrafterProcess, Generation, as_drafter, hidden_prefill_generate, speculative_generate
+from egptlib.measuring import Agreement, record_agreement
 from egptlib.metrics import CostModel, Costs, fit_costs, replay
 from egptlib.models import Pair, describe_pair, load_pair
 from egptlib.scenes import Scene, open_scenes

@@ -19,21 +19,16 @@ import torch
 
 from egptlib.decoding import (
     AdaptiveLength,
-    BlankedDrafter,
     Draft,
     Drafter,
     FixedLength,
-    Method,
     Recorder,
     Sampler,
     Stop,
     as_drafter,
-    compare_speed,
-    measure_costs,
-    run_methods,
     speculative_generate,
-    transformers_generate,
 )
+from egptlib.measuring import BlankedDrafter, Method, compare_speed, measure_costs, run_methods, transformers_generate
 from egptlib.models import load_pair
 from egptlib.scenes import open_scenes
 

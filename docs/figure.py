@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from egptlib.figures import scene_figure
 from egptlib.models import load_pair
-from egptlib.reporting.figures import scene_figure
 from egptlib.scenes import open_scenes
 
 

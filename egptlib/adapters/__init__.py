@@ -1,6 +1,7 @@
 """From the drafter's hidden states to the target's: adapters by level, their training, and what they are worth."""
 
-from egptlib.adapters._files import count_parameters, create_adapter, load_adapter, save_adapter
+from egptlib.adapters._build import create_adapter
+from egptlib.adapters._files import count_parameters, load_adapter, save_adapter
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import (
     Judgement,
@@ -17,7 +18,6 @@ from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
 from egptlib.adapters._losses import LossSettings
 from egptlib.adapters._runs import collect_training, new_run_folder, star
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
-from egptlib.adapters._slots import slot_agreement, slot_rejections
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
 from egptlib.adapters._table import VARIANTS, Trained, order_agreement, tell_order, train_level
 from egptlib.adapters._token_adapter import (
@@ -37,12 +37,9 @@ from egptlib.adapters._token_folds import (
     top1_gain,
 )
 from egptlib.adapters._train import split_by_sequence, train_adapter
-from egptlib.adapters._word_kinds import KIND_GROUPS, KINDS, word_kinds
 
 __all__ = [
     "CLASSES",
-    "KINDS",
-    "KIND_GROUPS",
     "LEVELS",
     "RUNS_AHEAD",
     "VARIANTS",
@@ -88,8 +85,6 @@ __all__ = [
     "save_adapter",
     "save_lora",
     "score_guesses",
-    "slot_agreement",
-    "slot_rejections",
     "split_by_sequence",
     "star",
     "tell_order",
@@ -99,5 +94,4 @@ __all__ = [
     "train_level",
     "train_lora",
     "train_token_adapter",
-    "word_kinds",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from egptlib._paths import write_json
-from egptlib.adapters._files import write_tensors
+from egptlib.adapters._build import write_tensors
 
 Row = dict[str, float]
 

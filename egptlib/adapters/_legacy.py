@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib.adapters._files import build, fill
+from egptlib.adapters._build import build, fill
 from egptlib.adapters._levels import Adapter
 from egptlib.adapters._settings import level_settings
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from egptlib._paths import write_json
-from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS, read_tensors, write_tensors
+from egptlib.adapters._build import read_tensors, write_tensors
+from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS
 
 if TYPE_CHECKING:  # adapters on stored states must not cost the import of both models
     from peft.tuners.lora import LoraModel

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from egptlib.adapters._files import create_adapter, load_adapter
+from egptlib.adapters._build import create_adapter
+from egptlib.adapters._files import load_adapter
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import Judgement, judge, measure_latency
 from egptlib.adapters._lora import DrafterLora, LoraSettings

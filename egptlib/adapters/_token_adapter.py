@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from egptlib._paths import write_json
-from egptlib.adapters._files import SETTINGS, WEIGHTS, fill, read_tensors, write_tensors
+from egptlib.adapters._build import fill, read_tensors, write_tensors
+from egptlib.adapters._files import SETTINGS, WEIGHTS
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
 from egptlib.adapters._layers import Layer
 

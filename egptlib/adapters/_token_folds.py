@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from egptlib._paths import write_json
-from egptlib.adapters._files import read_tensors, write_tensors
+from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.adapters._fit import FitSettings, Row
 from egptlib.adapters._judge import Judgement, Majority, judge_tokens, length_gain
 from egptlib.adapters._token_adapter import (

@@ -115,7 +115,7 @@ def train_tokens(
 ) -> None:
     """Cross-validate a token adapter on recorded answers, in two folds of neighbours, beside majority and identity."""
     from egptlib.adapters import FitSettings, TokenAdapterSettings, cross_validate_tokens, halves
-    from egptlib.traces import open_recorded
+    from egptlib.recorded import open_recorded
 
     file = open_recorded(recorded)
     result = cross_validate_tokens(

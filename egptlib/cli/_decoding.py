@@ -18,7 +18,7 @@ from egptlib.cli._app import (
 )
 
 if TYPE_CHECKING:
-    from egptlib.decoding import CostReport, Divergences, Method
+    from egptlib.measuring import CostReport, Divergences, Method
     from egptlib.models import Model, Pair
 
 PRECISIONS = ("float32", "bfloat16", "nf4")
@@ -54,8 +54,8 @@ def costs(
 ) -> None:
     """Stages, steps, verifications, memory and contention of both models, as a table, as JSON and as figures."""
     from egptlib._paths import write_json
-    from egptlib.decoding import report_costs
-    from egptlib.reporting.figures import step_parts_figure, verify_cost_figure
+    from egptlib.figures import step_parts_figure, verify_cost_figure
+    from egptlib.measuring import report_costs
     from egptlib.scenes import open_scenes
 
     names = _precisions(precision, PRECISIONS)
@@ -106,7 +106,8 @@ def divergences(
     from functools import partial
 
     from egptlib._paths import write_json
-    from egptlib.decoding import as_drafter, find_divergences, speculative_generate
+    from egptlib.decoding import as_drafter, speculative_generate
+    from egptlib.measuring import find_divergences
     from egptlib.scenes import open_scenes
 
     names = _precisions(precision, ("bfloat16", "nf4"))

@@ -21,7 +21,7 @@ def findings(
 
     from egptlib._paths import atomic_write
     from egptlib.adapters import load_adapter
-    from egptlib.traces import findings_document
+    from egptlib.recorded import findings_document
 
     encode = None if tokenizer is None else sentencepiece.SentencePieceProcessor(str(tokenizer)).encode
     text = findings_document(recorded, encode, None if legacy_l4 is None else load_adapter(legacy_l4))
@@ -38,7 +38,8 @@ def trace(
     """Make a trace of stored hidden states, or of a recorded result file, and say what is in it."""
     from egptlib.hidden_states import write_trace
     from egptlib.metrics import replay
-    from egptlib.traces import Trace, open_recorded, trace_from_recorded
+    from egptlib.recorded import open_recorded, trace_from_recorded
+    from egptlib.traces import Trace
 
     traps: tuple[str, ...] = ()
     if source.is_dir():
@@ -92,7 +93,7 @@ def predict_recorded(
     """Fit costs on half of the prompts of recorded runs, predict the total time of the others, and say how far off."""
     import random
 
-    from egptlib.traces import open_recorded, predict_other_half
+    from egptlib.recorded import open_recorded, predict_other_half
 
     file = open_recorded(source)
     prompts = len(file.method("baseline"))

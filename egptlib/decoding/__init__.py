@@ -2,17 +2,6 @@
 
 from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
 from egptlib.decoding._cascade import CascadeDrafter
-from egptlib.decoding._changes import Changes, compare_answers, compare_scenes
-from egptlib.decoding._compare_methods import (
-    BlankedDrafter,
-    Method,
-    MethodRuns,
-    Speed,
-    compare_speed,
-    run_methods,
-    transformers_generate,
-)
-from egptlib.decoding._divergences import Divergences, Parted, find_divergences
 from egptlib.decoding._drafter_process import DrafterProcess
 from egptlib.decoding._drafter_thread import DrafterThread
 from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
@@ -35,18 +24,9 @@ from egptlib.decoding._loop import (
     speculative_generate,
 )
 from egptlib.decoding._lossy import CosineThreshold, Deferral, Fuzzy, TopK, Typical
-from egptlib.decoding._measure_costs import CostReport, measure_costs, report_costs
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._pipelined import pipelined_generate
-from egptlib.decoding._prefill_hiding import (
-    ConcurrentDrafter,
-    Contention,
-    HidingRun,
-    compare_prefill_hiding,
-    contention,
-    hidden_prefill_generate,
-)
-from egptlib.decoding._record import Agreement, CascadeAgreement, record_agreement, record_cascade
+from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_generate
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
@@ -55,18 +35,11 @@ from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_v
 __all__ = [
     "AdapterDrafter",
     "AdaptiveLength",
-    "Agreement",
-    "BlankedDrafter",
-    "CascadeAgreement",
     "CascadeDrafter",
-    "Changes",
     "ConcurrentDrafter",
-    "Contention",
     "CosineThreshold",
-    "CostReport",
     "Deferral",
     "Divergence",
-    "Divergences",
     "Draft",
     "DraftLength",
     "Drafter",
@@ -77,13 +50,9 @@ __all__ = [
     "Fuzzy",
     "Generation",
     "HeadDrafter",
-    "HidingRun",
     "Lossless",
-    "Method",
-    "MethodRuns",
     "ModelDrafter",
     "NgramDrafter",
-    "Parted",
     "Recorder",
     "RetokenizedDrafter",
     "Round",
@@ -92,7 +61,6 @@ __all__ = [
     "Sampler",
     "Sampling",
     "SequenceDrafter",
-    "Speed",
     "Stop",
     "TopK",
     "Typical",
@@ -102,24 +70,12 @@ __all__ = [
     "acceptance_by_position",
     "as_drafter",
     "common_vocabulary",
-    "compare_answers",
-    "compare_prefill_hiding",
-    "compare_scenes",
-    "compare_speed",
-    "contention",
-    "find_divergences",
     "first_divergence",
     "hidden_prefill_generate",
-    "measure_costs",
     "pipelined_generate",
     "read_prompt",
-    "record_agreement",
-    "record_cascade",
-    "report_costs",
     "round_tokens",
-    "run_methods",
     "shared_vocabulary",
     "speculative_decode",
     "speculative_generate",
-    "transformers_generate",
 ]

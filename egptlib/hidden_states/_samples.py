@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from egptlib.hidden_states._batch import BatchReader, Prompts, Reading
-
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
-    from egptlib.models import Inputs, Pair
+    from egptlib.models import Inputs, Pair, Prompts, Reading
     from egptlib.scenes import Scene
 
 Side = Literal["drafter", "target"]
@@ -36,6 +34,8 @@ class SampleMaker:
     """
 
     def __init__(self, pair: Pair, path: str, max_new_tokens: int, layers: Layers) -> None:
+        from egptlib.models import BatchReader
+
         self.pair, self.path, self.max_new_tokens = pair, path, max_new_tokens
         self.num_ties = 0
         self._readers = {side: BatchReader(getattr(pair, side), layers.get(side, ())) for side in ("drafter", "target")}
@@ -70,6 +70,8 @@ class SampleMaker:
         widest = max(map(len, by_scene.values()))
         scenes = [embeds + embeds[:1] * (widest - len(embeds)) for embeds in by_scene.values()]
         number = {scene: i for i, scene in enumerate(by_scene)}
+        from egptlib.models import Prompts
+
         return Prompts.of(scenes), [number[scene] * widest + i for scene, i in order]
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ from egptlib.metrics._formulas import (
     prefill_hiding_seconds,
     steady_speedup,
 )
-from egptlib.metrics._legacy import LegacyEstimate, LegacyKind, legacy_estimate, legacy_speedup_estimates
 from egptlib.metrics._pipespec import (
     pipespec_limit,
     pipespec_steady_tokens,
@@ -37,8 +36,6 @@ __all__ = [
     "Costs",
     "DraftLength",
     "Estimate",
-    "LegacyEstimate",
-    "LegacyKind",
     "Prediction",
     "Rejections",
     "Replay",
@@ -54,8 +51,6 @@ __all__ = [
     "expected_tokens",
     "fit_costs",
     "least_squares",
-    "legacy_estimate",
-    "legacy_speedup_estimates",
     "leviathan_speedup",
     "masked_cosine",
     "per_position_table",

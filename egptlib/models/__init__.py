@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from egptlib.models._batch import BatchReader, Prompts, Reading
 from egptlib.models._describe import describe_pair
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
@@ -15,13 +16,14 @@ from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
 from egptlib.models._video_llava import VideoModel, load_video_llava
 
 if TYPE_CHECKING:  # its drawing of streets is not needed to load a pair
-    from egptlib.models._mini_training import train_mini
+    from egptlib.models.mini._training import train_mini
 
 __all__ = [
     "EVENT_PLACEHOLDER",
     "STAGES",
     "STEP_PARTS",
     "Answer",
+    "BatchReader",
     "EventGPT",
     "EventGPTConfig",
     "EventModel",
@@ -30,6 +32,8 @@ __all__ = [
     "Model",
     "Pair",
     "Preprocessor",
+    "Prompts",
+    "Reading",
     "State",
     "Step",
     "Stopwatch",
@@ -50,6 +54,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "train_mini":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from egptlib.models._mini_training import train_mini
+    from egptlib.models.mini._training import train_mini
 
     return train_mini

@@ -11,9 +11,11 @@ import torch
 
 from egptlib.models._event_model import EventModel
 from egptlib.models._interface import Model
-from egptlib.models._mini import MINI_FOLDER
 from egptlib.models._quantization import Quantization, loading_options
 from egptlib.models._video_llava import Form, VideoModel
+
+MINI_FOLDER = Path(__file__).with_name("mini")
+"""Where the shipped weights are: `drafter/`, `target/`, and the model card."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from egptlib.reporting._explorers import (
-    AnswerPair,
-    browse_samples,
-    compare_adapters,
-    explore,
-    explore_acceptance,
-    scrub_timeline,
-)
 from egptlib.reporting._lab import lab_command
 from egptlib.reporting._notebooks import Job, find_notebooks, plan
 from egptlib.reporting._paper import write_paper
@@ -25,41 +17,20 @@ from egptlib.reporting._runs import (
     show_table,
 )
 from egptlib.reporting._stars import compare_runs, find_run, overview, set_star
-from egptlib.reporting._style import (
-    DOUBLE_COLUMN,
-    DRAFTER_COLOR,
-    NEUTRAL_COLOR,
-    PALETTE,
-    SINGLE_COLUMN,
-    TARGET_COLOR,
-    apply_style,
-)
 from egptlib.reporting._sweep import differing, plan_sweep, read_grid
 
 if TYPE_CHECKING:  # nbconvert, which makes its pages, takes more than a second to import
     from egptlib.reporting._html import write_report
 
 __all__ = [
-    "DOUBLE_COLUMN",
-    "DRAFTER_COLOR",
-    "NEUTRAL_COLOR",
-    "PALETTE",
-    "SINGLE_COLUMN",
-    "TARGET_COLOR",
-    "AnswerPair",
     "Job",
     "Outcome",
     "Run",
-    "apply_style",
-    "browse_samples",
     "collect",
-    "compare_adapters",
     "compare_runs",
     "default_root",
     "describe_environment",
     "differing",
-    "explore",
-    "explore_acceptance",
     "find_notebooks",
     "find_run",
     "is_headless",
@@ -71,7 +42,6 @@ __all__ = [
     "read_grid",
     "read_status",
     "run_notebooks",
-    "scrub_timeline",
     "set_star",
     "show_table",
     "write_paper",

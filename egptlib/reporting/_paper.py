@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egptlib._paths import atomic_write, write_json
+from egptlib.figures import DOUBLE_COLUMN, SINGLE_COLUMN
 from egptlib.reporting._runs import list_runs, newest_runs, read_json, read_stars, read_status
-from egptlib.reporting._style import DOUBLE_COLUMN, SINGLE_COLUMN
 from egptlib.reporting._sweep import differing
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, Any
 
 import egptlib
 from egptlib._paths import atomic_write, project_root, write_json
-from egptlib.reporting._style import apply_style, paper_width
+from egptlib.figures import apply_style, paper_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -83,7 +83,7 @@ def _figure(
     names: Sequence[str],
     headlines: Sequence[Mapping[str, Any]],
 ) -> "Figure | None":
-    from egptlib.reporting._figures_summary import runs_figure, sweep_figure
+    from egptlib.figures import runs_figure, sweep_figure
 
     figures: dict[str, list[float | None]] = {}
     for name in names:

@@ -30,18 +30,18 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._rendering import event_images as event_images
     from egptlib.scenes._simulate import EventSimulator as EventSimulator
     from egptlib.scenes._simulate import simulate_events as simulate_events
-    from egptlib.scenes._streets import make_streets as make_streets
-    from egptlib.scenes._streets_answers import MOVING_SLOTS as MOVING_SLOTS
-    from egptlib.scenes._streets_answers import SLOT_QUESTIONS as SLOT_QUESTIONS
-    from egptlib.scenes._streets_answers import SLOTS as SLOTS
-    from egptlib.scenes._streets_answers import TOLD_TOGETHER as TOLD_TOGETHER
-    from egptlib.scenes._streets_answers import find_slot as find_slot
-    from egptlib.scenes._streets_answers import phrase_of as phrase_of
-    from egptlib.scenes._streets_answers import read_slots as read_slots
-    from egptlib.scenes._streets_answers import slot_values as slot_values
     from egptlib.scenes._video import frame_indices as frame_indices
     from egptlib.scenes._video import read_frames as read_frames
     from egptlib.scenes._video import write_video as write_video
+    from egptlib.scenes.streets._answers import MOVING_SLOTS as MOVING_SLOTS
+    from egptlib.scenes.streets._answers import SLOT_QUESTIONS as SLOT_QUESTIONS
+    from egptlib.scenes.streets._answers import SLOTS as SLOTS
+    from egptlib.scenes.streets._answers import TOLD_TOGETHER as TOLD_TOGETHER
+    from egptlib.scenes.streets._answers import find_slot as find_slot
+    from egptlib.scenes.streets._answers import phrase_of as phrase_of
+    from egptlib.scenes.streets._answers import read_slots as read_slots
+    from egptlib.scenes.streets._answers import slot_values as slot_values
+    from egptlib.scenes.streets._make import make_streets as make_streets
 
 _NAMES = {
     "_check": ("Problem", "check_folder"),
@@ -56,8 +56,8 @@ _NAMES = {
     "_questions": ("QUESTIONS", "load_questions"),
     "_rendering": ("event_images",),
     "_simulate": ("EventSimulator", "simulate_events"),
-    "_streets": ("make_streets",),
-    "_streets_answers": (
+    "streets._make": ("make_streets",),
+    "streets._answers": (
         *("MOVING_SLOTS", "SLOT_QUESTIONS", "SLOTS", "TOLD_TOGETHER"),
         *("find_slot", "phrase_of", "read_slots", "slot_values"),
     ),

@@ -16,8 +16,8 @@ from egptlib.scenes._images import read_image
 from egptlib.scenes._index import INDEX_NAME, Record, read_index
 from egptlib.scenes._questions import QUESTIONS, load_questions
 from egptlib.scenes._rendering import RenderingOrder, event_images
-from egptlib.scenes._streets_world import street_name
 from egptlib.scenes._video import FrameSampling, read_frames
+from egptlib.scenes.streets._world import street_name
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _streets(split: str, num_sequences: int | None) -> tuple[Path, list[str]]:
     folder = data_root() / "streets" / f"streets_{split}_1s"
     names = [street_name(split, index) for index in range(num_sequences or 0)]
     if not (folder / INDEX_NAME).is_file() or not all(is_cut(name, folder, window_us=1_000_000) for name in names):
-        from egptlib.scenes._streets import make_streets
+        from egptlib.scenes.streets._make import make_streets
 
         print(f"making {folder} (once)", flush=True)
         make_streets(folder, split, **({} if num_sequences is None else {"num_sequences": num_sequences}))

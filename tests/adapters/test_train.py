@@ -48,7 +48,7 @@ from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import Objective, rows_per_step, shuffled
 from egptlib.hidden_states import Head as SavedHead
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter
-from egptlib.traces import open_recorded
+from egptlib.recorded import open_recorded
 
 HIDDEN, VOCAB = 16, 12
 SMALL: dict[str, Any] = {"bottleneck": 16, "num_heads": 2, "ffn_dim": 32, "max_positions": 32, "num_source_layers": 2}

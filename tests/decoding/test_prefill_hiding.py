@@ -20,14 +20,13 @@ from egptlib.decoding import (
     Recorder,
     Sampler,
     as_drafter,
-    compare_prefill_hiding,
-    contention,
     hidden_prefill_generate,
     pipelined_generate,
     shared_vocabulary,
 )
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
+from egptlib.measuring import compare_prefill_hiding, contention
 from egptlib.models import Model
 
 from .conftest import make_model

@@ -8,7 +8,7 @@ import torch
 from transformers import VideoLlavaForConditionalGeneration
 
 from egptlib.models import EventGPT, Pair, load_pair
-from egptlib.models import _mini as mini
+from egptlib.models.mini import _sizes as mini
 from egptlib.scenes import Scene
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete, write_trace
-from egptlib.hidden_states._batch import BatchReader, Reading
 from egptlib.hidden_states._extract import Extraction
 from egptlib.hidden_states._samples import SampleMaker, figures, num_ties
 from egptlib.models import Model, Pair
+from egptlib.models._batch import BatchReader, Reading
 from egptlib.scenes import Scene
 from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene

@@ -18,11 +18,11 @@ from egptlib.metrics import (
     AcceptanceAccumulator,
     acceptance_metrics,
     consecutive_accepts,
-    legacy_speedup_estimates,
     masked_cosine,
     per_position_table,
 )
 from egptlib.metrics._acceptance import _checked_mask
+from egptlib.recorded import legacy_speedup_estimates
 
 PERCENTS = {0.80: "80", 0.85: "85", 0.90: "90", 0.95: "95"}
 

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from egptlib.models import EventGPT, _mini_windows, load_pair
-from egptlib.models._mini import DRAFTER_LAYERS, HIDDEN, MINI_FOLDER, TARGET_LAYERS, TARGET_SPECIALS, VOCAB_SIZE
-from egptlib.models._mini_card import gains, measure_mini, render_card
-from egptlib.models._mini_data import NO_VALUE, normalise, preprocessor, read_pairs, slot_labels
-from egptlib.models._mini_patches import FIELDS, GRID, patch_labels
-from egptlib.models._mini_towers import SlotHead, TowerSettings, event_tokens, frame_tokens, train_tower
-from egptlib.models._mini_windows import draw_window, load_windows
+from egptlib.models import EventGPT, load_pair
+from egptlib.models._load import MINI_FOLDER
+from egptlib.models.mini import _windows
+from egptlib.models.mini._card import gains, measure_mini, render_card
+from egptlib.models.mini._data import NO_VALUE, normalise, preprocessor, read_pairs, slot_labels
+from egptlib.models.mini._patches import FIELDS, GRID, patch_labels
+from egptlib.models.mini._sizes import DRAFTER_LAYERS, HIDDEN, TARGET_LAYERS, TARGET_SPECIALS, VOCAB_SIZE
+from egptlib.models.mini._towers import SlotHead, TowerSettings, event_tokens, frame_tokens, train_tower
+from egptlib.models.mini._windows import draw_window, load_windows
 from egptlib.scenes import open_scenes
-from egptlib.scenes._streets import FIRST_FREE_SEED, make_streets, street_at
-from egptlib.scenes._streets_answers import MOVING_SLOTS, SLOTS, slot_values
+from egptlib.scenes.streets._answers import MOVING_SLOTS, SLOTS, slot_values
+from egptlib.scenes.streets._make import FIRST_FREE_SEED, make_streets, street_at
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_a_drawn_window_is_what_a_written_cut_and_read_sequence_shows(streets):
 
 
 def test_windows_are_drawn_once_and_a_longer_set_begins_with_the_shorter(tmp_path, monkeypatch):
-    monkeypatch.setattr(_mini_windows, "_IN_A_FILE", 2)
+    monkeypatch.setattr(_windows, "_IN_A_FILE", 2)
     few = load_windows(3, tmp_path)
     first = sorted(tmp_path.iterdir())
     written = [file.stat().st_mtime_ns for file in first]
@@ -141,7 +143,7 @@ def test_windows_are_drawn_once_and_a_longer_set_begins_with_the_shorter(tmp_pat
 
 
 def test_patch_labels_say_what_fills_a_patch():
-    from egptlib.scenes._streets_world import COLORS, KINDS, MOTIONS, Thing
+    from egptlib.scenes.streets._world import COLORS, KINDS, MOTIONS, Thing
 
     bus = Thing("bus", 0, 9, KINDS["bus"], COLORS["red"], color_name="red", motion="oncoming")
     walker = Thing("pedestrian", 3, 9, (0.5, 1.7, 0.4), COLORS["blue"], color_name="blue")

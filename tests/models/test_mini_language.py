@@ -3,7 +3,7 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from egptlib.models._mini_language import IGNORED, pack, split_prompts
+from egptlib.models.mini._language import IGNORED, pack, split_prompts
 
 VISUAL = 99
 

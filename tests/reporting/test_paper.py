@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from pypdf import PdfReader
 
 from egptlib._paths import write_json
-from egptlib.reporting import DOUBLE_COLUMN, SINGLE_COLUMN, open_run
+from egptlib.figures import DOUBLE_COLUMN, SINGLE_COLUMN
+from egptlib.reporting import open_run
 from egptlib.reporting._paper import escape, value_text, write_paper
 from egptlib.reporting._stars import set_star
 

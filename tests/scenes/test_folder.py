@@ -225,7 +225,7 @@ def test_wrong_arguments(users_folder: Path, tmp_path: Path) -> None:
 
 def test_streets_are_made_once_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in name opens the folder under the data root; it is made when sequences are missing, and only then."""
-    from egptlib.scenes import _streets
+    from egptlib.scenes.streets import _make as _streets
 
     calls = []
     real = _streets.make_streets

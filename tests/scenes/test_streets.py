@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from egptlib.scenes import QUESTIONS, open_scenes
-from egptlib.scenes._streets import MIN_PIXELS, make_streets, window_facts
-from egptlib.scenes._streets_answers import (
+from egptlib.scenes.streets._answers import (
     SLOT_QUESTIONS,
     SLOTS,
     Facts,
@@ -17,8 +16,9 @@ from egptlib.scenes._streets_answers import (
     slot_values,
     slots,
 )
-from egptlib.scenes._streets_render import HEIGHT, WIDTH, StreetRenderer
-from egptlib.scenes._streets_world import COLORS, KINDS, MOTIONS, Thing, World, sample_world
+from egptlib.scenes.streets._make import MIN_PIXELS, make_streets, window_facts
+from egptlib.scenes.streets._render import HEIGHT, WIDTH, StreetRenderer
+from egptlib.scenes.streets._world import COLORS, KINDS, MOTIONS, Thing, World, sample_world
 
 
 def world_with(*things: Thing) -> World:

@@ -10,7 +10,6 @@ import torch
 
 from egptlib.decoding import (
     AdaptiveLength,
-    Agreement,
     CascadeDrafter,
     Draft,
     FixedLength,
@@ -21,12 +20,11 @@ from egptlib.decoding import (
     Stop,
     as_drafter,
     read_prompt,
-    record_agreement,
-    record_cascade,
     shared_vocabulary,
     speculative_decode,
     speculative_generate,
 )
+from egptlib.measuring import Agreement, record_agreement, record_cascade
 from egptlib.metrics import Costs, expected_accepted, replay, replay_cascade, replay_policy
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import Scene

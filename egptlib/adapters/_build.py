@@ -1,0 +1,63 @@
+"""An adapter made from settings and filled with tensors; safetensors files, written atomically."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from egptlib._paths import atomic_write
+from egptlib.adapters._levels import CLASSES, Adapter
+from egptlib.adapters._settings import AdapterSettings, level_settings
+
+
+def create_adapter(level: str, hidden_size: int = 4096, **settings: Any) -> Adapter:
+    """Build an adapter with fresh weights.
+
+    Args:
+        level: L1, L2, L3, L4, L5, L5F, B1, E3.
+        hidden_size: width of the target's states; the drafter's too unless `drafter_size` says otherwise.
+        settings: any other field of `AdapterSettings`.
+
+    Raises:
+        ValueError: an unknown level or setting, or a value that does not fit.
+    """
+    return build(level_settings(level, hidden_size=hidden_size, **settings))
+
+
+def build(settings: AdapterSettings) -> Adapter:
+    """Return an adapter of these settings with fresh weights."""
+    return CLASSES[settings.level](settings)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    with atomic_write(path) as temporary:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; ValueError names it where it is damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Load weights; ValueError (starting with `name`) names the first tensor that is missing, too many or misshapen."""
+    expected = module.state_dict()
+    for key, value in expected.items():
+        if key not in tensors:
+            raise ValueError(f"{name}: tensor {key!r} is missing; expected {list(value.shape)}")
+        if tensors[key].shape != value.shape:
+            raise ValueError(f"{name}: tensor {key!r} is {list(tensors[key].shape)}; expected {list(value.shape)}")
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise ValueError(f"{name}: tensor {extra[0]!r} does not belong to its settings")
+    module.load_state_dict(tensors)

@@ -1,0 +1,145 @@
+"""Figures of speculative decoding: methods against the clock, accepted lengths, one answer token by token."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from egptlib.figures._basic import _MARKERS, _SERIES_COLORS, EXACT_COLOR, _new_figure, _styled, _whole_numbers
+from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LOSSY_COLOR = "#CC79A7"
+Tokens = Sequence[str]
+
+
+@_styled
+def methods_figure(ratios: Mapping[str, tuple[float, float, float]], lossy: Sequence[str] = ()) -> "Figure":
+    """Speed of each method against the baseline, with its interval; right of the line is faster.
+
+    Args:
+        ratios: label -> (ratio, low, high).
+        lossy: the labels whose answers are not the target's own; hollow, in a colour of their own.
+    """
+    figure = _new_figure(DOUBLE_COLUMN * 0.85, 0.8 + 0.27 * len(ratios))
+    axes = figure.subplots()
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.axvline(1, color=NEUTRAL_COLOR, linewidth=1)
+    drawn = set[str]()
+    for place, (label, (ratio, low, high)) in enumerate(ratios.items()):
+        kind = "lossy" if label in lossy else "lossless"
+        color = _LOSSY_COLOR if label in lossy else TARGET_COLOR
+        axes.plot([low, high], [place, place], color=color, linewidth=1.2)
+        axes.plot(
+            ratio, place, color=color, marker="o", markersize=5, linestyle="none",
+            markerfacecolor="white" if label in lossy else color, label=None if kind in drawn else kind,
+        )  # fmt: skip
+        drawn.add(kind)
+        axes.annotate(
+            f"{ratio:.2f}x", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
+        )
+    axes.set_yticks(range(len(ratios)), list(ratios))
+    axes.set_ylim(len(ratios) - 0.5, -0.5)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.09 * (right - left))
+    axes.set_xlabel("times as fast as the baseline; line: 95 % interval over prompts")
+    if len(drawn) > 1:
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@_styled
+def accepted_lengths_figure(histograms: Mapping[str, Mapping[int, int]]) -> "Figure":
+    """Share of verifications by draft tokens accepted, one panel a method; the dashed line is the mean.
+
+    Args:
+        histograms: label -> accepted count -> verifications.
+
+    Raises:
+        ValueError: a method without a verification.
+    """
+    if empty := [label for label, counts in histograms.items() if not sum(counts.values())]:
+        raise ValueError(f"accepted lengths: expected at least one verification, found none for {empty[0]!r}")
+    figure = _new_figure(DOUBLE_COLUMN, 2.1)
+    panels = figure.subplots(1, len(histograms), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (label, counts) in zip(panels, histograms.items()):
+        total = sum(counts.values())
+        mean = sum(k * count for k, count in counts.items()) / total
+        axes.bar(list(counts), [100 * count / total for count in counts.values()], 0.8, color=TARGET_COLOR)
+        axes.axvline(mean, color=NEUTRAL_COLOR, linestyle="--", linewidth=0.9)
+        axes.set_title(f"{label}\nmean {mean:.2f} of {total}", fontsize=8)
+        _whole_numbers(axes.xaxis)
+    panels[0].set_ylabel("verifications (%)")
+    figure.supxlabel("draft tokens accepted, bonus not counted", fontsize=9)
+    return figure
+
+
+@_styled
+def positions_figure(shares: Mapping[str, Sequence[float]]) -> "Figure":
+    """Share of verifications that kept the draft up to each of its positions.
+
+    Args:
+        shares: label -> share of the first, second, ... draft token; see `acceptance_by_position`.
+    """
+    figure = _new_figure(DOUBLE_COLUMN * 0.7, 2.5)
+    axes = figure.subplots()
+    for (label, values), color, marker in zip(shares.items(), cycle(_SERIES_COLORS + (EXACT_COLOR,)), cycle(_MARKERS)):
+        places = range(1, len(values) + 1)
+        percent = [100 * value for value in values]
+        axes.plot(places, percent, color=color, marker=marker, markersize=4, label=label)
+    axes.set(ylim=(0, 102), xlabel="position in the draft", ylabel="kept up to here (%)")
+    _whole_numbers(axes.xaxis)
+    axes.legend()
+    return figure
+
+
+@_styled
+def tokens_figure(first: Tokens, rounds: Sequence[tuple[Tokens, Tokens, Tokens]], title: str = "") -> "Figure":
+    """One answer token by token, a line per target pass.
+
+    The answer reads on in the filled tokens, accepted and the target's own; what was rejected stands struck out behind.
+
+    Args:
+        first: what the prefill gave, as words.
+        rounds: accepted, rejected and own tokens of each pass, as words; see `round_tokens`.
+    """
+    lines = [[(word, "own") for word in first]] if first else []
+    for accepted, rejected, own in rounds:
+        kinds = (("accepted", accepted), ("own", own), ("rejected", rejected))
+        lines.append([(word, kind) for kind, words in kinds for word in words])
+    unit = 0.075  # inches a character takes
+    longest = max((sum(len(word) + 2 for word, _ in line) for line in lines), default=1)
+    figure = _new_figure(DOUBLE_COLUMN, 0.75 + 0.27 * len(lines))
+    axes = figure.subplots()
+    axes.set_xlim(0, max(longest, (DOUBLE_COLUMN - 0.6) / unit))
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    faces = {"accepted": DRAFTER_COLOR, "own": TARGET_COLOR, "rejected": "white"}
+    for y, line in enumerate(lines):
+        x = 0.0
+        for word, kind in line:
+            width = len(word) + 1.4
+            color = NEUTRAL_COLOR if kind == "rejected" else "white"
+            edge = NEUTRAL_COLOR if kind == "rejected" else faces[kind]
+            axes.barh(y, width, left=x, height=0.74, facecolor=faces[kind], edgecolor=edge, linewidth=0.6)
+            axes.text(x + width / 2, y, word, ha="center", va="center", fontsize=6.5, color=color, parse_math=False)
+            if kind == "rejected":
+                axes.plot([x, x + width], [y, y], color=NEUTRAL_COLOR, linewidth=0.7)
+            x += width + 0.5
+    axes.set_yticks(range(len(lines)), ["prefill"] * bool(first) + [str(i + 1) for i in range(len(rounds))])
+    axes.set_ylabel("target pass")
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_title(title, fontsize=8.5, parse_math=False)
+    from matplotlib.patches import Patch
+
+    names = {
+        "accepted": "draft, accepted",
+        "rejected": "draft, rejected",
+        "own": "the target's own (correction or bonus)",
+    }
+    handles = [Patch(facecolor=faces[kind], edgecolor=NEUTRAL_COLOR, label=name) for kind, name in names.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure

@@ -1,0 +1,137 @@
+"""What was foretold: predicted beside measured times, and the map of acceptance and verify cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from egptlib.figures._basic import EXACT_COLOR, _new_figure, _styled
+from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LEVELS = (1.1, 1.25, 1.5, 2.0, 2.5)
+_GOALS = (1.5, 2.0)  # thick, with the draft length that gives most
+
+
+class Map(Protocol):
+    """What is drawn: `egptlib.traces.SpeedupMap`."""
+
+    @property
+    def alphas(self) -> np.ndarray: ...
+    @property
+    def verify_costs(self) -> np.ndarray: ...
+    @property
+    def speedup(self) -> np.ndarray: ...
+    @property
+    def gamma(self) -> np.ndarray: ...
+
+
+class Point(Protocol):
+    """A marked place: `egptlib.traces.MapPoint`."""
+
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def verify_cost(self) -> float: ...
+    @property
+    def speedup(self) -> float: ...
+    @property
+    def tag(self) -> str: ...
+
+
+@_styled
+def prediction_figure(predicted: Mapping[str, float], measured: Mapping[str, float]) -> "Figure":
+    """Mean time of an answer by method: measured (filled) and predicted (hatched), with the error of the prediction.
+
+    Args:
+        predicted, measured: method -> SECONDS; drawn in milliseconds.
+    """
+    figure = _new_figure(DOUBLE_COLUMN * 0.85, 0.9 + 0.42 * len(measured))
+    axes = figure.subplots()
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    most = 1e3 * max(*predicted.values(), *measured.values())
+    for place, (method, seconds) in enumerate(measured.items()):
+        clock, model = 1e3 * seconds, 1e3 * predicted[method]
+        axes.barh(place - 0.19, clock, 0.36, color=TARGET_COLOR, label="measured" if not place else None)
+        axes.barh(
+            place + 0.19, model, 0.36, facecolor="white", edgecolor=TARGET_COLOR, hatch="////",
+            label="predicted" if not place else None,
+        )  # fmt: skip
+        axes.annotate(
+            f"{clock:.0f} ms, predicted {model:.0f}: {model / clock - 1:+.1%}", (max(clock, model), place),
+            xytext=(3, 0), textcoords="offset points", va="center", fontsize=7,
+        )  # fmt: skip
+    axes.set_yticks(range(len(measured)), list(measured))
+    axes.invert_yaxis()
+    axes.set(xlabel="time of an answer (ms)", xlim=(0, most * 1.45))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@_styled
+def speedup_map_figure(panels: Mapping[str, tuple[Map, Sequence[tuple[str, Point]]]]) -> "Figure":
+    """Speedup over acceptance and verify cost, a panel for each cost of drafting, with lines of equal speedup.
+
+    Args:
+        panels: title -> map, and its marked points with their labels: an arrow leads from the first to each other.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    figure = _new_figure(DOUBLE_COLUMN, 3.2)
+    axes_of = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    shades = LinearSegmentedColormap.from_list("speedup", ["#FFFFFF", "#CFE3F1", "#6FAED8"])
+    for axes, (title, (found, points)) in zip(axes_of, panels.items()):
+        axes.grid(visible=False)
+        x, y, z = found.alphas, found.verify_costs, found.speedup
+        axes.contourf(x, y, z, levels=np.linspace(1.0, 2.5, 31), cmap=shades, extend="max")
+        lines = axes.contour(
+            x, y, z, levels=_LEVELS, colors=EXACT_COLOR,
+            linewidths=[1.6 if level in _GOALS else 0.6 for level in _LEVELS],
+        )  # fmt: skip
+        places = [place for level in _LEVELS if (place := _high_on_the_line(found, level))]
+        axes.clabel(lines, fmt=lambda level: f"{level:g}x", fontsize=7, manual=places)
+        for level in _GOALS:
+            _write_gammas(axes, found, level)
+        for i, (label, point) in enumerate(points):
+            text = f"{label}\n{point.speedup:.2f}x [{point.tag}]"
+            place = (point.alpha, point.verify_cost)
+            axes.plot(
+                *place, "o" if not i else "s", color=DRAFTER_COLOR, markersize=5, markeredgecolor="white", zorder=4
+            )
+            axes.annotate(
+                text, place, xytext=(-6, 0), textcoords="offset points", ha="right", va="center", fontsize=7,
+                zorder=4, bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.8),
+            )  # fmt: skip
+            if i:
+                start = (points[0][1].alpha, points[0][1].verify_cost)
+                axes.annotate(
+                    "", place, start, arrowprops=dict(arrowstyle="->", color=DRAFTER_COLOR, shrinkA=4, shrinkB=4)
+                )
+        axes.set_title(title, fontsize=8.5)
+        axes.set_xlabel("acceptance of one draft token (alpha)")
+    axes_of[0].set_ylabel("cost of a verification (target steps)")
+    figure.supxlabel("grey: the gamma that gives most on the lines of 1.5x and 2x", fontsize=7, color=NEUTRAL_COLOR)
+    return figure
+
+
+def _high_on_the_line(found: Map, level: float) -> tuple[float, float] | None:
+    """Where a line's label stands: at seven tenths of its height, away from the marked points."""
+    rows = np.flatnonzero((found.speedup >= level).any(axis=1))
+    if not rows.size:
+        return None
+    row = rows[int(0.7 * (rows.size - 1))]
+    return float(found.alphas[np.argmax(found.speedup[row] >= level)]), float(found.verify_costs[row])
+
+
+def _write_gammas(axes: Any, found: Map, level: float) -> None:
+    """Write the best draft length to the right of a line, at a few verify costs it crosses."""
+    for row in np.linspace(0, len(found.verify_costs) - 1, 9).astype(int)[1:-1]:
+        above = np.flatnonzero(found.speedup[row] >= level)
+        if above.size and above[0] > 0 and found.alphas[above[0]] < 0.985:
+            axes.annotate(
+                str(found.gamma[row, above[0]]), (found.alphas[above[0]], found.verify_costs[row]), xytext=(3, 0),
+                textcoords="offset points", va="center", fontsize=6.5, color=NEUTRAL_COLOR,
+            )  # fmt: skip

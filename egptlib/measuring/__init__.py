@@ -1,0 +1,50 @@
+"""What decoding gives and costs: methods against the clock, costs of a step, agreement, what lossy rules change."""
+
+from egptlib.measuring._agreement import Agreement, CascadeAgreement, record_agreement, record_cascade
+from egptlib.measuring._changes import Changes, compare_answers, compare_scenes
+from egptlib.measuring._costs import CostReport, measure_costs, report_costs
+from egptlib.measuring._divergences import Divergences, Parted, find_divergences
+from egptlib.measuring._hiding import Contention, HidingRun, compare_prefill_hiding, contention
+from egptlib.measuring._methods import (
+    BlankedDrafter,
+    Method,
+    MethodRuns,
+    Speed,
+    compare_speed,
+    run_methods,
+    transformers_generate,
+)
+from egptlib.measuring._slots import slot_agreement, slot_rejections
+from egptlib.measuring._word_kinds import KIND_GROUPS, KINDS, word_kinds
+
+__all__ = [
+    "KINDS",
+    "KIND_GROUPS",
+    "Agreement",
+    "BlankedDrafter",
+    "CascadeAgreement",
+    "Changes",
+    "Contention",
+    "CostReport",
+    "Divergences",
+    "HidingRun",
+    "Method",
+    "MethodRuns",
+    "Parted",
+    "Speed",
+    "compare_answers",
+    "compare_prefill_hiding",
+    "compare_scenes",
+    "compare_speed",
+    "contention",
+    "find_divergences",
+    "measure_costs",
+    "record_agreement",
+    "record_cascade",
+    "report_costs",
+    "run_methods",
+    "slot_agreement",
+    "slot_rejections",
+    "transformers_generate",
+    "word_kinds",
+]

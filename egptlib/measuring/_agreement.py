@@ -1,0 +1,173 @@
+"""What replay needs, recorded without a speculative run: the target's answers, and what the others would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egptlib.decoding import Vocabulary, shared_vocabulary
+from egptlib.models import Model, State
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The target's greedy answers, and a drafter read along them; arrays [sample, position], padded.
+
+    Attributes:
+        token_ids: one answer a sample, its end token included where it was reached.
+        match: bool, whether the drafter's next token is the target's; False beyond an answer.
+        ends: bool, whether the drafter's next token ends an answer.
+        confidence: float64, its probability; 0 beyond an answer.
+        own_lengths: int64 [sample], tokens of the answer that the drafter writes by itself: no more can be drafted
+            before the target is ready.
+    """
+
+    token_ids: list[list[int]]
+    match: np.ndarray
+    ends: np.ndarray
+    confidence: np.ndarray
+    own_lengths: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [sample]."""
+        return np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
+
+
+@torch.no_grad()
+def record_agreement(
+    target: Model, drafter: Model, prompts: Iterable[tuple[Any, str]], max_new_tokens: int = 50
+) -> Agreement:
+    """Answer each prompt with the target and read the answer with the drafter, for `metrics.replay`.
+
+    Raises:
+        ValueError: no prompts, or models that do not share a vocabulary.
+    """
+    vocabulary = shared_vocabulary(drafter, target)
+    answers, match, ends, confidence, own = [], [], [], [], []
+    for scene, question in prompts:
+        answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
+        state = drafter.start(scene, question)
+        begin = state.length
+        logits = _along(drafter, state, answer, vocabulary)
+        drafter.rollback(state, begin)
+        own.append(len(_continue(drafter, state, int(logits[0].argmax()), max_new_tokens, vocabulary)))
+        best = logits.argmax(dim=-1)
+        answers.append(answer)
+        match.append(np.equal(best.tolist(), answer))
+        ends.append(np.isin(best.tolist(), list(vocabulary.end_token_ids)))
+        confidence.append(logits.float().softmax(dim=-1).amax(dim=-1).cpu().double().numpy())
+    return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own))
+
+
+@dataclass(frozen=True)
+class CascadeAgreement:
+    """What `metrics.replay_cascade` reads; see there.
+
+    Attributes:
+        token_ids: the target's answers.
+        match: bool [sample, position], middle model against target.
+        agree: bool [sample, position, depth], drafter against middle model along that one's own continuation.
+        reach: int64 [sample, position], tokens the middle model writes until it ends its answer.
+    """
+
+    token_ids: list[list[int]]
+    match: np.ndarray
+    agree: np.ndarray
+    reach: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [sample]."""
+        return np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
+
+
+@torch.no_grad()
+def record_cascade(
+    target: Model,
+    middle: Model,
+    drafter: Model,
+    prompts: Iterable[tuple[Any, str]],
+    *,
+    depth: int,
+    max_new_tokens: int = 50,
+) -> CascadeAgreement:
+    """Answer each prompt with the target, and record the middle model's continuations and the drafter along them.
+
+    Where the middle model agrees with the target its continuation is known from the next position on, so it writes one
+    only where they differ.
+
+    Args:
+        depth: of the continuations; the largest gamma to be replayed.
+
+    Raises:
+        ValueError: as `record_agreement`, or a depth below 1.
+    """
+    if depth < 1:
+        raise ValueError(f"depth: expected at least 1, found {depth}")
+    theirs, ours = shared_vocabulary(middle, target), shared_vocabulary(drafter, target)
+    answers, matches, agrees, reaches = [], [], [], []
+    for scene, question in prompts:
+        answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
+        states = [model.start(scene, question) for model in (middle, drafter)]
+        begin = [state.length for state in states]
+        says = _along(middle, states[0], answer, theirs).argmax(dim=-1).tolist()
+        own = _along(drafter, states[1], answer, ours).argmax(dim=-1).tolist()
+        match = np.equal(says, answer)
+        agree = np.zeros((len(answer), depth), dtype=bool)
+        reach = np.ones(len(answer), dtype=np.int64)
+        for i in reversed(range(len(answer))):
+            agree[i, 0] = own[i] == says[i]
+            if says[i] in theirs.end_token_ids:
+                continue
+            if match[i] and i + 1 < len(answer):
+                agree[i, 1:], reach[i] = agree[i + 1, :-1], reach[i + 1] + 1
+                continue
+            for model, state, length in zip((middle, drafter), states, begin):
+                model.rollback(state, length + i)
+            branch = _continue(middle, states[0], says[i], depth, theirs)
+            if len(branch) > 1:
+                logits = drafter.step(_ids(ours.to_drafter(branch[:-1]), drafter), states[1]).logits[0]
+                agree[i, 1 : len(branch)] = np.equal(ours.to_target(logits).argmax(dim=-1).tolist(), branch[1:])
+            reach[i] = len(branch)
+        answers.append(answer)
+        matches.append(match)
+        agrees.append(agree)
+        reaches.append(reach)
+    return CascadeAgreement(answers, _padded(matches), _padded(agrees), _padded(reaches))
+
+
+def _along(model: Model, state: State, answer: list[int], vocabulary: Vocabulary) -> Tensor:
+    """Logits [n, V] of the target's vocabulary before each token of an answer; the state has read all but the last."""
+    logits = [state.logits]
+    if len(answer) > 1:
+        logits.append(model.step(_ids(vocabulary.to_drafter(answer[:-1]), model), state).logits[0])
+    return vocabulary.to_target(torch.cat(logits))
+
+
+def _continue(model: Model, state: State, token: int, count: int, vocabulary: Vocabulary) -> list[int]:
+    """`token` and what the model writes after it, up to `count` tokens or its end."""
+    tokens = [token]
+    while len(tokens) < count and tokens[-1] not in vocabulary.end_token_ids:
+        logits = model.step(_ids(vocabulary.to_drafter(tokens[-1:]), model), state).logits[0, -1]
+        tokens.append(int(vocabulary.to_target(logits).argmax()))
+    return tokens
+
+
+def _ids(tokens: list[int], model: Model) -> Tensor:
+    return torch.tensor([tokens], device=model.device)
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths as one array, zeros behind them."""
+    if not rows:
+        raise ValueError("prompts: expected at least one, found none")
+    table = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype=rows[0].dtype)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table

@@ -1,0 +1,269 @@
+"""What both models of a pair cost on this machine: the figures every prediction stands on."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
+from egptlib.measuring._hiding import compare_prefill_hiding, contention
+from egptlib.metrics import Costs
+from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, synchronize
+
+IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
+PART_REPEATS = 40
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """Costs, and what explains them.
+
+    Attributes:
+        costs: what the cost model reads.
+        stages: "target" and "drafter" -> seconds of the five stages of an answer. `load` is opening the scene, the same
+            for both, and left out where the scene does not tell; `decode` is the model's own greedy answer.
+        answer_tokens: how many tokens that answer has, by model.
+        load_seconds: of the weights, by model, as the pair was opened.
+        memory: by model, MiB of its weights and of the most that is needed beside them while it answers, and KiB of
+            keys and values per position.
+        c: the ratio T_q(1) / T_p(1), told apart by how a step is timed (see `report_costs`).
+        parts: by model, seconds of a step by part (see `step_parts`), in rounds of five drafter steps and a pass of the
+            target.
+        weights_read: by model, bytes of the weights that a step reads.
+        spread: name of a timing -> lower and upper quartile in seconds.
+    """
+
+    costs: Costs
+    stages: dict[str, dict[str, float]]
+    answer_tokens: dict[str, int]
+    load_seconds: dict[str, float]
+    memory: dict[str, dict[str, float]]
+    c: dict[str, float]
+    parts: dict[str, dict[str, float]]
+    weights_read: dict[str, int]
+    spread: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_costs(pair: Pair, scene: Any, question: str | None = None, **options: Any) -> Costs:
+    """Measure a pair's costs; arguments as in `report_costs`."""
+    return report_costs(pair, scene, question, **options).costs
+
+
+def report_costs(
+    pair: Pair,
+    scene: Any,
+    question: str | None = None,
+    *,
+    gammas: Iterable[int] = range(33),
+    repeats: int = 15,
+    answer_tokens: int = 40,
+    measure_contention: bool = True,
+    precision: str | None = None,
+) -> CostReport:
+    """Time both models' stages, steps and verifications; medians of interleaved repeats.
+
+    In each repeat everything is timed once, in a new random order, so that a busy moment of the machine hits no one
+    figure alone. Every pass includes choosing its tokens, since that is when the device has to have finished.
+
+    c is given three ways. "in a round": five drafter steps in a row against one target pass, in mixed order; this is
+    the c of `costs`. "single steps": one step of each, in mixed order, with weights that other work has pushed out of
+    the caches. "decode stages": seconds per token of both models' own greedy answers, each with its weights in the
+    caches. "layers" is what it would be if only layers cost anything.
+
+    Args:
+        scene: gives the inputs; its `load_seconds` are noted.
+        question: the scene's first when left out.
+        gammas: sizes of a draft at which a target pass is timed.
+        repeats: of everything, after one that warms up.
+        answer_tokens: length of the answers that the decode stage is timed on.
+        measure_contention: also run both models at once (a second process on the CPU, a stream on a GPU).
+        precision: what the report calls it; see `describe_pair` for what it is when left out.
+
+    Raises:
+        ValueError: no repeat, or a negative gamma.
+    """
+    sizes = sorted(set(gammas))
+    if repeats < 1 or (sizes and sizes[0] < 0):
+        raise ValueError(f"costs: expected at least one repeat and gammas from 0 on, found {repeats} and {sizes[:1]}")
+    question = question or scene.questions[0]
+    target, drafter = _Bench(pair.target, scene, question), _Bench(pair.drafter, scene, question)
+    benches = {"target": target, "drafter": drafter}
+    jobs: dict[str, Callable[[], None]] = {}
+    for side, bench in benches.items():
+        jobs |= {f"{side}.{stage}": job for stage, job in bench.stages().items()}
+        jobs[f"{side}.decode"] = bench.decode(answer_tokens)
+        jobs[f"{side}.step"] = bench.read(1)
+    jobs["drafter.row"] = drafter.row(IN_A_ROW)
+    jobs["drafter.2"] = drafter.read(2)
+    jobs |= {f"verify.{gamma}": target.read(gamma + 1) for gamma in sizes}
+    seconds = _interleaved(jobs, repeats, pair.target.device)
+    if 0 in sizes:  # the same pass under two names
+        seconds["target.step"] = seconds["verify.0"] = seconds["target.step"] + seconds["verify.0"]
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    load = scene.metadata.get("load_seconds")
+    loaded = {} if load is None else {"load": float(load)}
+    before = {s: loaded | {x: median[f"{s}.{x}"] for x in ("preprocess", "vision", "prefill")} for s in benches}
+    costs = Costs(
+        target_step=median["target.step"],
+        drafter_step=median["drafter.row"] / IN_A_ROW,
+        verify={gamma: median[f"verify.{gamma}"] for gamma in sizes},
+        drafter_passes={2: median["drafter.2"]},
+        target_stages=before["target"],
+        drafter_stages=before["drafter"],
+        context_length=target.length,
+        **describe_pair(pair) | ({"precision": precision} if precision else {}),
+    )
+    parts = {
+        "target": step_parts(pair.target, target.state, PART_REPEATS, 1, drafter.row(IN_A_ROW)),
+        "drafter": step_parts(pair.drafter, drafter.state, PART_REPEATS, IN_A_ROW, target.read(IN_A_ROW + 1)),
+    }
+    memory = {side: bench.memory(answer_tokens) for side, bench in benches.items()}
+    if measure_contention:
+        costs = _with_contention(costs, pair, scene, question)
+    a_token = {side: median[f"{side}.decode"] / max(1, bench.answered - 1) for side, bench in benches.items()}
+    return CostReport(
+        costs=costs,
+        stages={side: before[side] | {"decode": median[f"{side}.decode"]} for side in benches},
+        answer_tokens={side: bench.answered for side, bench in benches.items()},
+        load_seconds=dict(pair.load_seconds),
+        memory=memory,
+        c={
+            "in a round": costs.cost_ratio,
+            "single steps": median["drafter.step"] / median["target.step"],
+            "decode stages": a_token["drafter"] / a_token["target"],
+            "layers": _layers(pair.drafter) / _layers(pair.target),
+        },
+        parts=parts,
+        weights_read={side: bench.weights_read for side, bench in benches.items()},
+        spread={name: _quartiles(values) for name, values in seconds.items()},
+    )
+
+
+class _Bench:
+    """One model with a prompt read, whose passes can be timed again and again at the same place."""
+
+    def __init__(self, model: Model, scene: Any, question: str):
+        self.model, self.scene, self.question = model, scene, question
+        self.pictures = model.encode(scene, question)
+        with torch.no_grad():
+            self.embeds = model.embed(model.encode(scene, question, like=self.pictures))
+        self.state: State = model.prefill(self.embeds)
+        self.length = self.state.length
+        self.answered = 0
+
+    @property
+    def weights_read(self) -> int:
+        """Bytes of the weights that a step goes through: all layers and the lm head."""
+        layers = self.model.language_model.layers.parameters()  # type: ignore[union-attr]
+        return sum(weight.nbytes for weight in layers) + self.model.lm_head.weight.nbytes
+
+    def memory(self, answer_tokens: int) -> dict[str, float]:
+        """MiB of weights and of the most that an answer needs beside them, KiB of keys and values a position."""
+
+        def answer() -> None:
+            self.model.decode_greedy(self.model.start(self.scene, self.question), answer_tokens)
+
+        return {
+            "weights (MiB)": self.model.module.get_memory_footprint(return_buffers=False) / 2**20,
+            "peak beside them (MiB)": peak_bytes(answer, self.model.device) / 2**20,
+            "cache a position (KiB)": self._cache_bytes / 1024,
+        }
+
+    @property
+    def _cache_bytes(self) -> float:
+        """Bytes of keys and values one position takes."""
+        config = self.model.language_model.config
+        heads: Any = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)
+        width = self.model.hidden_size // int(getattr(config, "num_attention_heads", 1))
+        return 2 * _layers(self.model) * int(heads) * width * self.model.dtype.itemsize
+
+    def stages(self) -> dict[str, Callable[[], None]]:
+        return {"preprocess": self._preprocess, "vision": self._vision, "prefill": self._prefill}
+
+    def _preprocess(self) -> None:
+        self.model.encode(self.scene, self.question)
+
+    @torch.no_grad()
+    def _vision(self) -> None:
+        self.model.embed(self.model.encode(self.scene, self.question, like=self.pictures))
+
+    def _prefill(self) -> None:
+        int(self.model.prefill(self.embeds).logits.argmax())
+
+    def read(self, count: int) -> Callable[[], None]:
+        """A pass over `count` tokens after the prompt, with choosing what follows each."""
+        tokens = torch.full((1, count), 3, device=self.model.device)
+
+        def job() -> None:
+            self.model.step(tokens, self.state).logits.argmax(dim=-1).tolist()
+            self.model.rollback(self.state, self.length)
+
+        return job
+
+    def row(self, count: int) -> Callable[[], None]:
+        """`count` steps, one after the other."""
+
+        def job() -> None:
+            token = 3
+            for _ in range(count):
+                logits = self.model.step(torch.tensor([[token]], device=self.model.device), self.state).logits
+                token = int(logits[0, -1].argmax())
+            self.model.rollback(self.state, self.length)
+
+        return job
+
+    def decode(self, count: int) -> Callable[[], None]:
+        """The decode stage of the model's own answer."""
+
+        def job() -> None:
+            state = replace(self.state, logits=self._first_logits)
+            token_ids, _ = self.model.decode_greedy(state, count)
+            self.answered = len(token_ids)
+            self.state.length = state.length
+            self.model.rollback(self.state, self.length)
+
+        self._first_logits = self.state.logits
+        return job
+
+
+def _interleaved(jobs: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    order, rng = list(jobs), random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(repeats + 1):
+        rng.shuffle(order)
+        for name in order:
+            synchronize(device)
+            start = time.perf_counter()
+            with torch.no_grad():
+                jobs[name]()
+            synchronize(device)
+            if repeat:  # the first one warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _with_contention(costs: Costs, pair: Pair, scene: Any, question: str) -> Costs:
+    drafter = as_drafter(pair.drafter, pair.target)
+    kind = DrafterProcess if pair.drafter.device.type == "cpu" else DrafterThread
+    with kind(drafter, pair.target.eos_token_ids) as beside:
+        runs = compare_prefill_hiding(pair.target, beside, [(scene, question)], repeats=5)
+    between = contention(runs)
+    return replace(costs, contention_target=between.target, contention_drafter=between.drafter)
+
+
+def _layers(model: Model) -> int:
+    return int(model.language_model.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]

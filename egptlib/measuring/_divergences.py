@@ -1,0 +1,81 @@
+"""Greedy answers in low precision beside transformers' own: where they part, and how near to a tie that was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from egptlib.decoding import Divergence, first_divergence
+from egptlib.measuring._methods import Method, token_ids_of, transformers_generate
+from egptlib.models import Model
+
+
+@dataclass(frozen=True)
+class Parted:
+    """One answer that is not `generate`'s.
+
+    Attributes:
+        scene, question: the prompt.
+        length: tokens of `generate`'s answer.
+        at: where they part, the tokens there, and the gap between the two best logits.
+    """
+
+    scene: str
+    question: str
+    length: int
+    at: Divergence
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """Greedy answers compared with `generate`'s.
+
+    Attributes:
+        prompts, tokens: answers compared, and tokens of `generate`'s.
+        parted: method -> its answers that differ.
+        gaps: gap between the two best logits at every token of `generate`'s answers, smallest first.
+    """
+
+    prompts: int
+    tokens: int
+    parted: dict[str, list[Parted]]
+    gaps: list[float]
+
+    def gap_rank(self, gap: float) -> float:
+        """Share of all tokens whose two best logits are at most `gap` apart."""
+        return sum(other <= gap for other in self.gaps) / len(self.gaps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def find_divergences(
+    target: Model, methods: Mapping[str, Method], prompts: Sequence[tuple[Any, str]], max_new_tokens: int = 50
+) -> Divergences:
+    """Compare each method's greedy answers with transformers' `target.generate(do_sample=False)`.
+
+    In float32 there are none but at ties. In bfloat16 and 4 bit, sums over one token and over several are rounded in
+    another order, so an answer may part from `generate`'s where the two best logits are within that rounding.
+
+    Raises:
+        ValueError: no prompt.
+    """
+    if not prompts:
+        raise ValueError("divergences: expected at least one prompt, found none")
+    generate, parted = transformers_generate(target, max_new_tokens), {name: list[Parted]() for name in methods}
+    gaps: list[float] = []
+    tokens = 0
+    for scene, question in prompts:
+        reference = token_ids_of(generate(scene, question))
+        tokens += len(reference)
+        best = target.forward_answer(target.encode(scene, question), reference)[1].float().topk(2).values
+        gaps += (best[:, 0] - best[:, 1]).tolist()
+        for name, method in methods.items():
+            at = first_divergence(target, scene, question, token_ids_of(method(scene, question)), reference)
+            if at is not None:
+                parted[name].append(Parted(getattr(scene, "id", ""), question, len(reference), at))
+    return Divergences(len(prompts), tokens, parted, sorted(gaps))

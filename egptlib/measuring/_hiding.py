@@ -1,0 +1,172 @@
+"""What prefill hiding gives: answers with overlap, in sequence and plainly; what two models at once cost each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from egptlib.decoding import ConcurrentDrafter, Generation, hidden_prefill_generate
+from egptlib.models import Model
+
+
+@dataclass(frozen=True)
+class HidingRun:
+    """One question, answered with overlap and in sequence; all times in seconds, medians over repeats.
+
+    Attributes:
+        scene, question: which.
+        plain: our own plain loop on the target alone (measured).
+        overlapped: measured with overlap, whole call.
+        in_sequence: the same run, drafting as many free tokens, one model after the other (measured).
+        on_paper: computed from the run in sequence: max(target's prefill, drafter's work before it) and the rest.
+        free_tokens, free_accepted: drafted while the target read its prompt, and kept.
+        free_on_paper: how many the window would hold if both models ran undisturbed.
+        target_alone, target_beside: the target's preprocess, vision and prefill without and with the drafter running.
+        drafter_alone, drafter_beside: the drafter's stages and drafting up to the free tokens, the same way.
+        identical: all token ids of all repeats equal the plain loop's.
+        generation: one of the overlapped runs.
+    """
+
+    scene: str
+    question: str
+    plain: float
+    overlapped: float
+    in_sequence: float
+    on_paper: float
+    free_tokens: int
+    free_accepted: int
+    free_on_paper: int
+    target_alone: float
+    target_beside: float
+    drafter_alone: float
+    drafter_beside: float
+    identical: bool
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class Contention:
+    """Each model's time while the other runs over its time alone: ratios of sums over all runs."""
+
+    target: float
+    drafter: float
+
+
+def contention(runs: Sequence[HidingRun]) -> Contention:
+    """What the two models cost each other.
+
+    Raises:
+        ValueError: no runs.
+    """
+    if not runs:
+        raise ValueError("contention: expected at least one run, found none")
+    return Contention(
+        sum(r.target_beside for r in runs) / sum(r.target_alone for r in runs),
+        sum(r.drafter_beside for r in runs) / sum(r.drafter_alone for r in runs),
+    )
+
+
+def compare_prefill_hiding(
+    target: Model,
+    drafter: ConcurrentDrafter,
+    prompts: Iterable[tuple[Any, str]],
+    *,
+    repeats: int = 3,
+    warm_ups: int = 3,
+    max_free_tokens: int = 32,
+    gamma: int = 5,
+    max_new_tokens: int = 50,
+) -> list[HidingRun]:
+    """Answer each prompt plainly, with overlap and in sequence, interleaved, and compute the overlap on paper.
+
+    Args:
+        prompts: scene and question.
+        repeats: of each of the three, one after the other; the median time counts.
+        warm_ups: rounds on the first prompt that are thrown away.
+    """
+    options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens}
+    runs: list[HidingRun] = []
+    for i, (scene, question) in enumerate(prompts):
+        trials = []
+        for _ in range(repeats + (warm_ups if i == 0 else 0)):
+            plain, plain_seconds = _timed_plain(target, scene, question, max_new_tokens)
+            start = time.perf_counter()
+            beside = hidden_prefill_generate(
+                target, drafter, scene, question, max_free_tokens=max_free_tokens, **options
+            )
+            beside_seconds = time.perf_counter() - start
+            free = _free_tokens(beside)
+            start = time.perf_counter()
+            alone = hidden_prefill_generate(
+                target, drafter, scene, question, overlap=False, max_free_tokens=free, **options
+            )
+            trials.append((plain, plain_seconds, beside, beside_seconds, alone, time.perf_counter() - start))
+        runs.append(_summary(scene.id, question, trials[-repeats:]))
+    return runs
+
+
+def _timed_plain(target: Model, scene: Any, question: str, max_new_tokens: int) -> tuple[list[int], float]:
+    start = time.perf_counter()
+    token_ids, _ = target.decode_greedy(target.start(scene, question), max_new_tokens)
+    ids = token_ids.tolist()
+    return ids, time.perf_counter() - start
+
+
+def _summary(scene: str, question: str, trials: list[tuple[Any, ...]]) -> HidingRun:
+    """Medians over the trials of one prompt; counts are those of the trial with the median overlapped time."""
+    middle = sorted(trials, key=lambda trial: trial[3])[len(trials) // 2]
+    beside, alone = middle[2], middle[4]
+    free = _free_tokens(beside)
+    drafter_alone, target_alone = drafter_ahead(alone), target_reading(alone)
+    step = _seconds(alone, "drafter", ("draft",), free=True) / free if free else 0.0
+    window = target_alone - (drafter_alone - step * free)
+    return HidingRun(
+        scene=scene,
+        question=question,
+        plain=_median([trial[1] for trial in trials]),
+        overlapped=_median([trial[3] for trial in trials]),
+        in_sequence=_median([trial[5] for trial in trials]),
+        on_paper=_median([trial[5] - min(drafter_ahead(trial[4]), target_reading(trial[4])) for trial in trials]),
+        free_tokens=free,
+        free_accepted=beside.rounds[0].accepted if free and beside.rounds else 0,
+        free_on_paper=max(0, int(window / step)) if step else 0,
+        target_alone=target_alone,
+        target_beside=target_reading(beside),
+        drafter_alone=drafter_alone,
+        drafter_beside=drafter_ahead(beside),
+        identical=all(g.token_ids.tolist() == trial[0] for trial in trials for g in (trial[2], trial[4])),
+        generation=beside,
+    )
+
+
+def target_reading(generation: Generation) -> float:
+    """Seconds of the target's preprocessing, vision and prefill."""
+    return _seconds(generation, "target", ("preprocess", "vision", "prefill"))
+
+
+def drafter_ahead(generation: Generation) -> float:
+    """Seconds the drafter worked before the loop: its stages, and drafting the free tokens."""
+    return _seconds(generation, "drafter", ("preprocess", "vision", "prefill")) + _seconds(
+        generation, "drafter", ("draft",), free=True
+    )
+
+
+def _free_tokens(generation: Generation) -> int:
+    first = next((e for e in generation.events if e.stage == "verify"), None)
+    return int(first.info.get("free", 0)) if first is not None else 0
+
+
+def _seconds(generation: Generation, lane: str, stages: tuple[str, ...], free: bool = False) -> float:
+    """Time of a lane's stages; with `free` only what started before the first verification."""
+    first = min((e.start for e in generation.events if e.stage in ("verify", "step")), default=float("inf"))
+    return sum(
+        e.seconds for e in generation.events if e.lane == lane and e.stage in stages and (not free or e.start < first)
+    )
+
+
+def _median(values: list[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -1,0 +1,169 @@
+"""Several ways of decoding on the same prompts: whole calls timed in turn, token ids compared with a baseline's."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationMixin
+
+from egptlib.decoding import Draft, Drafter, Generation, Recorder, Sampler, Stop
+from egptlib.models import Model
+
+Method = Callable[[Any, str], Generation | list[int]]
+"""Scene and question -> the answer, or its token ids alone where nothing else is known about it."""
+
+
+@dataclass
+class MethodRuns:
+    """What one method did; one entry per prompt.
+
+    Attributes:
+        seconds: of the whole call, median over repeats.
+        token_ids: the answer; of the last repeat.
+        identical: whether the token ids of all repeats equal the baseline's first.
+        generations: of the last repeat; empty for methods that return token ids alone.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    token_ids: list[list[int]] = field(default_factory=list)
+    identical: list[bool] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A method against the baseline.
+
+    Attributes:
+        ratio_of_sums: all of the baseline's seconds over all of the method's; above 1 is faster.
+        low, high: 95 % bootstrap interval of it over prompts, or over groups of them.
+        mean_of_ratios: over prompts.
+        slower: share of prompts on which the method took longer.
+        identical: share of prompts with the baseline's token ids in every repeat.
+        tokens: of all answers.
+        seconds: of all answers.
+    """
+
+    ratio_of_sums: float
+    low: float
+    high: float
+    mean_of_ratios: float
+    slower: float
+    identical: float
+    tokens: int
+    seconds: float
+
+
+def transformers_generate(target: Model, max_new_tokens: int, **options: Any) -> Method:
+    """transformers' own greedy `generate` of the target, as a method; `options` go to it.
+
+    It is given embeddings: given ids, its prompt look-up also drafts `<video>` tokens, which the model refuses. So it
+    finds n-grams in the answer only; `NgramDrafter` finds them in the question too.
+    """
+
+    def call(scene: Any, question: str) -> list[int]:
+        with torch.no_grad():
+            embeds = target.embed(target.encode(scene, question))
+            out: Any = GenerationMixin.generate(
+                target.module,
+                inputs_embeds=embeds,
+                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=target.device),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
+        ids: list[int] = out[0].tolist()
+        return ids
+
+    return call
+
+
+class BlankedDrafter:
+    """A drafter that is shown white event pictures: its head start and its language stay, its sense does not."""
+
+    def __init__(self, drafter: Drafter):
+        self.drafter, self.name, self.device = drafter, f"{drafter.name}, events blanked", drafter.device
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        white = [np.full_like(image, 255) for image in scene.event_images]
+        self.drafter.start(replace(scene, event_images=white), question, recorder)
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        return self.drafter.propose(answer, count, sampler, stop)
+
+
+def run_methods(
+    methods: Mapping[str, Method], prompts: Sequence[tuple[Any, str]], *, repeats: int = 2, warm_ups: int = 3
+) -> dict[str, MethodRuns]:
+    """Run all methods on all prompts, taking turns prompt by prompt, so that a busy moment hits no one method alone.
+
+    Args:
+        methods: name -> method; the first is the baseline whose token ids the others are compared with.
+        prompts: scene and question.
+        repeats: of each method on each prompt.
+        warm_ups: calls of each method that are thrown away.
+
+    Raises:
+        ValueError: no method, no prompt or no repeat.
+    """
+    if not methods or not prompts or repeats < 1:
+        raise ValueError(
+            "methods: expected at least one method, prompt and repeat, "
+            f"found {len(methods)}, {len(prompts)} and {repeats}"
+        )
+    for method in methods.values():
+        for i in range(warm_ups):
+            method(*prompts[i % len(prompts)])
+    runs = {name: MethodRuns() for name in methods}
+    for prompt in prompts:
+        trials = {name: list[tuple[float, Generation | list[int]]]() for name in methods}
+        for _ in range(repeats):
+            for name, method in methods.items():
+                start = time.perf_counter()
+                answer = method(*prompt)
+                trials[name].append((time.perf_counter() - start, answer))
+        own = token_ids_of(trials[next(iter(methods))][0][1])
+        for name, row in runs.items():
+            last = trials[name][-1][1]
+            row.seconds.append(statistics.median(seconds for seconds, _ in trials[name]))
+            row.token_ids.append(token_ids_of(last))
+            row.identical.append(all(token_ids_of(answer) == own for _, answer in trials[name]))
+            if isinstance(last, Generation):
+                row.generations.append(last)
+    return runs
+
+
+def compare_speed(runs: MethodRuns, baseline: MethodRuns, groups: Sequence[str] | None = None) -> Speed:
+    """How fast a method was against the baseline, and whether it gave the same tokens.
+
+    Both are resampled together, prompt by prompt; with `groups`, one name a prompt (its sequence, say), whole groups at
+    a time, since prompts of one group are more alike than those of two.
+    """
+    ours, theirs = np.array(runs.seconds), np.array(baseline.seconds)
+    names = range(len(ours)) if groups is None else groups
+    members = np.array(
+        [[name == own for own in names] for name in dict.fromkeys(names)], dtype=float
+    )  # [group, prompt]
+    picks = np.random.default_rng(0).integers(0, len(members), (2000, len(members)))
+    low, high = np.quantile((members @ theirs)[picks].sum(1) / (members @ ours)[picks].sum(1), [0.025, 0.975])
+    return Speed(
+        ratio_of_sums=float(theirs.sum() / ours.sum()),
+        low=float(low),
+        high=float(high),
+        mean_of_ratios=float((theirs / ours).mean()),
+        slower=float((ours > theirs).mean()),
+        identical=float(np.mean(runs.identical)),
+        tokens=sum(map(len, runs.token_ids)),
+        seconds=float(ours.sum()),
+    )
+
+
+def token_ids_of(answer: Generation | list[int]) -> list[int]:
+    """The token ids of what a method gave."""
+    return answer if isinstance(answer, list) else answer.token_ids.tolist()

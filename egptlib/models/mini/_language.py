@@ -1,0 +1,192 @@
+"""Teaching a language model to answer from visual tokens, ten questions of a scene in one packed sequence.
+
+The prompt's head (system text and visual tokens) is the same for every question of a scene, so it is read once and
+every question with its answer hangs on it as a branch that sees the head and itself only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from egptlib.models.mini._optim import batches, update, warm_cosine
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """Training of the projector and the language model; the vision tower stays as it is."""
+
+    epochs: int = 8
+    batch_size: int = 12
+    questions: int = 5  # of the ten, drawn anew each time
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    blank_share: float = 0.1  # scenes shown blank, so that "blind" is a state the model knows
+    seed: int = 21
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token ids of all questions and answers.
+
+    Attributes:
+        head: ids before and after the visual tokens, common to all questions.
+        branches: per scene and question the ids of the rest of the prompt and of the answer with its end token.
+    """
+
+    head: tuple[list[int], list[int]]
+    branches: list[list[tuple[list[int], list[int]]]]
+
+
+def split_prompts(ids: list[list[list[int]]], answers: list[list[list[int]]], visual: int) -> Prompts:
+    """Cut prompts into their common head and what differs.
+
+    Args:
+        ids: per scene and question the whole prompt, visual placeholders included.
+        answers: per scene and question the answer.
+        visual: id of the placeholders.
+    """
+    first = ids[0][0]
+    start, stop = first.index(visual), len(first) - first[::-1].index(visual)
+    end = stop
+    while all(len(p) > end + 1 and p[end] == first[end] for scene in ids for p in scene):
+        end += 1
+    branches = [
+        [(prompt[end:], answer) for prompt, answer in zip(p, a, strict=True)] for p, a in zip(ids, answers, strict=True)
+    ]
+    return Prompts((first[:start], first[stop:end]), branches)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of scenes with their branches, behind heads of equal length.
+
+    Attributes:
+        ids: int64 [b, t], the branches one after another, padded.
+        positions: int64 [b, h + t], restarting at h for each branch.
+        mask: bool [b, 1, h + t, h + t], True where a row may look.
+        labels: int64 [b, t], the next token where it belongs to an answer.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+def pack(branches: list[list[tuple[list[int], list[int]]]], head_length: int) -> Packed:
+    """Pack the branches of each scene of a batch (see `Packed`)."""
+    length = max(sum(len(p) + len(a) for p, a in scene) for scene in branches)
+    ids = torch.zeros(len(branches), length, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    positions = torch.arange(head_length + length).repeat(len(branches), 1)
+    branch_of = torch.full((len(branches), head_length + length), -1)
+    branch_of[:, :head_length] = 0
+    for row, scene in enumerate(branches):
+        at = 0
+        for number, (prompt, answer) in enumerate(scene, start=1):
+            whole = torch.tensor(prompt + answer)
+            span = slice(at, at + len(whole))
+            ids[row, span] = whole
+            labels[row, at + len(prompt) - 1 : at + len(whole) - 1] = torch.tensor(answer)
+            positions[row, head_length + at : head_length + at + len(whole)] = head_length + torch.arange(len(whole))
+            branch_of[row, head_length + at : head_length + at + len(whole)] = number
+            at += len(whole)
+    causal = torch.ones(head_length + length, head_length + length, dtype=torch.bool).tril()
+    same = branch_of[:, :, None] == branch_of[:, None, :]
+    mask = causal & (same | (branch_of[:, None, :] == 0))
+    return Packed(ids, positions, mask[:, None], labels)
+
+
+def train_language(
+    module: Any,
+    language_model: nn.Module,
+    embed_visual: Callable[[Tensor], Tensor],
+    features: Tensor,
+    blank: Tensor,
+    prompts: Prompts,
+    settings: LanguageSettings,
+    name: str,
+) -> list[dict[str, float]]:
+    """Train everything but the vision towers to give the answers.
+
+    Args:
+        module: gives the token embedding and the lm head.
+        language_model: embeddings to last hidden states.
+        embed_visual: tower features [b, n, s, d] to visual tokens [b, k, hidden].
+        features: bfloat16 [scene, n, s, d] of all scenes.
+        blank: [n, s, d], features of a blank input.
+        prompts: of the same scenes.
+
+    Returns:
+        One row per epoch: loss per answer token in nats.
+    """
+    for label, parameter in module.named_parameters():
+        parameter.requires_grad_("tower" not in label)
+    torch.manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    # bfloat16 weights do the work, float32 copies take the updates: on a CPU faster than autocast, and the weights
+    # that are trained are the ones that are stored
+    for parameter in module.parameters():  # not `module.to`: that would round the rotary frequencies too
+        parameter.data = parameter.data.to(torch.bfloat16)
+    trained: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    masters = [nn.Parameter(parameter.detach().float()) for parameter in trained]
+    optimiser = torch.optim.AdamW(
+        masters, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+    )
+    steps = settings.epochs * (len(features) // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_cosine(steps, steps // 15))
+    embedding, lm_head = module.get_input_embeddings(), module.get_output_embeddings()
+    before, after = (torch.tensor(part, dtype=torch.long) for part in prompts.head)
+    history = []
+    module.train()
+    with tqdm(total=steps, desc=name, unit="step", disable=None) as bar:
+        for epoch in range(settings.epochs):
+            losses = []
+            for rows in batches(len(features), settings.batch_size, generator):
+                seen = features[rows]
+                seen[torch.rand(len(rows), generator=generator) < settings.blank_share] = blank
+                visual = embed_visual(seen)
+                packed = pack(
+                    _draw(prompts, rows, settings.questions, generator), len(before) + visual.shape[1] + len(after)
+                )
+                text = embedding(torch.cat([before, after]))[None].expand(len(rows), -1, -1)
+                parts = [text[:, : len(before)], visual, text[:, len(before) :], embedding(packed.ids)]
+                hidden = language_model(
+                    inputs_embeds=torch.cat(parts, dim=1),
+                    attention_mask=packed.mask,
+                    position_ids=packed.positions,
+                    use_cache=False,
+                ).last_hidden_state[:, -packed.ids.shape[1] :]
+                told = packed.labels != IGNORED
+                loss = F.cross_entropy(lm_head(hidden[told]).float(), packed.labels[told])
+                loss.backward()
+                for master, parameter in zip(masters, trained, strict=True):
+                    master.grad, parameter.grad = parameter.grad.float(), None
+                update(masters, optimiser, schedule)
+                for master, parameter in zip(masters, trained, strict=True):
+                    parameter.data.copy_(master.data)
+                losses.append(loss.item())
+                bar.update()
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            history.append({"epoch": epoch + 1, "loss": sum(losses) / len(losses)})
+            bar.write(f"{name}: epoch {epoch + 1}, {history[-1]['loss']:.4f} nats a token")
+    module.eval()
+    return history
+
+
+def _draw(
+    prompts: Prompts, rows: Tensor, count: int, generator: torch.Generator
+) -> list[list[tuple[list[int], list[int]]]]:
+    """Some of each scene's branches, in random order."""
+    drawn = []
+    for scene in rows.tolist():
+        branches = prompts.branches[scene]
+        drawn.append([branches[i] for i in torch.randperm(len(branches), generator=generator)[:count].tolist()])
+    return drawn

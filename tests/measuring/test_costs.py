@@ -1,0 +1,51 @@
+"""Costs: what is measured is complete, and measuring leaves the models as they were."""
+
+from typing import Any
+
+import pytest
+
+from egptlib.measuring import report_costs
+from egptlib.metrics import Costs
+from egptlib.models import STAGES, STEP_PARTS, Pair
+from tests.decoding.conftest import make_model
+
+
+class Prompt(list[int]):
+    """Token ids with what a scene has besides its pictures."""
+
+    questions = ("what?",)
+    metadata: dict[str, Any] = {"load_seconds": 0.5}  # noqa: RUF012
+
+
+def test_a_report_is_complete(tmp_path: Any) -> None:
+    target = make_model(0, layers=3, name="target")
+    pair = Pair("tiny", make_model(1), target, 24)
+    before = target.decode_greedy(target.prefill(target.encode([4, 5, 6], "")), 12)[0].tolist()
+    report = report_costs(pair, Prompt([4, 5, 6]), gammas=[0, 1, 4], repeats=2, measure_contention=False)
+    costs = report.costs
+    assert set(costs.verify) == {0, 1, 4} and costs.context_length == 3 and costs.precision == "float32"
+    assert set(costs.target_stages) == set(costs.drafter_stages) == {"load", "preprocess", "vision", "prefill"}
+    assert costs.target_stages["load"] == 0.5 and costs.contention_target == 1.0
+    assert set(report.c) == {"in a round", "single steps", "decode stages", "layers"}
+    assert report.c["layers"] == pytest.approx(2 / 3)
+    for side, layers in (("target", 3), ("drafter", 2)):
+        assert set(report.stages[side]) == set(STAGES) and report.stages[side]["decode"] > 0
+        assert 1 <= report.answer_tokens[side] <= 40
+        assert set(report.parts[side]) == set(STEP_PARTS) and min(report.parts[side].values()) > 0
+        # query and output 32 x 32, key and value 16 x 32, three of 48 x 32, two norms of 32; and the lm head
+        assert report.weights_read[side] == 4 * (layers * (2 * 1024 + 2 * 512 + 3 * 1536 + 64) + 24 * 32)
+        memory = report.memory[side]
+        assert memory["cache a position (KiB)"] == 2 * layers * 2 * 8 * 4 / 1024
+        # The lean pass has its own copies of the weights by now, so the most is its cache for 128 positions and more.
+        assert memory["peak beside them (MiB)"] * 1024 > 128 * memory["cache a position (KiB)"]
+    costs.save(tmp_path / "costs.json")
+    assert Costs.load(tmp_path / "costs.json") == costs
+    assert target.decode_greedy(target.prefill(target.encode([4, 5, 6], "")), 12)[0].tolist() == before
+
+
+def test_senseless_requests_are_refused() -> None:
+    pair = Pair("tiny", make_model(1), make_model(0), 24)
+    with pytest.raises(ValueError, match="at least one repeat"):
+        report_costs(pair, Prompt([4]), repeats=0)
+    with pytest.raises(ValueError, match="gammas from 0"):
+        report_costs(pair, Prompt([4]), gammas=[-1])
