@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo lab test slow lint
+.PHONY: demo lab test slow lint docs wheel
 
 # Data, notebooks and report, from nothing, on the CPU: all notebooks on streets, those without training on real video.
 # Notebooks whose figures are times run alone, the others two at a time.
@@ -32,6 +32,18 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+# API pages that open offline: site/index.html.
+docs: $(READY)
+	$(BIN)/python docs/api.py site
+
+# What somebody gets who only installs: a wheel in an environment of its own runs a notebook outside the checkout.
+wheel: $(READY)
+	set -e; d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; \
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$d" .; \
+	$(PYTHON) -m venv "$$d/env"; \
+	"$$d/env/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock "$$d"/*.whl; \
+	cd "$$d"; EGPTLIB_DATA="$$d/data" env/bin/egptlib run 01 --smoke --out "$$d/runs"
 
 $(READY): requirements.lock requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("egptlib needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12 ...")'

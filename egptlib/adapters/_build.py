@@ -24,6 +24,11 @@ def create_adapter(level: str, hidden_size: int = 4096, **settings: Any) -> Adap
 
     Raises:
         ValueError: an unknown level or setting, or a value that does not fit.
+
+    Example:
+        >>> adapter = create_adapter("L1", hidden_size=64)
+        >>> adapter.num_parameters
+        33025
     """
     return build(level_settings(level, hidden_size=hidden_size, **settings))
 

@@ -59,6 +59,12 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
     Raises:
         FileNotFoundError: nothing there.
         ValueError: not an adapter, or its weights do not fit its settings (the first difference is named).
+
+    Example:
+        >>> from egptlib.adapters import create_adapter, save_adapter
+        >>> folder = save_adapter(create_adapter("B1", hidden_size=64), "adapters/b1")
+        >>> load_adapter(folder).settings.level
+        'B1'
     """
     path = Path(path)
     if path.suffix in (".pt", ".pth"):

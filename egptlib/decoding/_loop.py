@@ -45,6 +45,15 @@ def speculative_generate(
 
     Raises:
         ValueError: a limit below 1, or a drafter over another vocabulary.
+
+    Example:
+        >>> from egptlib import load_pair, open_scenes
+        >>> pair, scene = load_pair(), open_scenes("streets", num_sequences=1)[0]
+        >>> question = "Where is the nearest vehicle?"
+        >>> generation = speculative_generate(pair.target, pair.drafter, scene, question, gamma=5)
+        >>> ids, _ = pair.target.decode_greedy(pair.target.start(scene, question), 50)
+        >>> generation.token_ids.tolist() == ids.tolist(), generation.mean_acceptance_length > 1
+        (True, True)
     """
     recorder = Recorder()
     drafter = as_drafter(drafter, target)

@@ -123,6 +123,14 @@ def extract(
         ValueError: an unknown path or dtype, or `out` was extracted under another configuration.
         RuntimeError: too many failures in a row; the last one is its cause.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the commit.
+
+    Example:
+        >>> from egptlib import HiddenStates, load_pair, open_scenes
+        >>> scenes = open_scenes("streets", num_sequences=1)
+        >>> extraction = extract(load_pair(), scenes.spread(1), "states", num_questions=2)
+        extracted 2 pairs in ... -> states
+        >>> len(HiddenStates.open("states"))
+        2
     """
     if path not in get_args(TokenPath):
         raise ValueError(f"path {path!r}: expected one of {', '.join(get_args(TokenPath))}")

@@ -22,12 +22,17 @@ from egptlib.hidden_states._sample import HiddenBatch, HiddenSample, RaggedBatch
 class HiddenStates(Sequence[HiddenSample]):
     """A folder of hidden states, or a selection of it.
 
-    hs = HiddenStates.open("hidden_states/streets_test")
-    hs[0].drafter_hidden, hs[-1].metadata["question"], hs[10:20], hs.select(sequence="seq_03")
-    for batch in hs.stream(64, shuffle=True): ...
-    hs.target_head.logits(hs[0].target_hidden)
-
     Every sample is checked against its checksum when it is read; wrong bytes raise a ValueError.
+
+    Example:
+        >>> from egptlib import extract, load_pair, open_scenes
+        >>> extraction = extract(load_pair(), open_scenes("streets", num_sequences=1)[:1], "states", num_questions=2)
+        extracted 2 pairs in ... -> states
+        >>> hs = HiddenStates.open("states")
+        >>> hs[0].drafter_hidden.shape == hs[0].target_hidden.shape, hs[-1].metadata["question"]
+        (True, 'Can you elaborate on the elements of the scene provided?')
+        >>> len(hs[1:]), len(hs.select(sequence="none")), sum(1 for batch in hs.stream(64, shuffle=True))
+        (1, 0, 1)
     """
 
     folder: Path

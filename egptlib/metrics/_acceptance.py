@@ -54,6 +54,13 @@ def acceptance_metrics(
     Raises:
         ValueError: shapes that differ, a mask with other values than 0 and 1, NaN or infinity at a valid
             position (the sample is named), or no valid position at all.
+
+    Example:
+        >>> import torch
+        >>> drafter, target = torch.tensor([[[1.0, 0], [1, 0], [0, 1]]]), torch.tensor([[[2.0, 0], [0, 1], [0, 3]]])
+        >>> table = acceptance_metrics(drafter, target, torch.ones(1, 3), thresholds=[0.9])
+        >>> round(table["accept_90"], 3), table["consecutive_mean_90"]  # 2 of 3 positions, 1 before the first rejection
+        (0.667, 1.0)
     """
     accumulator = AcceptanceAccumulator(thresholds)
     accumulator.update(drafter_hidden, target_hidden, mask)

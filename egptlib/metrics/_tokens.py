@@ -43,6 +43,11 @@ def token_acceptance(
 
     Raises:
         ValueError: the numbers of samples differ, there is no sample, or a text without `tokenize`.
+
+    Example:
+        >>> table = token_acceptance([[5, 6, 9, 2]], [[5, 6, 7, 2]])
+        >>> table["positional_match_rate"], table["accepted_prefix_mean"]
+        (0.75, 2.0)
     """
     if len(drafter_ids) != len(target_ids):
         raise ValueError(f"drafter_ids has {len(drafter_ids)} samples, target_ids {len(target_ids)}")

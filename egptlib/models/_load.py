@@ -61,6 +61,11 @@ def load_pair(
 
     Raises:
         ValueError: unknown name, missing or unfit checkpoint, or vocabularies that do not agree.
+
+    Example:
+        >>> pair = load_pair()  # the shipped mini pair
+        >>> pair.drafter.name, pair.target.name, pair.num_shared_tokens
+        ('EventGPT', 'Video-LLaVA', 768)
     """
     if name == "mini":
         eventgpt, video_llava = eventgpt or MINI_FOLDER / "drafter", video_llava or MINI_FOLDER / "target"

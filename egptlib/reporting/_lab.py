@@ -5,7 +5,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from egptlib._paths import project_root
+from egptlib.reporting._notebooks import notebook_folder
 
 _CONFIG = Path(__file__).parent / "templates" / "lab"
 
@@ -20,14 +20,14 @@ def lab_command(
 
     Args:
         port: first one tried; the next free one is taken.
-        folder: with the notebooks and their README.md; default: those of the checkout.
+        folder: with the notebooks and their README.md; default: those of the checkout or the wheel.
         open_browser: open it on this screen.
         options: passed on to JupyterLab.
 
     Raises:
         FileNotFoundError: `folder` has no start page.
     """
-    folder = (folder or (project_root() or Path.cwd()) / "notebooks").resolve()
+    folder = (folder or notebook_folder()).resolve()
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder}: no README.md to start at; run from a checkout")
     config = [str(_CONFIG), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,21 @@ def find_notebooks(names: Sequence[str] = (), folder: Path | None = None) -> lis
     Raises:
         FileNotFoundError: there is no such notebook; the message lists those there are.
     """
-    root = folder or (project_root() or Path.cwd()) / "notebooks"
+    root = folder or notebook_folder()
     numbered = sorted(root.glob("[0-9][0-9]_*.ipynb"))
     if not names:
         if not numbered:
             raise FileNotFoundError(f"{root}: no notebooks found; name them by path, or run from a checkout")
         return numbered
     return [_find(name, numbered, root) for name in names]
+
+
+def notebook_folder() -> Path:
+    """Return where the numbered notebooks are: in the checkout, or where the wheel put them."""
+    if checkout := project_root():
+        return checkout / "notebooks"
+    installed = [file for file in metadata.files("egptlib") or () if file.match("notebooks/0*.ipynb")]
+    return Path(str(installed[0].locate())).resolve().parent if installed else Path.cwd() / "notebooks"
 
 
 def notebook_parameters(notebook: Path) -> dict[str, Any]:

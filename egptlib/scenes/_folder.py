@@ -179,6 +179,11 @@ def open_scenes(
         FileNotFoundError: no such folder, or it has no index.
         ValueError: the index is damaged, or an option is unknown.
         ConnectionError: the source of "clips" could not be downloaded.
+
+    Example:
+        >>> scenes = open_scenes("streets", event_views=5, num_sequences=1)  # lazy: indexing a scene reads it
+        >>> len(scenes[0].event_images), len(scenes[0].frames), scenes[0].questions[0]
+        (5, 8, 'What are the key elements in this scene?')
     """
     options = SceneOptions(event_views, num_frames, sampling, order, from_events, _question_tuple(questions))
     if source in ("streets", "mini"):

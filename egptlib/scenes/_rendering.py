@@ -31,6 +31,13 @@ def event_images(
 
     Raises:
         ValueError: n < 1, fewer events than n, an unknown order, or an event outside `size`.
+
+    Example:
+        >>> import numpy as np
+        >>> events = {"x": np.array([0, 3]), "y": np.array([0, 1]), "t": np.array([5, 9]), "p": np.array([1, 0])}
+        >>> (picture,) = event_images(events, size=(2, 4))
+        >>> picture.shape, picture[0, 0].tolist(), picture[1, 3].tolist()  # positive is red, negative blue
+        ((2, 4, 3), [255, 0, 0], [0, 0, 255])
     """
     total = len(events["x"])
     if n < 1 or total < n:

@@ -94,6 +94,13 @@ class Trace:
         source: the file or folder it was made from; stored as nothing (beside its chunks), its own file once loaded.
         end_token_ids: tokens that end an answer.
         max_new_tokens: limit the answers were written under; None: not known.
+
+    Example:
+        >>> from egptlib import replay
+        >>> trace = Trace([TraceRow("scene", "What moves?", target_ids=[5, 6, 2], drafter_ids=[5, 7, 2])])
+        >>> trace.save("trace.parquet")
+        >>> Trace.load("trace.parquet").match
+        array([[ True, False,  True]])
     """
 
     rows: list[TraceRow]
