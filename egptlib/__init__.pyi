@@ -12,3 +12,5 @@ from .scenes import open_scenes as open_scenes
 from .traces import Trace as Trace
 
 __version__: str
+
+__all__: list[str]
