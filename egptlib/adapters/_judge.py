@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from egptlib.adapters._batches import given, moved, predictions
 from egptlib.adapters._levels import Adapter
 from egptlib.hidden_states import HiddenBatch, HiddenStates
-from egptlib.metrics import AcceptanceAccumulator, Estimate
+from egptlib.metrics import AcceptanceAccumulator, Estimate, bootstrap
 
 GAMMAS = tuple(range(1, 11))
 
@@ -105,17 +104,8 @@ def length_gain(
         ours, other: `Judgement.answers` of the same answers at the same gamma.
         clusters: what each answer belongs to, such as its sequence; resampled as wholes.
     """
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(numbers), 4))
-    for name, a, b in zip(clusters, ours, other, strict=True):
-        sums[numbers[name]] += (*a, *b)
-
-    def gain(rows: Any) -> Any:
-        return rows[..., 0] / rows[..., 1] - rows[..., 2] / rows[..., 3]
-
-    picks = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
-    low, high = np.quantile(gain(sums[picks].sum(axis=1)), [0.025, 0.975])
-    return Estimate(float(gain(sums.sum(axis=0))), float(low), float(high))
+    counts = [(*a, *b) for a, b in zip(ours, other, strict=True)]
+    return bootstrap(counts, lambda sums: sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3], clusters)
 
 
 def by_depth(match: Tensor, depths: int) -> Tensor:

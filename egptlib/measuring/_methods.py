@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationMixin
 
 from egptlib.decoding import Draft, Drafter, Generation, Recorder, Sampler, Stop
+from egptlib.metrics import bootstrap
 from egptlib.models import Model
 
 Method = Callable[[Any, str], Generation | list[int]]
@@ -146,16 +147,11 @@ def compare_speed(runs: MethodRuns, baseline: MethodRuns, groups: Sequence[str] 
     a time, since prompts of one group are more alike than those of two.
     """
     ours, theirs = np.array(runs.seconds), np.array(baseline.seconds)
-    names = range(len(ours)) if groups is None else groups
-    members = np.array(
-        [[name == own for own in names] for name in dict.fromkeys(names)], dtype=float
-    )  # [group, prompt]
-    picks = np.random.default_rng(0).integers(0, len(members), (2000, len(members)))
-    low, high = np.quantile((members @ theirs)[picks].sum(1) / (members @ ours)[picks].sum(1), [0.025, 0.975])
+    ratio = bootstrap(np.stack([theirs, ours], axis=1), lambda sums: sums[..., 0] / sums[..., 1], groups)
     return Speed(
-        ratio_of_sums=float(theirs.sum() / ours.sum()),
-        low=float(low),
-        high=float(high),
+        ratio_of_sums=ratio.value,
+        low=ratio.low,
+        high=ratio.high,
         mean_of_ratios=float((theirs / ours).mean()),
         slower=float((ours > theirs).mean()),
         identical=float(np.mean(runs.identical)),

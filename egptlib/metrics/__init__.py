@@ -7,6 +7,7 @@ from egptlib.metrics._acceptance import (
     masked_cosine,
     per_position_table,
 )
+from egptlib.metrics._bootstrap import Estimate, bootstrap
 from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
 from egptlib.metrics._fit_costs import fit_costs, least_squares
@@ -16,15 +17,8 @@ from egptlib.metrics._formulas import (
     prefill_hiding_seconds,
     steady_speedup,
 )
-from egptlib.metrics._pipespec import (
-    pipespec_limit,
-    pipespec_steady_tokens,
-    pipespec_synchronous_speedup,
-    pipespec_tokens,
-    pipespec_verify_share,
-)
-from egptlib.metrics._rejections import Estimate, Rejections, bin_names, binned
-from egptlib.metrics._replay import Replay, accepted_from, expected_accepted, replay
+from egptlib.metrics._rejections import Rejections, bin_names, binned
+from egptlib.metrics._replay import Replay, expected_accepted, replay
 from egptlib.metrics._replay_cascade import CascadeReplay, agreement_ahead, replay_cascade
 from egptlib.metrics._replay_policy import DraftLength, replay_policy
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
@@ -41,10 +35,10 @@ __all__ = [
     "Replay",
     "Tag",
     "acceptance_metrics",
-    "accepted_from",
     "agreement_ahead",
     "bin_names",
     "binned",
+    "bootstrap",
     "consecutive_accepts",
     "exact_against_proxy",
     "expected_accepted",
@@ -54,11 +48,6 @@ __all__ = [
     "leviathan_speedup",
     "masked_cosine",
     "per_position_table",
-    "pipespec_limit",
-    "pipespec_steady_tokens",
-    "pipespec_synchronous_speedup",
-    "pipespec_tokens",
-    "pipespec_verify_share",
     "prefill_hiding_seconds",
     "replay",
     "replay_cascade",

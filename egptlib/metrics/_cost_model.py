@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from egptlib.metrics._bootstrap import bootstrap
 from egptlib.metrics._costs import Costs
 from egptlib.metrics._replay import Replay
 
@@ -62,11 +63,10 @@ class Prediction:
         """Share of samples that take longer than plain decoding."""
         return float((self.seconds > self.baseline).mean())
 
-    def interval(self, draws: int = 1000) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Return the 95 % bootstrap interval of `speedup` over samples: what other samples would have given."""
-        picks = np.random.default_rng(0).integers(0, len(self.seconds), (draws, len(self.seconds)))
-        low, high = np.quantile(self.baseline[picks].sum(1) / self.seconds[picks].sum(1), [0.025, 0.975])
-        return float(low), float(high)
+        times = np.stack([self.baseline, self.seconds], axis=1)
+        return bootstrap(times, lambda sums: sums[..., 0] / sums[..., 1])[1:]
 
     def quantiles(self, at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> list[float]:
         """Return quantiles of the samples' speedups."""

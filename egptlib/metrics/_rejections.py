@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-NUM_RESAMPLES = 2000
-
-
-class Estimate(NamedTuple):
-    """A figure and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
+from egptlib.metrics._bootstrap import Estimate, bootstrap
 
 
 @dataclass(frozen=True)
 class Rejections:
     """How many tokens there are of each label, and how many of them are rejected, cluster by cluster.
 
-    Intervals are bootstrapped over clusters (percentile, 2,000 resamples, fixed seed): the tokens of one scene stand or
-    fall together, so that an interval over tokens would be far too narrow.
+    Intervals are bootstrapped over clusters: the tokens of one scene stand or fall together, so that an interval over
+    tokens would be far too narrow.
 
     Attributes:
         labels: names, in the order of the columns.
@@ -94,14 +85,12 @@ class Rejections:
 
     def rate(self, label: str) -> Estimate:
         """Share of the label's tokens that are rejected."""
-        at = self._column(label)
-        return _estimate(self._rates[0][at], self._rates[1][:, at])
+        return bootstrap(self._counts(label), lambda sums: sums[..., 1] / sums[..., 0])
 
     def difference(self, label: str, other: str) -> Estimate:
         """Rate of `label` minus rate of `other`, both in the same resamples."""
-        a, b = self._column(label), self._column(other)
-        value, resampled = self._rates
-        return _estimate(value[a] - value[b], resampled[:, a] - resampled[:, b])
+        counts = np.concatenate([self._counts(label), self._counts(other)], axis=1)
+        return bootstrap(counts, lambda sums: sums[..., 1] / sums[..., 0] - sums[..., 3] / sums[..., 2])
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a label: label, tokens, rejected, rate, low, high, share of all rejections."""
@@ -117,19 +106,12 @@ class Rejections:
             for i, label in enumerate(self.labels)
         ]
 
-    def _column(self, label: str) -> int:
+    def _counts(self, label: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Tokens and rejected ones of a label, int64 [cluster, 2]."""
         if label not in self.labels:
             raise ValueError(f"label {label!r}: expected one of {', '.join(self.labels)}")
-        return self.labels.index(label)
-
-    @cached_property
-    def _rates(self) -> tuple[Any, Any]:
-        """Rates by label [label], and those of every resample [resample, label]."""
-        size = len(self.tokens)
-        weights = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), NUM_RESAMPLES)
-        with np.errstate(invalid="ignore"):  # a resample may hold no token of a rare label
-            resampled = (weights @ self.rejected) / (weights @ self.tokens)
-        return self.rejected.sum(axis=0) / self.tokens.sum(axis=0), resampled
+        at = self.labels.index(label)
+        return np.stack([self.tokens[:, at], self.rejected[:, at]], axis=1)
 
 
 def bin_names(edges: Sequence[float]) -> list[str]:
@@ -142,8 +124,3 @@ def binned(values: Tensor, edges: Sequence[float]) -> list[str]:
     """The bin of each value, as a label for `Rejections.count`; a value on an edge belongs to the bin above it."""
     names = bin_names(edges)
     return [names[i] for i in np.digitize(values.numpy(), edges)]
-
-
-def _estimate(value: float, resampled: Any) -> Estimate:
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high))

@@ -191,18 +191,6 @@ def replay(
     return Replay(chosen, table[0], table[1], table[2])
 
 
-def accepted_from(
-    match: Matches, lengths: Lengths, gammas: Sequence[int] | Int[ndarray, "gamma"]
-) -> Int[ndarray, "gamma sample position"]:
-    """Return the tokens accepted of a draft of gamma that starts at each position, for every gamma and start.
-
-    0 at and beyond a sample's length. Errors as `replay`.
-    """
-    chosen = np.asarray(gammas, dtype=np.int64)
-    _check(match, lengths, chosen, None)
-    return np.minimum(_runs(match, lengths)[None, :, :-1], chosen[:, None, None])
-
-
 def expected_accepted(
     overlap: Float[ndarray, "sample position"],
     lengths: Lengths,

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from egptlib.metrics import Replay, accepted_from, agreement_ahead, expected_accepted, replay, replay_cascade
+from egptlib.metrics import Replay, agreement_ahead, expected_accepted, replay, replay_cascade
 
 
 def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=None, skip=None):
@@ -122,14 +122,6 @@ def test_a_skipped_sample_is_decoded_plainly() -> None:
     result = replay(match, lengths, [4], skip=chosen)
     assert (result.passes[chosen, 0] == lengths[chosen] - 1).all()
     assert (result.passes[~chosen] == replay(match[~chosen], lengths[~chosen], [4]).passes).all()
-
-
-def test_accepted_from_is_the_running_product() -> None:
-    _, match, lengths = cases(60)
-    result = accepted_from(match, lengths, GAMMAS)
-    for g, s, i in itertools.product(range(len(GAMMAS)), range(60), range(14)):
-        window = (match[s] & (np.arange(14) < lengths[s]))[i : i + GAMMAS[g]]
-        assert result[g, s, i] == window.astype(int).cumprod().sum()
 
 
 @pytest.mark.parametrize(
