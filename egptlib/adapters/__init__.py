@@ -16,7 +16,7 @@ from egptlib.adapters._levels import CLASSES, Adapter, AttentionAdapter, Head, t
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
 from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
 from egptlib.adapters._losses import LossSettings
-from egptlib.adapters._runs import collect_training, new_run_folder, star
+from egptlib.adapters._runs import new_run_folder
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
 from egptlib.adapters._table import VARIANTS, Trained, order_agreement, tell_order, train_level
@@ -62,7 +62,6 @@ __all__ = [
     "TokenFolds",
     "Trained",
     "acceptance_length",
-    "collect_training",
     "count_lora_parameters",
     "count_parameters",
     "create_adapter",
@@ -86,7 +85,6 @@ __all__ = [
     "save_lora",
     "score_guesses",
     "split_by_sequence",
-    "star",
     "tell_order",
     "token_states",
     "top1_gain",

@@ -7,6 +7,8 @@ which nobody misses who reads the HTML or runs it without a screen (EGPT_HEADLES
         display(explore_acceptance(grid))
 """
 
+from __future__ import annotations
+
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,6 @@ from egptlib.figures._explore import (
     acceptance_explorer_figure,
     adapter_comparison_figure,
 )
-from egptlib.figures._lanes import StampedEvent
 from egptlib.figures._scene import scene_pictures_figure
 from egptlib.figures._timeline import timeline_cursor_figure
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from egptlib.metrics import TimedEvent
     from egptlib.scenes import Scene
 
 _DPI = 110
@@ -36,7 +38,7 @@ _ACCEPTED = "background:#A6D8C6;color:#000"
 _REJECTED = "background:#F6C8A8;color:#000;text-decoration:line-through"
 
 
-def explore(draw: "Callable[..., Figure]", **controls: "Widget") -> "Widget":
+def explore(draw: Callable[..., Figure], **controls: Widget) -> Widget:
     """Show a figure that is drawn anew whenever a control moves.
 
     Args:
@@ -56,7 +58,7 @@ def explore(draw: "Callable[..., Figure]", **controls: "Widget") -> "Widget":
     return widgets.VBox([widgets.HBox(list(controls.values()), layout=widgets.Layout(flex_flow="row wrap")), picture])
 
 
-def to_png(figure: "Figure") -> bytes:
+def to_png(figure: Figure) -> bytes:
     """Draw a figure as it is, once. `savefig` draws twice, the first time to see how large everything is."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -69,7 +71,7 @@ def to_png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def explore_acceptance(grid: AcceptanceGrid, threshold: float = 0.9, gamma: int = 5) -> "Widget":
+def explore_acceptance(grid: AcceptanceGrid, threshold: float = 0.9, gamma: int = 5) -> Widget:
     """Acceptance against threshold and gamma, with a slider for each; over arrays computed once."""
     import ipywidgets as widgets
 
@@ -81,7 +83,7 @@ def explore_acceptance(grid: AcceptanceGrid, threshold: float = 0.9, gamma: int 
     )
 
 
-def scrub_timeline(events: Sequence[StampedEvent]) -> "Widget":
+def scrub_timeline(events: Sequence[TimedEvent]) -> Widget:
     """The stamped events of a run, with a slider over its time and a button that plays it slowly."""
     import ipywidgets as widgets
 
@@ -95,7 +97,7 @@ def scrub_timeline(events: Sequence[StampedEvent]) -> "Widget":
     return widgets.VBox([play, explorer])
 
 
-def compare_adapters(table: "DataFrame", name: str = "level") -> "Widget":
+def compare_adapters(table: DataFrame, name: str = "level") -> Widget:
     """Any two adapters of a table beside each other; arguments as `adapter_comparison_figure`."""
     import ipywidgets as widgets
 
@@ -137,7 +139,7 @@ class AnswerPair:
 
 def select_pairs(
     pairs: Sequence[AnswerPair],
-    scenes: "Mapping[str, Scene]",
+    scenes: Mapping[str, Scene],
     *,
     disagreeing: bool = False,
     question: str = "",
@@ -164,7 +166,7 @@ def select_pairs(
     ]
 
 
-def events_of(scene: "Scene") -> str:
+def events_of(scene: Scene) -> str:
     """Return where a scene's events are from: recorded, simulated from video, or drawn for streets."""
     return "streets" if scene.metadata.get("slots") else str(scene.metadata.get("events", "unknown"))
 
@@ -191,7 +193,7 @@ def marked_tokens(pair: AnswerPair, truth: str | None = None) -> str:
     return f"<table style='line-height:1.7'>{''.join(cells)}</table><p>{kept}</p>"
 
 
-def browse_samples(scenes: "Sequence[Scene]", pairs: Sequence[AnswerPair]) -> "Widget":
+def browse_samples(scenes: Sequence[Scene], pairs: Sequence[AnswerPair]) -> Widget:
     """Browse scenes: what each model sees, both answers, and which tokens would be accepted; with filters.
 
     Args:

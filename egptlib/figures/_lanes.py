@@ -1,27 +1,16 @@
 """What a timeline is drawn from: stamped events, their sums, the mean of many runs, rows of recorded files."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # metrics loads torch, which no figure needs
     from pandas import DataFrame
 
-
-class StampedEvent(Protocol):
-    """What is drawn: `egptlib.decoding.Event`, or anything like it."""
-
-    @property
-    def lane(self) -> str: ...
-    @property
-    def stage(self) -> str: ...
-    @property
-    def start(self) -> float: ...
-    @property
-    def end(self) -> float: ...
-    @property
-    def info(self) -> Mapping[str, Any]: ...
+    from egptlib.metrics import TimedEvent
 
 
 @dataclass(frozen=True)
@@ -35,7 +24,7 @@ class Span:
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
-def event_table(**sides: Sequence[StampedEvent]) -> "DataFrame":
+def event_table(**sides: Sequence[TimedEvent]) -> DataFrame:
     """One row an event, with the side it belongs to: the data behind a timeline."""
     import pandas as pd
 
@@ -43,7 +32,7 @@ def event_table(**sides: Sequence[StampedEvent]) -> "DataFrame":
     return pd.DataFrame(rows, columns=["side", "lane", "stage", "start", "end"])
 
 
-def stage_seconds(events: Sequence[StampedEvent]) -> dict[tuple[str, str], float]:
+def stage_seconds(events: Sequence[TimedEvent]) -> dict[tuple[str, str], float]:
     """Seconds by (lane, stage), in order of first occurrence."""
     seconds: dict[tuple[str, str], float] = {}
     for event in sorted(events, key=lambda e: e.start):
@@ -52,7 +41,7 @@ def stage_seconds(events: Sequence[StampedEvent]) -> dict[tuple[str, str], float
     return seconds
 
 
-def mean_run(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
+def mean_run(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
     """One run with the mean times of many, its end included.
 
     Up to the end of the target's prefill every stage begins and ends at the mean of where it did. After it stands the
@@ -67,7 +56,7 @@ def mean_run(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
     if all(len({(e.lane, e.stage) for e in run}) == len(run) for run in runs):
         return _mean_stages(runs)
     before: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    loops: list[tuple[float, float, list[StampedEvent]]] = []
+    loops: list[tuple[float, float, list[TimedEvent]]] = []
     for run in runs:
         origin = min(e.start for e in run)
         reading = max((e.end for e in run if (e.lane, e.stage) == ("target", "prefill")), default=None)
@@ -87,7 +76,7 @@ def mean_run(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
     return spans + _mean_rounds(loops)
 
 
-def _mean_stages(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
+def _mean_stages(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
     """`mean_run` of runs in which no stage comes twice."""
     found: dict[tuple[str, str], list[tuple[float, float, Mapping[str, Any]]]] = {}
     for run in runs:
@@ -102,7 +91,7 @@ def _mean_stages(runs: Sequence[Sequence[StampedEvent]]) -> list[Span]:
     return spans
 
 
-def _mean_rounds(loops: Sequence[tuple[float, float, list[StampedEvent]]]) -> list[Span]:
+def _mean_rounds(loops: Sequence[tuple[float, float, list[TimedEvent]]]) -> list[Span]:
     """The rounds of `mean_run`: (begin, end, events) of the loop of every run in, spans out."""
     passes = [[e for e in late if e.lane == "target"] for _, _, late in loops]
     count = round(fmean(len(events) for events in passes))

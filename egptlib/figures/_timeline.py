@@ -1,10 +1,12 @@
 """The timeline: what each model did when, plain decoding above, speculative below, drawn from stamped events."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from egptlib.figures._basic import EXACT_COLOR, _new_figure, _quick_figure, _styled
-from egptlib.figures._lanes import StampedEvent, stage_seconds
+from egptlib.figures._lanes import stage_seconds
 from egptlib.figures._style import (
     DOUBLE_COLUMN,
     DRAFTER_COLOR,
@@ -17,6 +19,8 @@ from egptlib.figures._style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from egptlib.metrics import TimedEvent
+
 _LANES = {"drafter": DRAFTER_COLOR, "target": TARGET_COLOR}
 _READING = {"preprocess": 0.22, "vision": 0.42, "prefill": 0.66}  # paler than the work on the answer
 _ACCEPTED_COLOR = PALETTE[2]
@@ -25,12 +29,12 @@ _CHARACTER = 0.05  # inches a digit of a verification's numbers takes
 
 @_styled
 def timeline_figure(
-    plain: Sequence[StampedEvent],
-    speculative: Sequence[StampedEvent],
+    plain: Sequence[TimedEvent],
+    speculative: Sequence[TimedEvent],
     tag: str,
     title: str = "",
     column: bool = False,
-) -> "Figure":
+) -> Figure:
     """Both models as lanes against time; with them the share of each stage.
 
     Above each verification stands accepted/drafted. Stages of one model overlap in time with the other's only where
@@ -82,7 +86,7 @@ def timeline_figure(
 
 
 @_styled
-def timeline_cursor_figure(events: Sequence[StampedEvent], at: float | None = None) -> "Figure":
+def timeline_cursor_figure(events: Sequence[TimedEvent], at: float | None = None) -> Figure:
     """What both models did until one moment of a run, with what each is doing then; what is to come is pale.
 
     Args:
@@ -114,7 +118,7 @@ def timeline_cursor_figure(events: Sequence[StampedEvent], at: float | None = No
 
 
 def _draw_lane(
-    axes: Any, y: float, lane: str, events: Sequence[StampedEvent], origin: float, until: float | None = None
+    axes: Any, y: float, lane: str, events: Sequence[TimedEvent], origin: float, until: float | None = None
 ) -> None:
     """One model's work as bars in its color, reading paler; what comes after `until` (ms) is faint."""
     for stage in dict.fromkeys(event.stage for event in events):
@@ -129,7 +133,7 @@ def _draw_lane(
         axes.broken_barh(done, (y - 0.3, 0.6), alpha=shade, **look)
 
 
-def _name_stages(axes: Any, y: float, events: Sequence[StampedEvent], origin: float, least: float) -> None:
+def _name_stages(axes: Any, y: float, events: Sequence[TimedEvent], origin: float, least: float) -> None:
     """Write the stage into bars that are wider than `least` ms."""
     for event in events:
         left, width = 1e3 * (event.start - origin), 1e3 * (event.end - event.start)
@@ -138,7 +142,7 @@ def _name_stages(axes: Any, y: float, events: Sequence[StampedEvent], origin: fl
             axes.text(left + width / 2, y, event.stage, ha="center", va="center", fontsize=6.5, color=color)
 
 
-def _mark_verifications(axes: Any, y: float, events: Sequence[StampedEvent], origin: float, ms_per_inch: float) -> None:
+def _mark_verifications(axes: Any, y: float, events: Sequence[TimedEvent], origin: float, ms_per_inch: float) -> None:
     """A line of two colors above each verification, and accepted/drafted where there is room to print it."""
     labelled = -1.0
     lines: dict[str, list[tuple[float, float]]] = {_ACCEPTED_COLOR: [], NEUTRAL_COLOR: []}
@@ -159,7 +163,7 @@ def _mark_verifications(axes: Any, y: float, events: Sequence[StampedEvent], ori
             axes.hlines([y - 0.38] * len(drawn), *zip(*drawn), colors=color, linewidth=2)
 
 
-def _draw_shares(axes: Any, plain: Sequence[StampedEvent], speculative: Sequence[StampedEvent]) -> None:
+def _draw_shares(axes: Any, plain: Sequence[TimedEvent], speculative: Sequence[TimedEvent]) -> None:
     """One stacked bar a side: the share of each stage in the work of both models."""
     for y, events in enumerate((plain, speculative)):
         seconds, left = stage_seconds(events), 0.0
@@ -183,7 +187,7 @@ def _draw_shares(axes: Any, plain: Sequence[StampedEvent], speculative: Sequence
     axes.grid(visible=False)
 
 
-def _add_legend(figure: Any, events: Sequence[StampedEvent], column: bool) -> None:
+def _add_legend(figure: Any, events: Sequence[TimedEvent], column: bool) -> None:
     """Colors of the models, how pale their reading is, and what stands above a verification."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch

@@ -10,7 +10,7 @@ from egptlib.metrics._acceptance import (
 from egptlib.metrics._bootstrap import Estimate, bootstrap
 from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
-from egptlib.metrics._fit_costs import fit_costs, least_squares
+from egptlib.metrics._fit_costs import TimedEvent, fit_costs, least_squares
 from egptlib.metrics._formulas import (
     expected_tokens,
     leviathan_speedup,
@@ -34,6 +34,7 @@ __all__ = [
     "Rejections",
     "Replay",
     "Tag",
+    "TimedEvent",
     "acceptance_metrics",
     "agreement_ahead",
     "bin_names",

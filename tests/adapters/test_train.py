@@ -20,7 +20,6 @@ from egptlib.adapters import (
     TokenAdapter,
     TokenAdapterSettings,
     TokenFolds,
-    collect_training,
     create_adapter,
     cross_validate_tokens,
     halves,
@@ -34,7 +33,6 @@ from egptlib.adapters import (
     pad_ids,
     score_guesses,
     split_by_sequence,
-    star,
     tell_order,
     top1_gain,
     train_adapter,
@@ -233,10 +231,6 @@ def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_p
     assert run(tmp_path / "again") == whole
     with pytest.raises(ValueError, match="was started with"):
         train_adapter(create_adapter("L1", HIDDEN, **SMALL), states, tmp_path / "whole", FitSettings(epochs=4))
-    star(tmp_path / "whole")
-    table = collect_training(tmp_path)
-    assert table["run"].tolist() == ["whole", "again", "stopped"]
-    assert table["epochs"].tolist() == [4, 4, 4]
     assert new_run_folder(tmp_path, "L1") != new_run_folder(tmp_path, "L1")
 
 
