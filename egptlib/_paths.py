@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +40,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as PIL and PyAV choose their format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # The suffix stays last: writers such as PIL and PyAV choose their format by it. Nothing exists before the block
+    # that clears it away, so an interrupt at any place leaves nothing behind.
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(6)}{path.suffix}")
     try:
-        temporary.unlink()  # an empty file would hide a block that forgot to write
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -58,7 +56,12 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write `obj` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(text + "\n"))
+
+
+def json_bytes(text: str) -> bytes:
+    """JSON text as UTF-8; a lone surrogate, which UTF-8 has no bytes for, as the escape that JSON has for it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _sync(path: Path) -> None:

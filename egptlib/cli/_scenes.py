@@ -14,16 +14,18 @@ from egptlib.cli._app import app
 def check(
     data: Annotated[Path, typer.Argument(help="Dataset folder, or folder of hidden states.")],
     deep: Annotated[bool, typer.Option("--deep", help="Hidden states: compare the checksums of every byte.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Hidden states: rebuild a damaged index.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Hidden states: mend the index where that is safe.")] = False,
 ) -> None:
     """Name everything that is broken in a folder of scenes or of hidden states; exit code 1 when something is."""
     if (data / "index.json").exists() or (data / "chunks").is_dir():
-        from egptlib.hidden_states import check_store, rebuild_index
+        from egptlib.hidden_states import check_store, repair_store
 
         problems: Sequence[object] = check_store(data, deep)
-        if repair and any("index.json" in str(problem) for problem in problems):
-            print(rebuild_index(data))
-            problems = check_store(data, deep)
+        if repair and problems:
+            line, lost = repair_store(data)
+            if line:
+                print(line)
+                problems = [f"{data}: {lost} samples are lost"] * (lost > 0) + list(check_store(data, deep))
     else:
         from egptlib.scenes import check_folder
 

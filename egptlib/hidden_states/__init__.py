@@ -3,15 +3,17 @@
 from egptlib.hidden_states._convert import convert
 from egptlib.hidden_states._extract import Extraction, extract, is_complete
 from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._index import Damage, Problem
 from egptlib.hidden_states._plan import ExtractionPlan, plan_extraction
 from egptlib.hidden_states._reader import HiddenStates
-from egptlib.hidden_states._recovery import check_store, rebuild_index
+from egptlib.hidden_states._recovery import check_store, repair_store
 from egptlib.hidden_states._sample import HiddenBatch, HiddenSample, RaggedBatch
 from egptlib.hidden_states._shards import extract_shards
 from egptlib.hidden_states._trace import write_trace
 from egptlib.hidden_states._writer import HiddenStateWriter
 
 __all__ = [
+    "Damage",
     "Extraction",
     "ExtractionPlan",
     "Head",
@@ -19,6 +21,7 @@ __all__ = [
     "HiddenSample",
     "HiddenStateWriter",
     "HiddenStates",
+    "Problem",
     "RaggedBatch",
     "check_store",
     "convert",
@@ -26,6 +29,6 @@ __all__ = [
     "extract_shards",
     "is_complete",
     "plan_extraction",
-    "rebuild_index",
+    "repair_store",
     "write_trace",
 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,16 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egptlib.hidden_states._format import (
-    MappedFile,
-    as_bytes,
-    chunk_checksum,
-    row_bytes,
-    sample_checksums,
-)
+from egptlib._json import parse_json
+from egptlib.hidden_states._checksums import sample_checksums
+from egptlib.hidden_states._format import READABLE, MappedFile, as_bytes, chunk_checksum, row_bytes
 from egptlib.hidden_states._sample import HiddenSample, widened
 
+LONGEST_RECORD = 2**20  # bytes of a sample's metadata as JSON; what a file declares to be more is not unpacked
+_FIELDS = {field.name for field in fields(HiddenSample)} - {"metadata"}
 _SMALL = 2**18  # bytes of a sample: where a copy of its rows costs less than handling it by itself
+
+
+def sample_key(metadata: Mapping[str, Any]) -> tuple[str, str]:
+    """Scene and question, which together name a sample."""
+    return str(metadata["scene"]), str(metadata["question"])
 
 
 class Chunk(Protocol):
@@ -73,32 +75,59 @@ class SafetensorsChunk:
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
-        packed = as_bytes(self.file.tensor("metadata"))
+        if self.version not in READABLE:
+            raise ValueError(f"{self.path}: format version {self.version}; expected one of {READABLE}")
+        packed = as_bytes(self._whole("metadata", torch.uint8))
         try:
             if self.file.told["checksum"] != chunk_checksum(self.file.told, packed):
                 raise ValueError("another checksum than its header says")
-            records = json.loads(zlib.decompress(packed.data))
+            unpacking = zlib.decompressobj()
+            text = unpacking.decompress(packed.data, LONGEST_RECORD * (1 + self.num_samples))
+            if not unpacking.eof:
+                raise ValueError("cut short, or far too long")
+            records = parse_json(text, "metadata")
         except (ValueError, KeyError, zlib.error) as error:
             raise ValueError(f"{self.path}: damaged: its metadata cannot be read ({error})") from None
-        if len(records) != self.num_samples:
-            raise ValueError(f"{self.path}: {len(records)} metadata records, index.json says {self.num_samples}")
+        if not isinstance(records, list) or len(records) != self.num_samples:
+            count = len(records) if isinstance(records, list) else "no list of"
+            raise ValueError(f"{self.path}: {count} metadata records, index.json says {self.num_samples}")
+        if not all(isinstance(record, dict) and {"scene", "question"} <= record.keys() for record in records):
+            raise ValueError(f"{self.path}: metadata: expected an object with 'scene' and 'question' for each sample")
         return records
+
+    @property
+    def version(self) -> int:
+        """Of the format; 0 where the header says none."""
+        told = self.file.told.get("version", "")
+        return int(told) if told.isdecimal() else 0
 
     @cached_property
     def _offsets(self) -> np.ndarray:
-        return self.file.tensor("offsets").numpy()
+        return self._whole("offsets", torch.int64).numpy()
 
     @cached_property
     def _checksums(self) -> np.ndarray:
-        return self.file.tensor("checksums").numpy()
+        return self._whole("checksums", torch.int64).numpy()
+
+    def _whole(self, name: str, dtype: torch.dtype) -> Tensor:
+        tensor = self.file.tensor(name)
+        if tensor.dtype != dtype or tensor.ndim != 1:
+            raise ValueError(
+                f"{self.path}: tensor {name!r} is {tensor.dtype} {list(tensor.shape)}; expected {dtype} [n]"
+            )
+        return tensor
 
     @cached_property
     def columns(self) -> dict[str, Tensor]:
         """The fields, each with one row per position of the file."""
         self.metadata()  # its checksum is the header's, which says what columns there are
         columns = {name: self.file.tensor(name) for name in self.file.told["columns"].split()}
+        if unknown := columns.keys() - _FIELDS:
+            raise ValueError(f"{self.path}: unknown column {min(unknown)!r}")
+        if missing := {"drafter_hidden", "target_hidden"} - columns.keys():
+            raise ValueError(f"{self.path}: column {min(missing)!r} is missing")
         sizes = [len(self._offsets) - 1, len(self._checksums)]
-        if sizes != [self.num_samples] * 2 or any(len(c) != self._offsets[-1] for c in columns.values()):
+        if sizes != [self.num_samples] * 2 or any(not c.ndim or len(c) != self._offsets[-1] for c in columns.values()):
             raise ValueError(f"{self.path}: damaged: its tensors do not fit its {self.num_samples} samples")
         return columns
 
@@ -162,7 +191,7 @@ class SafetensorsChunk:
     def _check_bytes(
         self, numbers: np.ndarray, starts: np.ndarray, stops: np.ndarray, block: dict[str, Tensor]
     ) -> None:
-        found = sample_checksums(starts, stops, map(row_bytes, block.values()))
+        found = sample_checksums(starts, stops, map(row_bytes, block.values()), self.version)
         for i in numbers[found != self._checksums[numbers]]:
             scene = self._records[i].get("scene")
             raise ValueError(f"{self.path}: damaged: sample {i} of this file (scene {scene!r}) has wrong bytes")

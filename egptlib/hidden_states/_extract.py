@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from egptlib.hidden_states._failures import FAILURES, Failures
-from egptlib.hidden_states._format import INDEX
 from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._index import INDEX
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._samples import Layers, SampleMaker, Seen
 from egptlib.hidden_states._signals import stop_on_signals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from egptlib._paths import atomic_write
+from egptlib._paths import atomic_write, json_bytes
 
 FAILURES = "failures.jsonl"
 
@@ -55,4 +55,4 @@ class Failures:
     def _write(self) -> None:
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in self._records.values()]
         with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_bytes(json_bytes("".join(lines)))

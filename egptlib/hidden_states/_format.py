@@ -1,12 +1,13 @@
-"""The store's files, byte by byte: index, chunks, checksums. FORMAT.md beside this module says the same in prose."""
+"""A file of samples, byte by byte. FORMAT.md beside this module says the same in prose."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egptlib._paths import atomic_write, write_json
+from egptlib._json import parse_json
+from egptlib._paths import atomic_write
+from egptlib.hidden_states._checksums import sample_checksums
 
 FORMAT = "egptlib hidden states"
-VERSION = 2
-INDEX = "index.json"
+VERSION = 3
+READABLE = (2, 3)
 DTYPES = {
     "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "U8": torch.uint8,
@@ -36,101 +39,6 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Return `index.json` of a chunk folder, this format's or the earlier one's.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or not of a chunk folder, or names a file outside the folder.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; expected a hidden-state folder with index.json and chunks/")
-    try:
-        index = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); try `egptlib check {folder} --repair`") from None
-    if not isinstance(index, dict) or not isinstance(index.get("chunks"), list):
-        raise ValueError(f"{path}: field 'chunks' is missing; expected a list of chunk files")
-    if is_legacy(index):
-        entries = [entry.get("path") for entry in index["chunks"]]
-    else:
-        if (index.get("format"), index.get("version")) != (FORMAT, VERSION):
-            raise ValueError(
-                f"{path}: format {index.get('format')!r} version {index.get('version')!r}; "
-                f"expected {FORMAT!r} version {VERSION}"
-            )
-        if index.get("checksum") != _index_checksum(index):
-            raise ValueError(f"{path}: its checksum does not fit its content; try `egptlib check {folder} --repair`")
-        entries = [entry["path"] for entry in (*index["chunks"], *index["heads"].values())]
-    for name in entries:
-        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"{path}: chunk path {name!r}; expected a file inside the folder")
-    return index
-
-
-def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Write `index.json` with its own checksum, atomically: this is the moment at which a change counts."""
-    write_json(folder / INDEX, index | {"checksum": _index_checksum(index)})
-
-
-def new_index(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the index of an empty folder; `fields` comes with the first sample."""
-    return {
-        "format": FORMAT, "version": VERSION, "config": dict(config),
-        "fields": {}, "num_samples": 0, "chunks": [], "heads": {},
-    }  # fmt: skip
-
-
-def is_legacy(index: dict[str, Any]) -> bool:
-    """Whether the index was left by the earlier writer (`total_samples`, chunks of torch.save)."""
-    return "format" not in index and "total_samples" in index
-
-
-def _index_checksum(index: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in index.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def sample_checksums(starts: np.ndarray, stops: np.ndarray, columns: Iterable[np.ndarray]) -> np.ndarray:
-    """Checksums of some samples of a chunk, int64 [samples].
-
-    Each sample's two offsets and the bytes of its rows, as little-endian 64-bit words (zeros behind the last of a
-    column), added modulo 2**64. Any single changed bit changes the sum, and it is as fast as memory; SHA-256, a
-    twentieth of that, is for the whole file.
-
-    Args:
-        starts, stops: int64 [samples] each: the rows of each sample, numbered through the chunk.
-        columns: bytes of these rows, uint8 [rows, bytes of a row], one array per column; the samples lie in them one
-            behind the other.
-    """
-    total = (starts + stops).astype("<u8")
-    filled = np.flatnonzero(stops > starts)  # reduceat gives a sample without rows those of the next
-    if len(filled):
-        rows = (np.cumsum(stops - starts) - (stops - starts))[filled]
-        narrow: dict[int, np.ndarray] = {}
-        for column in columns:
-            size = column.shape[1]
-            if size % 8 == 0:
-                words = column.reshape(-1).view("<u8")
-                total[filled] += np.add.reduceat(words, rows * (size // 8), dtype=np.uint64)
-            else:  # bytes of equally narrow columns have the same places, so they are added before they are moved there
-                narrow[size] = narrow.get(size, 0) + column.astype("<u8")
-        for column in narrow.values():
-            total[filled] += _narrow_sums(column, rows)
-    return total.view("<i8")
-
-
-def _narrow_sums(column: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums, uint64 [samples], of bytes (or sums of bytes) uint64 [rows, bytes of a row], each moved to its place in the
-    64-bit words of its sample; a sample goes on to the next's start."""
-    size = column.shape[1]
-    rows = np.arange(len(column)) - np.repeat(starts, np.diff(starts, append=len(column)))
-    places = rows[:, None] * size + np.arange(size)
-    words = (column << (8 * (places % 8)).astype("<u8")).reshape(-1)
-    return np.add.reduceat(words, starts * size, dtype=np.uint64)
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:
@@ -168,7 +76,9 @@ def write_chunk(
     for part in next(iter(columns.values())):
         offsets.append(offsets[-1] + len(part))
     checksums = [
-        sample_checksums(np.array([start]), np.array([stop]), [row_bytes(parts[i]) for parts in columns.values()])[0]
+        sample_checksums(
+            np.array([start]), np.array([stop]), [row_bytes(parts[i]) for parts in columns.values()], VERSION
+        )[0]
         for i, (start, stop) in enumerate(pairwise(offsets))
     ]
     text = json.dumps(list(records), ensure_ascii=False, allow_nan=False).encode()
@@ -206,6 +116,16 @@ def file_header(tensors: Mapping[str, Sequence[Tensor]], metadata: Mapping[str, 
     return len(text).to_bytes(8, "little") + text
 
 
+def _tensor_end(name: str, entry: Mapping[str, Any], start: int) -> int:
+    """Where a tensor of a header ends that has to begin at `start`; nothing is allocated for what it declares."""
+    (first, last), shape = entry["data_offsets"], entry["shape"]
+    if not all(type(number) is int and number >= 0 for number in (first, last, *shape)):
+        raise ValueError(f"tensor {name!r}: shape {shape}, bytes {first} to {last}")
+    if first != start or last - first != DTYPES[entry["dtype"]].itemsize * math.prod(shape):
+        raise ValueError(f"tensor {name!r} does not fit")
+    return last
+
+
 def chunk_checksum(told: Mapping[str, str], metadata: np.ndarray) -> str:
     names = ("format", "version", "config", "start", "columns")
     return hashlib.sha256("\n".join(told[name] for name in names).encode() + metadata.tobytes()).hexdigest()
@@ -231,15 +151,14 @@ class MappedFile:
             start = 8 + int.from_bytes(mapping[:8], "little")
             if start > len(mapping):
                 raise ValueError(f"a header of {start - 8} bytes in a file of {len(mapping)}")
-            header = json.loads(mapping[8:start])
+            header = parse_json(mapping[8:start], "its header")
             end = start
             for name, entry in header.items():
                 if name != "__metadata__":
-                    first, last = entry["data_offsets"]
-                    size = DTYPES[entry["dtype"]].itemsize * int(np.prod(entry["shape"], dtype=np.int64))
-                    if start + first != end or last - first != size or min(entry["shape"]) < 0:
-                        raise ValueError(f"tensor {name!r} does not fit")
-                    end = start + last
+                    end = start + _tensor_end(name, entry, end - start)
+            told = header.get("__metadata__", {})
+            if not all(isinstance(value, str) for value in told.values()):
+                raise ValueError("__metadata__ holds something else than text")
             if end != len(mapping):
                 raise ValueError(f"{end} bytes expected, {len(mapping)} found")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

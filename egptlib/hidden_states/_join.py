@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from egptlib.hidden_states._format import read_index, write_index
+from egptlib.hidden_states._index import read_index, write_index
 
 PLAN = "shards.json"
 

@@ -23,16 +23,17 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        # A file object: where an interrupt falls before this lock is anybody's, it goes with it.
+        self._file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
         deadline = time.monotonic() + float(os.environ.get("EGPTLIB_LOCK_SECONDS", "0"))
         while not (held := self._try()) and time.monotonic() < deadline:
             time.sleep(0.2)
         if not held:
-            holder = os.read(self._file, 100).decode(errors="replace").strip()
-            os.close(self._file)
+            holder = self._file.read(100).decode(errors="replace").strip()
+            self._file.close()
             raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it")
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n".encode())
 
     def _try(self) -> bool:
         try:
@@ -43,6 +44,4 @@ class FolderLock:
 
     def release(self) -> None:
         """Let the next writer in. May be called twice."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.close()

@@ -12,8 +12,8 @@ from typing import Any, overload
 import torch
 
 from egptlib.hidden_states._chunk import Chunk, SafetensorsChunk
-from egptlib.hidden_states._format import is_legacy, read_index
 from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._index import is_legacy, present, read_index
 from egptlib.hidden_states._legacy import LegacyChunk
 from egptlib.hidden_states._sample import HiddenBatch, HiddenSample, RaggedBatch
 
@@ -57,11 +57,13 @@ class HiddenStates(Sequence[HiddenSample]):
         chunks: list[Chunk] = []
         for entry in index["chunks"]:
             if is_legacy(index):
-                chunks.append(LegacyChunk(_present(folder / "chunks" / entry["path"], entry), entry["n_samples"]))
+                count = entry["n_samples"]
+                chunks.append(LegacyChunk(present(folder / "chunks" / entry["path"], entry, count), count))
             else:
-                chunks.append(SafetensorsChunk(_present(folder / entry["path"], entry), entry["num_samples"]))
+                count = entry["num_samples"]
+                chunks.append(SafetensorsChunk(present(folder / entry["path"], entry, count), count))
         for entry in heads.values():
-            _present(folder / entry["path"], entry)
+            present(folder / entry["path"], entry)
         places = [(c, i) for c, chunk in enumerate(chunks) for i in range(chunk.num_samples)]
         return cls(folder, dict(index.get("config", {})), chunks, places, heads)
 
@@ -192,11 +194,3 @@ def _runs(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
         if i == len(places) or places[i] != (c, place + 1):
             yield c, places[first][1], place + 1
             first = i
-
-
-def _present(path: Path, entry: dict[str, Any]) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: listed in index.json, but not there")
-    if "bytes" in entry and path.stat().st_size != entry["bytes"]:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, index.json says {entry['bytes']}")
-    return path

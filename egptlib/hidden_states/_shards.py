@@ -17,7 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from egptlib._paths import write_json
 from egptlib.hidden_states._extract import Extraction, extract
-from egptlib.hidden_states._format import INDEX
+from egptlib.hidden_states._index import INDEX
 from egptlib.hidden_states._join import PLAN, join_index
 from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._recovery import remove_temporaries

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egptlib.hidden_states._format import read_index
+from egptlib.hidden_states._index import read_index
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.traces import Trace, count_rows, trace_from_hidden_states
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,13 +13,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from egptlib.hidden_states._chunk import SafetensorsChunk
-from egptlib.hidden_states._format import INDEX, is_legacy, new_index, read_index, write_chunk, write_index
+from egptlib.hidden_states._chunk import LONGEST_RECORD, SafetensorsChunk, sample_key
+from egptlib.hidden_states._format import VERSION, write_chunk
 from egptlib.hidden_states._heads import Head
+from egptlib.hidden_states._index import INDEX, Damage, IndexDamage, is_legacy, new_index, read_index, write_index
 from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._recovery import rebuild_index, remove_leftovers
 from egptlib.hidden_states._sample import FIGURES, IDS
 
+_Pending = dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]]  # by scene and question
 STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = torch.iinfo(torch.int16).max
 
@@ -70,9 +72,9 @@ class HiddenStateWriter:
         self.config: dict[str, Any] = json.loads(json.dumps({**(config or {}), "dtype": dtype}))
         self._dtype = STORED_DTYPES[dtype]
         self._figure_dtype = torch.float32 if dtype == "float32" else torch.float16
-        self._index = new_index(self.config)
-        self._keys: set[tuple[str, str]] = set()
-        self._pending: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
+        self._keys: set[tuple[str, str]] = set()  # of the index; until the swap below, of what is being committed too
+        # What is on disk and what is not: one attribute, so that no interrupt can fall between the two.
+        self._state: tuple[dict[str, Any], _Pending] = (new_index(self.config), {})
         self._lock = FolderLock(self.folder)
         try:
             if not (self.folder / INDEX).exists() and any(self.folder.glob("chunks/chunk_*.safetensors")):
@@ -88,20 +90,28 @@ class HiddenStateWriter:
 
     def __len__(self) -> int:
         """Number of samples, those not yet committed included."""
-        return len(self._keys)
+        return self.num_committed + len(self._pending)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Iterate over (scene, question) of every sample, those not yet committed included."""
-        return iter(self._keys)
+        return iter(self._keys | self._pending.keys())
 
     def __contains__(self, key: object) -> bool:
         """Whether the sample (scene, question) is there already."""
-        return key in self._keys
+        return key in self._keys or key in self._pending
 
     @property
     def num_committed(self) -> int:
         """Number of samples that are safe on disk."""
         return self._index["num_samples"]
+
+    @property
+    def _index(self) -> dict[str, Any]:
+        return self._state[0]
+
+    @property
+    def _pending(self) -> _Pending:
+        return self._state[1]
 
     def add(
         self,
@@ -128,17 +138,17 @@ class HiddenStateWriter:
             drafter_layers, target_layers: [length, layers, width].
 
         Raises:
-            ValueError: lengths or widths that do not fit, a value that is not finite once stored, or a sample
-                that is there already. Nothing is kept of the sample then.
+            ValueError: lengths or widths that do not fit, a value that is not finite once stored, metadata that is
+                no JSON or no valid Unicode, or a sample that is there already. Nothing is kept of the sample then.
             OSError: it was time to commit, and that failed (a full disk). The samples not yet committed are kept
                 in memory, and `commit` can be called again.
         """
         try:
-            key = (str((metadata or {})["scene"]), str((metadata or {})["question"]))
+            key = sample_key(metadata or {})
         except KeyError as missing:
             raise ValueError(f"metadata lacks {missing}; expected at least 'scene' and 'question'") from None
         where = f"scene {key[0]!r}, question {key[1]!r}"
-        if key in self._keys:
+        if key in self:
             raise ValueError(f"{where}: already in {self.folder}")
         given = {
             "drafter_hidden": drafter_hidden, "target_hidden": target_hidden,
@@ -147,11 +157,8 @@ class HiddenStateWriter:
             "drafter_confidence": drafter_confidence, "target_entropy": target_entropy,
         }  # fmt: skip
         tensors = {name: self._stored(name, tensor) for name, tensor in given.items() if tensor is not None}
-        fields = self._check(tensors, len(drafter_hidden), where)
-        record = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
-        self._index["fields"] = fields
-        self._pending.append((tensors, record))
-        self._keys.add(key)
+        self._check(tensors, len(drafter_hidden), where)
+        self._pending[key] = (tensors, _record(metadata or {}, where))
         full = self._tail_size() + len(self._pending) >= self.chunk_size
         if full or len(self._pending) >= self.commit_every:
             self.commit()
@@ -168,19 +175,21 @@ class HiddenStateWriter:
             if side not in self._index["heads"]:
                 with _disk(self.folder, self.num_committed):
                     entry = head.save(self.folder / f"{side}_head.safetensors")
-                    self._publish(self._index | {"heads": self._index["heads"] | {side: entry}})
+                    self._publish(self._index | {"heads": self._index["heads"] | {side: entry}}, self._pending)
 
     def commit(self) -> None:
         """Make every sample added so far safe on disk."""
         if not self._pending:
             return
-        names = self._index["fields"]
-        columns = {name: [tensors[name] for tensors, _ in self._pending] for name in names}
-        with _disk(self.folder, self.num_committed):
-            entry = self._write(columns, [record for _, record in self._pending], self._index["num_samples"])
-            index = self._index | {"num_samples": self._index["num_samples"] + len(self._pending)}
-            self._publish(index | {"chunks": [*self._index["chunks"], entry]})
-        self._pending = []
+        samples, records = zip(*self._pending.values())
+        columns = {name: [tensors[name] for tensors in samples] for name in samples[0]}
+        start = self.num_committed
+        with _disk(self.folder, start):
+            entry = self._write(columns, records, start)
+            index = self._index | {"fields": _fields(samples[0]), "num_samples": start + len(records)}
+            index["chunks"] = [*self._index["chunks"], entry]
+            self._keys.update(self._pending)
+            self._publish(index, {})
 
     def close(self) -> None:
         """Commit, make one chunk of the small files at the end, and let the next writer in."""
@@ -207,7 +216,7 @@ class HiddenStateWriter:
         dtype = self._figure_dtype if name in FIGURES else self._dtype
         return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
-    def _write(self, columns: dict[str, list[Tensor]], records: list[dict[str, Any]], start: int) -> dict[str, Any]:
+    def _write(self, columns: dict[str, list[Tensor]], records: Sequence[dict[str, Any]], start: int) -> dict[str, Any]:
         """One file of samples; named by its first and last sample, so that no other file ever has its name."""
         for name in IDS:
             if name in columns and all(int(part.max()) <= _SHORT for part in columns[name] if len(part)):
@@ -218,9 +227,11 @@ class HiddenStateWriter:
         entry = write_chunk(path, columns, records, start, self.config)
         return entry | {"path": f"chunks/{path.name}"}
 
-    def _publish(self, index: dict[str, Any]) -> None:
+    def _publish(self, index: dict[str, Any], pending: _Pending) -> None:
+        """Let an index count. Stopped in between, the same samples are written again: the same file, the same index."""
+        index = index | {"version": VERSION}
         write_index(self.folder, index)
-        self._index = index
+        self._state = (index, pending)
 
     def _tail(self) -> list[dict[str, Any]]:
         """The files at the end that are smaller than a chunk."""
@@ -246,7 +257,7 @@ class HiddenStateWriter:
         records = [record for chunk in chunks for record in chunk.metadata()]
         with _disk(self.folder, self.num_committed):
             entry = self._write(columns, records, tail[0]["start"])
-            self._publish(self._index | {"chunks": [*self._index["chunks"][: -len(tail)], entry]})
+            self._publish(self._index | {"chunks": [*self._index["chunks"][: -len(tail)], entry]}, self._pending)
         for old in tail:
             (self.folder / old["path"]).unlink()
 
@@ -254,7 +265,9 @@ class HiddenStateWriter:
         where = self.folder / INDEX
         try:
             index = read_index(self.folder)
-        except ValueError as error:
+        except IndexDamage as error:
+            if error.problem.damage is not Damage.INDEX:
+                raise
             print(f"{error}\n{rebuild_index(self.folder)}", flush=True)
             index = read_index(self.folder)
         if is_legacy(index):
@@ -270,12 +283,11 @@ class HiddenStateWriter:
                 )
         for entry in index["chunks"]:
             chunk = SafetensorsChunk(self.folder / entry["path"], entry["num_samples"])
-            self._keys.update((record["scene"], record["question"]) for record in chunk.metadata())
-        self._index = index
+            self._keys.update(sample_key(record) for record in chunk.metadata())
+        self._state = (index, {})
 
-    def _check(self, tensors: dict[str, Tensor], length: int, where: str) -> dict[str, list[int]]:
-        """Return the fields with the shape of a row, after comparing them with one another and the folder's."""
-        fields = {}
+    def _check(self, tensors: dict[str, Tensor], length: int, where: str) -> None:
+        """Compare the fields with one another and the folder's."""
         for name, tensor in tensors.items():
             inner = ["layers", "width"] if name.endswith("_layers") else ["width"] if name.endswith("_hidden") else []
             if tensor.ndim != 1 + len(inner) or len(tensor) != length:
@@ -283,8 +295,10 @@ class HiddenStateWriter:
                 raise ValueError(f"{where}: {name} {list(tensor.shape)}, expected [{expected}]")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{where}: {name} is not finite as {str(tensor.dtype).removeprefix('torch.')}")
-            fields[name] = list(tensor.shape[1:])
-        known = self._index["fields"]
+        fields, known = _fields(tensors), self._index["fields"]
+        for pending, _ in self._pending.values():
+            known = _fields(pending)
+            break
         if known and known.keys() != fields.keys():
             raise ValueError(f"{where}: fields {', '.join(fields)}; the folder's samples have {', '.join(known)}")
         for name, shape in fields.items():
@@ -294,7 +308,24 @@ class HiddenStateWriter:
                     f"{where}: {name} has {what} {shape[0] if len(shape) == 1 else shape}, "
                     f"the folder's is {known[name][0] if len(shape) == 1 else known[name]}"
                 )
-        return fields
+
+
+def _fields(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """The fields of a sample, each with the shape of a row."""
+    return {name: list(tensor.shape[1:]) for name, tensor in tensors.items()}
+
+
+def _record(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Metadata as it will be read."""
+    try:
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())  # a lone surrogate has no bytes
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{where}: metadata cannot be stored as JSON ({error})") from None
+    if size > LONGEST_RECORD:
+        raise ValueError(f"{where}: metadata of {size} bytes; expected at most {LONGEST_RECORD}")
+    record: dict[str, Any] = json.loads(text)
+    return record
 
 
 class _disk:

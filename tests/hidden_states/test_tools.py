@@ -157,7 +157,7 @@ def test_shards_in_this_process_are_joined(pair: Pair, tmp_path: Path, monkeypat
     index.write_bytes(content[:200])
     result = CliRunner().invoke(app, ["check", str(tmp_path / "many"), "--repair"])
     assert result.exit_code == 0 and "joined again from the shards' own, 10 samples" in result.output
-    assert index.read_bytes() == content
+    assert index.read_bytes() == content and (tmp_path / "many" / "index.replaced-1.json").is_file()
     again = extract_shards({}, scenes, tmp_path / "many", workers=1, **options)
     assert (again.num_extracted, again.num_present) == (0, 10)
     with pytest.raises(ValueError, match=r"shards\.json: begun with 5 scenes"):
