@@ -27,7 +27,7 @@ from transformers import GenerationMixin
 
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter, extract, extract_shards
 from egptlib.metrics import AcceptanceAccumulator
-from egptlib.models import Model, Pair, load_pair
+from egptlib.models import Model, Pair, Prompt, load_pair
 from egptlib.scenes import SceneFolder, open_scenes
 
 TOKENS = 50
@@ -101,7 +101,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 @torch.no_grad()
 def earlier_answer(model: Model, scene: Any, question: str) -> tuple[list[int], torch.Tensor]:
-    embeds = model.embed(model.encode(scene, question))
+    embeds = Prompt.of(model.embed(model.encode(scene, question))).embeds
     out = GenerationMixin.generate(
         model.module, inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
         do_sample=False, max_new_tokens=TOKENS, output_hidden_states=True, return_dict_in_generate=True,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import GenerationMixin
 
-from egptlib.models import Model, load_pair
+from egptlib.models import Model, Prompt, load_pair
 from egptlib.scenes import QUESTIONS, Scene
 
 REQUIRED = 4.0
@@ -67,7 +67,7 @@ def main() -> int:
     same, medians = True, {}
     for name, model in (("drafter", pair.drafter), ("target", pair.target)):
         with torch.no_grad():
-            embeds = model.embed(model.encode(scene, QUESTIONS[0]))
+            embeds = Prompt.of(model.embed(model.encode(scene, QUESTIONS[0]))).embeds
         times: dict[str, list[float]] = {"ours": [], "generate": []}
         for repeat in range(arguments.repeats + 1):
             for label, loop in (("ours", ours), ("generate", theirs)):

@@ -76,8 +76,14 @@ class AnswerReader(nn.Module):
 
     @torch.no_grad()
     def _prompt(self, metadata: dict[str, Any]) -> Tensor:
+        from egptlib.models import Prompt
+
         drafter = self.lora.drafter
-        return drafter.embed(drafter.encode(None, metadata["question"], like=self._seen(metadata["scene"])))[0]
+        inputs = drafter.encode(None, metadata["question"], like=self._seen(metadata["scene"]))
+        prompt = Prompt.of(drafter.embed(inputs))
+        if prompt.given:
+            raise ValueError(f"{drafter.name}: L6 reads embeddings alone; its prompts have {', '.join(prompt.given)}")
+        return prompt.embeds[0]
 
     @torch.no_grad()
     def _see(self, name: str) -> Inputs:

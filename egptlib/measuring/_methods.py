@@ -70,16 +70,12 @@ def transformers_generate(target: Model, max_new_tokens: int, **options: Any) ->
 
     def call(scene: Any, question: str) -> list[int]:
         with torch.no_grad():
-            embeds = target.embed(target.encode(scene, question))
+            given = target.generate_inputs(target.encode(scene, question))
             out: Any = GenerationMixin.generate(
-                target.module,
-                inputs_embeds=embeds,
-                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=target.device),
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                **options,
+                target.module, **given, do_sample=False, max_new_tokens=max_new_tokens, **options
             )
-        ids: list[int] = out[0].tolist()
+        asked = given["input_ids"].shape[1] if "input_ids" in given else 0  # ids come back with the answer
+        ids: list[int] = out[0, asked:].tolist()
         return ids
 
     return call

@@ -6,7 +6,7 @@ from egptlib.models._batch import BatchReader, Prompts, Reading
 from egptlib.models._describe import describe_pair
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
-from egptlib.models._interface import Answer, Inputs, Model, State, Step
+from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
 from egptlib.models._load import Pair, load_pair, num_shared_tokens
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
 from egptlib.models._peak import peak_bytes
@@ -32,6 +32,7 @@ __all__ = [
     "Model",
     "Pair",
     "Preprocessor",
+    "Prompt",
     "Prompts",
     "Reading",
     "State",

@@ -38,6 +38,30 @@ class Inputs:
 
 
 @dataclass
+class Prompt:
+    """What the language model reads first.
+
+    Attributes:
+        embeds: [1, T, H], visual tokens in place.
+        given: what else the class hands to its language model together with them: `position_ids` that are not
+            0, 1, 2, ... (M-RoPE), an `attention_mask` that is not causal, visual inputs of further layers (DeepStack).
+    """
+
+    embeds: Tensor
+    given: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, embedded: Tensor | Prompt) -> Prompt:
+        return embedded if isinstance(embedded, Prompt) else cls(embedded)
+
+    @property
+    def offset(self) -> int:
+        """Position of the first token behind the prompt, less its number."""
+        positions = self.given.get("position_ids")
+        return 0 if positions is None else int(positions.max()) + 1 - self.embeds.shape[1]
+
+
+@dataclass
 class State:
     """Where a sequence stands.
 
@@ -49,6 +73,7 @@ class State:
         layers: numbers of decoder layers -> states [n, H] of the n positions read last (of a prompt the last one
             alone), after so many layers and before the final norm; as asked for at the prefill
             (`Model.prefill(layers=)`), mostly none.
+        offset: position of the next token, less `length` (`Prompt.offset`).
     """
 
     logits: Tensor
@@ -56,6 +81,7 @@ class State:
     cache: DynamicCache | KeyValues
     length: int
     layers: dict[int, Tensor] = field(default_factory=dict)
+    offset: int = 0
 
 
 class Step(NamedTuple):
@@ -115,8 +141,19 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def embed(self, inputs: Inputs) -> Tensor:
-        """Prompt embeddings [1, T, H], visual tokens in place: the vision stage."""
+    def embed(self, inputs: Inputs) -> Tensor | Prompt:
+        """Prompt embeddings [1, T, H], visual tokens in place: the vision stage.
+
+        A `Prompt` where the language model is given more than embeddings.
+        """
+
+    def generate_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """The same prompt as transformers' `generate` takes it."""
+        embeds = Prompt.of(self.embed(inputs)).embeds
+        return {
+            "inputs_embeds": embeds,
+            "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long).to(embeds.device),
+        }
 
     @property
     def device(self) -> torch.device:
@@ -137,8 +174,8 @@ class Model(ABC):
         return self.lm_head.out_features
 
     @torch.no_grad()
-    def prefill(self, inputs: Inputs | Tensor, layers: Sequence[int] = ()) -> State:
-        """Read a prompt, given as `Inputs` or as embeddings [1, T, H].
+    def prefill(self, inputs: Inputs | Prompt | Tensor, layers: Sequence[int] = ()) -> State:
+        """Read a prompt, given as `Inputs`, as `Prompt` or as embeddings [1, T, H].
 
         Args:
             layers: numbers of decoder layers, from 1 on, after which the states are kept as well, here and in every
@@ -150,18 +187,21 @@ class Model(ABC):
         count = len(self.language_model.layers)  # type: ignore[arg-type]
         if unknown := [number for number in layers if not 1 <= number <= count]:
             raise ValueError(f"layers: {self.name} has layers 1 to {count}, found {unknown[0]}")
-        embeds = self.embed(inputs) if isinstance(inputs, Inputs) else inputs
+        prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
+        embeds = prompt.embeds
         taken = dict.fromkeys(layers, embeds)
         self._lean = lean_pass(self.language_model, self._lean) if len(embeds) == 1 else None
-        if self._lean is not None:
+        if self._lean is not None and not prompt.given:
             buffers = self._lean.cache(embeds.shape[1] + 128)
             hidden = self._lean(embeds[0], buffers, taken, last=True)[None]
             return State(self.lm_head(hidden[:, -1]), hidden, buffers, buffers.length, taken)
         cache = DynamicCache(config=self.language_model.config)
         with _layers_taken(self.language_model, taken):
-            read = self.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+            read = self.language_model(
+                inputs_embeds=embeds, past_key_values=cache, use_cache=True, **prompt.given
+            ).last_hidden_state
         hidden, taken = read[:, -1:], {number: states[-1:] for number, states in taken.items()}
-        return State(self.lm_head(hidden[:, -1]), hidden, cache, embeds.shape[1], taken)
+        return State(self.lm_head(hidden[:, -1]), hidden, cache, embeds.shape[1], taken, prompt.offset)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, state: State) -> Tensor:
@@ -169,12 +209,16 @@ class Model(ABC):
 
         The state moves on by n; `state.logits` is stale until the next `step`.
         """
+        first = state.length + state.offset
         state.length += tokens.shape[1]
         if isinstance(state.cache, KeyValues):
             assert self._lean is not None
             return self._lean(self.token_embedding(tokens[0]), state.cache, state.layers)[None]
+        given = {}
+        if state.offset:
+            given["position_ids"] = torch.arange(first, first + tokens.shape[1], device=tokens.device)[None]
         with _layers_taken(self.language_model, state.layers):
-            out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True)
+            out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True, **given)
         return out.last_hidden_state
 
     @torch.no_grad()
@@ -230,11 +274,13 @@ class Model(ABC):
         return torch.cat(tokens), torch.cat(hidden)
 
     @torch.no_grad()
-    def forward_answer(self, inputs: Inputs | Tensor, token_ids: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def forward_answer(
+        self, inputs: Inputs | Prompt | Tensor, token_ids: Sequence[int] | Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Read a given answer after a prompt in one pass (teacher forcing).
 
         Args:
-            inputs: the prompt, as `Inputs` or embeddings [1, T, H].
+            inputs: the prompt, as in `prefill`.
             token_ids: the n tokens of the answer.
 
         Returns:
@@ -243,8 +289,14 @@ class Model(ABC):
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=self.device).reshape(1, -1)
         if ids.shape[1] == 0:
             raise ValueError("forward_answer: expected at least one token, found none")
-        prompt = self.embed(inputs) if isinstance(inputs, Inputs) else inputs
-        embeds = torch.cat([prompt, self.token_embedding(ids[:, :-1]).to(prompt.dtype)], dim=1)
+        prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
+        if prompt.given:  # it holds for the prompt alone
+            state = self.prefill(prompt)
+            hidden = state.hidden[0]
+            if ids.shape[1] > 1:
+                hidden = torch.cat([hidden, self.read(ids[:, :-1], state)[0]])
+            return hidden, self.lm_head(hidden)
+        embeds = torch.cat([prompt.embeds, self.token_embedding(ids[:, :-1]).to(prompt.embeds.dtype)], dim=1)
         hidden = self.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0, -ids.shape[1] :]
         return hidden, self.lm_head(hidden)
 

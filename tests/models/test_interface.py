@@ -60,10 +60,8 @@ def test_prefill_step_and_rollback_equal_one_pass(model: Model, scene: Any) -> N
 def test_greedy_equals_transformers_generate(model: Model, scene: Any) -> None:
     answer = model.greedy(scene, QUESTION, max_new_tokens=24)
     with torch.no_grad():
-        embeds = model.embed(model.encode(scene, QUESTION))
-    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-    options = {"do_sample": False, "max_new_tokens": 24}
-    expected = model.module.generate(inputs_embeds=embeds, attention_mask=mask, **options)[0]
+        given = model.generate_inputs(model.encode(scene, QUESTION))
+    expected = model.module.generate(**given, do_sample=False, max_new_tokens=24)[0]
     assert torch.equal(answer.token_ids, expected)
     assert len(set(answer.token_ids.tolist())) > 3  # not one token for ever
     assert answer.text == model.tokenizer.decode(expected, skip_special_tokens=True).strip()
