@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--parts", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.events:
-        events = load_events(arguments.events)
+        events: dict[str, np.ndarray] = load_events(arguments.events)
     else:
         rng = np.random.default_rng(0)
         sizes = {"x": 640, "y": 480, "t": 50_000, "p": 2}

@@ -17,10 +17,6 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._dsec import parse_window as parse_window
     from egptlib.scenes._dsec import write_dsec_sequence as write_dsec_sequence
     from egptlib.scenes._dsec import write_index as write_index
-    from egptlib.scenes._events import EventFile as EventFile
-    from egptlib.scenes._events import Events as Events
-    from egptlib.scenes._events import load_events as load_events
-    from egptlib.scenes._events import save_events as save_events
     from egptlib.scenes._folder import Scene as Scene
     from egptlib.scenes._folder import SceneFolder as SceneFolder
     from egptlib.scenes._folder import open_scenes as open_scenes
@@ -33,6 +29,10 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._video import frame_indices as frame_indices
     from egptlib.scenes._video import read_frames as read_frames
     from egptlib.scenes._video import write_video as write_video
+    from egptlib.scenes.events import EventFile as EventFile
+    from egptlib.scenes.events import Events as Events
+    from egptlib.scenes.events import load_events as load_events
+    from egptlib.scenes.events import save_events as save_events
     from egptlib.scenes.streets._answers import MOVING_SLOTS as MOVING_SLOTS
     from egptlib.scenes.streets._answers import SLOT_QUESTIONS as SLOT_QUESTIONS
     from egptlib.scenes.streets._answers import SLOTS as SLOTS
@@ -50,7 +50,7 @@ _NAMES = {
         *("CutReport", "cut_dsec", "cut_sequence", "find_sequences", "parse_window"),
         *("write_dsec_sequence", "write_index"),
     ),
-    "_events": ("EventFile", "Events", "load_events", "save_events"),
+    "events": ("EventFile", "Events", "load_events", "save_events"),
     "_folder": ("Scene", "SceneFolder", "open_scenes"),
     "_index": ("INDEX_NAME",),
     "_questions": ("QUESTIONS", "load_questions"),

@@ -8,10 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from egptlib.scenes._events import load_events
 from egptlib.scenes._images import read_image
 from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
 from egptlib.scenes._video import video_frame_count
+from egptlib.scenes.events import load_events
 
 
 @dataclass(frozen=True)

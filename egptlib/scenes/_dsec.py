@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from egptlib._paths import atomic_write, write_json
-from egptlib.scenes._events import EventFile, Events, check_events, save_events
 from egptlib.scenes._images import read_frame, write_png
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._rendering import event_images
 from egptlib.scenes._video import write_video
+from egptlib.scenes.events import EventFile, Events, check_events, save_events
 
 _PARTS = ".cut"  # one JSON a finished sequence: what resuming looks at and the index is merged from
 _EVENTS, _TIMES, _FRAMES = "events/left/events.h5", "images/timestamps.txt", "images/left/rectified"
@@ -29,7 +29,7 @@ Annotator = Callable[[str, int, int], dict[str, Any]]
 
 def write_dsec_sequence(
     folder: str | PathLike[str],
-    events: Events,
+    events: Mapping[str, np.ndarray],
     frames: Iterable[np.ndarray],
     timestamps_us: Sequence[int] | np.ndarray,
     *,
@@ -55,10 +55,10 @@ def write_dsec_sequence(
     """
     folder = Path(folder)
     times = np.asarray(timestamps_us, dtype=np.int64)
-    events = check_events(events, str(folder))
+    stream = check_events(events, str(folder))
     if len(times) == 0 or np.any(np.diff(times) <= 0):
         raise ValueError(f"{folder}: timestamps_us must be increasing and not empty")
-    if np.any(np.diff(events["t"]) < 0):
+    if np.any(np.diff(stream["t"]) < 0):
         raise ValueError(f"{folder}: events must be sorted by t")
     images = folder / _FRAMES
     images.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def write_dsec_sequence(
     (folder / _TIMES).write_text("".join(f"{time}\n" for time in times.tolist()))
     if metadata:
         write_json(folder / "sequence.json", metadata)
-    _write_events(folder / _EVENTS, events, t_offset=int(min([times[0], *events["t"][:1]])))
+    _write_events(folder / _EVENTS, stream, t_offset=int(min([times[0], *stream["t"][:1]])))
     return folder
 
 

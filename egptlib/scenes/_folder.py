@@ -11,12 +11,12 @@ import numpy as np
 
 from egptlib._paths import data_root
 from egptlib.scenes._dsec import is_cut
-from egptlib.scenes._events import Events, load_events
 from egptlib.scenes._images import read_image
 from egptlib.scenes._index import INDEX_NAME, Record, read_index
 from egptlib.scenes._questions import QUESTIONS, load_questions
 from egptlib.scenes._rendering import RenderingOrder, event_images
 from egptlib.scenes._video import FrameSampling, read_frames
+from egptlib.scenes.events import Events, load_events
 from egptlib.scenes.streets._world import street_name
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from egptlib.scenes import check_folder
 from tests.scenes.conftest import read_entries, write_entries
-from tests.scenes.test_events import Malicious
+from tests.scenes.events.test_npy import Malicious
 
 
 def test_a_good_folder_has_no_problem(users_folder: Path) -> None:

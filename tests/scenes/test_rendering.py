@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egptlib.scenes import event_images, load_events
+from egptlib.scenes import Events, event_images, load_events
 
 BLUE, RED, WHITE = (0, 0, 255), (255, 0, 0), (255, 255, 255)
 
@@ -95,3 +95,46 @@ def test_unknown_order_is_refused() -> None:
     events = {key: np.zeros(3, dtype=np.uint16) for key in "xytp"}
     with pytest.raises(ValueError, match="unknown rendering order 'first'"):
         event_images(events, order="first")  # type: ignore[arg-type]
+
+
+def with_garbage(count: int, garbage: int, size: tuple[int, int] = (480, 640)) -> tuple[dict, dict]:
+    """Events, and the same with garbage among them."""
+    rng = np.random.default_rng(5)
+    clean = {"x": rng.integers(0, size[1], count), "y": rng.integers(0, size[0], count), "p": rng.integers(0, 2, count)}
+    places = rng.integers(0, count, garbage)
+    bad = {"x": 65535, "y": 65535, "p": 1}
+    return clean, {key: np.insert(values, places, bad[key]) for key, values in clean.items()}
+
+
+@pytest.mark.parametrize(("count", "garbage"), [(50_000, 1), (50_000, 40), (200, 1)])
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("size", [None, (480, 640)])
+def test_garbage_events_change_no_picture(count: int, garbage: int, n: int, size: tuple[int, int] | None) -> None:
+    clean, dirty = with_garbage(count, garbage)
+    with pytest.warns(
+        UserWarning, match=rf"{garbage} of {count + garbage} events are left out: they reach 65536x65536"
+    ):
+        images = event_images(dirty, n, size=size)
+    assert_same(images, event_images(clean, n, size=size))
+
+
+def test_garbage_is_bounded_by_the_size_that_the_events_carry() -> None:
+    clean, dirty = with_garbage(5000, 2, (200, 300))
+    dirty = {key: np.where(values == 65535, 400, values) for key, values in dirty.items()}  # a plausible place
+    sized = Events(dirty)
+    sized.size = 200, 300
+    with pytest.warns(UserWarning, match="outside size 200x300"):
+        assert_same(event_images(sized), event_images(clean))
+
+
+def test_much_garbage_and_too_large_a_picture_are_refused() -> None:
+    _, dirty = with_garbage(1000, 50)
+    with pytest.raises(ValueError, match="reach 65536x65536 pixels, more than sensors have"):
+        event_images(dirty)
+    with pytest.raises(ValueError, match="reach 65536x65536 pixels, outside size 480x640"):
+        event_images(dirty, size=(480, 640))
+
+
+def test_a_large_sensor_is_no_garbage() -> None:
+    clean, _ = with_garbage(20_000, 1, (1500, 2000))
+    assert_same(event_images(clean), slow_images(clean, 1))

@@ -1,0 +1,224 @@
+"""What the columns of a recording mean: polarity, the unit of time, coordinates. All events pass here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+FIELDS = ("x", "y", "t", "p")
+# Names that a field goes by in files of other makers.
+ALIASES = {
+    "x": ("x", "xs"),
+    "y": ("y", "ys"),
+    "t": ("t", "ts", "timestamp", "timestamps", "time"),
+    "p": ("p", "ps", "pol", "polarity", "polarities", "on"),
+}
+
+_US_PER_UNIT = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
+_MINUS_ONE = {-1, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1}  # as it stands in the unsigned types too
+_NANOSECONDS_FROM = 10**17  # as microseconds 3,170 years: only nanoseconds since 1970 are that many
+_LONGEST_SECONDS = 10_000  # floats with a fraction that span more may be milli- or microseconds
+
+
+class Events(dict[str, np.ndarray]):
+    """A stream: x, y uint16 pixels; t int64 microseconds; p uint8, 1 for a positive event, else 0. All [N].
+
+    Attributes:
+        size: (height, width) of the sensor, None where the file does not say.
+    """
+
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def join(cls, parts: list["Events"], size: tuple[int, int] | None) -> Self:
+        """Return copies of `parts` one behind the other; no part makes an empty stream."""
+        empty = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.uint8}
+        joined = cls()
+        for key, kind in empty.items():
+            joined[key] = np.concatenate([np.empty(0, kind), *(events[key] for events in parts)])
+        joined.size = size
+        return joined
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How raw `t` and `p` of one recording become microseconds and 0/1."""
+
+    unit: TimeUnit = "us"
+    positive: int = 1
+    offset_us: int = 0
+
+    def times(self, t: np.ndarray) -> np.ndarray:
+        """Raw times [N] as int64 microseconds; `Survey` has made sure that they fit."""
+        times, per = _US_PER_UNIT[self.unit]
+        if t.dtype.kind == "f":
+            whole = np.rint(t.astype(np.float64) * times / per).astype(np.int64)
+        else:
+            whole = t.astype(np.int64, copy=False)
+            whole = whole * times // per if self.unit != "us" else whole
+        return whole + self.offset_us if self.offset_us else whole
+
+    def events(self, columns: Mapping[str, np.ndarray], name: str) -> Events:
+        """Raw columns as a stream."""
+        x, y = (pixels(columns[key], key, name) for key in ("x", "y"))
+        return Events(x=x, y=y, t=self.times(columns["t"]), p=(columns["p"] == self.positive).view(np.uint8))
+
+
+@dataclass
+class Survey:
+    """What the raw `t` and `p` of a whole recording show, block by block, since a part of it can mislead.
+
+    A window of a -1/+1 recording may hold +1 alone, the first rows of float seconds whole numbers alone.
+    """
+
+    name: str
+    low: int | float = 0
+    high: int | float = 0
+    is_whole: bool = True
+    levels: set[int] = field(default_factory=set)
+    _seen: bool = False
+
+    def add(self, t: np.ndarray, p: np.ndarray) -> None:
+        """Take in one block; ValueError for values that no recording has."""
+        _require(t, "t", "iuf", self.name)
+        self.levels |= polarity_levels(p, self.name)
+        if not len(t):
+            return
+        low, high = t.min().item(), t.max().item()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{self.name}: field 't' holds values that are not finite")
+        self.is_whole &= t.dtype.kind != "f" or not np.any(t % 1)
+        self.low, self.high = (min(self.low, low), max(self.high, high)) if self._seen else (low, high)
+        self._seen = True
+
+    def meaning(self, unit: TimeUnit | None = None, offset: np.ndarray | None = None) -> Meaning:
+        """Tell units apart: floats with a fraction are seconds, whole numbers micro- or (since 1970) nanoseconds.
+
+        Args:
+            unit: says so instead.
+            offset: a number to be added to every t, in the same unit or in microseconds.
+
+        Raises:
+            ValueError: the unit or the polarity cannot be told, or a time does not fit into int64 microseconds.
+        """
+        found = unit or self._unit()
+        meaning = Meaning(found, positive_level(self.levels, self.name))
+        if offset is not None:
+            meaning = Meaning(found, meaning.positive, self._offset_us(offset, found))
+        times, per = _US_PER_UNIT[found]
+        for bound in (self.low, self.high):
+            microseconds = int(bound) * times // per
+            if any(abs(value) >= 2**63 - 1 for value in (bound, microseconds, microseconds + meaning.offset_us)):
+                raise ValueError(f"{self.name}: field 't' holds {bound}, which is no time in {found}")
+        return meaning
+
+    def _unit(self) -> TimeUnit:
+        if self.is_whole:
+            return "ns" if max(abs(self.low), abs(self.high)) >= _NANOSECONDS_FROM else "us"
+        if self.high - self.low > _LONGEST_SECONDS:
+            raise ValueError(
+                f"{self.name}: field 't' holds fractions over a span of {self.high - self.low:g}, long for seconds; "
+                "time_unit= says the unit"
+            )
+        return "s"
+
+    def _offset_us(self, offset: np.ndarray, unit: TimeUnit) -> int:
+        if offset.size != 1 or offset.dtype.kind not in "iuf":
+            raise ValueError(f"{self.name}: 't_offset' is {offset.dtype} {offset.shape}; expected one number")
+        survey = Survey(f"{self.name} ('t_offset')")
+        survey.add(offset.reshape(1), np.zeros(1, np.uint8))
+        own = survey._unit()
+        if own == "ns" != unit:
+            raise ValueError(f"{self.name}: 't_offset' is in nanoseconds and 't' seems not to be; time_unit= says so")
+        return int(survey.meaning(own).times(offset.reshape(1))[0])
+
+
+def check_events(events: Mapping[str, Any], name: str, time_unit: TimeUnit | None = None) -> Events:
+    """Return columns in memory as a stream; ValueError (starting with `name`) if they are none.
+
+    The fields go by the names of `ALIASES`. Polarity is 0/1, -1/+1, or 0 and one other value; see `positive_level`.
+    """
+    columns = {key: np.asarray(values) for key, values in find_fields(events, name).items()}
+    check_columns(columns, name)
+    survey = Survey(name)
+    survey.add(columns["t"], columns["p"])
+    stream = survey.meaning(time_unit).events(columns, name)
+    stream.size = getattr(events, "size", None)
+    return stream
+
+
+def check_columns(columns: Mapping[str, np.ndarray], name: str) -> None:
+    """ValueError unless all columns are numbers [N], as many in each."""
+    for key in FIELDS:
+        _require(columns[key], key, "biuf" if key == "p" else "iuf", name)
+    if len({len(values) for values in columns.values()}) != 1:
+        lengths = {key: len(values) for key, values in columns.items()}
+        raise ValueError(f"{name}: the fields differ in length: {lengths}")
+
+
+def find_fields(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return x, y, t, p of a mapping in which they may go by other names."""
+    fields = {}
+    for key, aliases in ALIASES.items():
+        known = [alias for alias in aliases if alias in found]
+        if not known:
+            raise ValueError(f"{name}: field {key!r} is missing; expected x, y, t, p")
+        fields[key] = found[known[0]]
+    return fields
+
+
+def polarity_levels(p: np.ndarray, name: str) -> set[int]:
+    """Return the values in `p`, three at most: more than two are no polarity."""
+    _require(p, "p", "biuf", name)
+    if not len(p):
+        return set()
+    low, high = p.min(), p.max()
+    levels = {float(low), float(high)} if p.dtype.kind == "f" else {int(low), int(high)}
+    if p.dtype.kind == "f" or int(high) - int(low) > 1:
+        levels |= {value.item() for value in p[(p != low) & (p != high)][:1]}
+    if not all(level == level and level % 1 == 0 for level in levels):
+        raise ValueError(f"{name}: field 'p' holds {sorted(levels)}; expected whole numbers")
+    return {int(level) for level in levels}
+
+
+def positive_level(levels: set[int], name: str) -> int:
+    """Return which of the values that occur in a whole recording is the positive polarity.
+
+    Of -1 and +1 (evlib, MVSEC; -1 may have become 255, 65535 or 4294967295 in an unsigned type) +1 is; of 0 and
+    another value (1, 255, -1) the other one.
+
+    Raises:
+        ValueError: the values do not tell, as {1, 2} or -1 alone.
+    """
+    if levels <= {0, 1} or (len(levels) == 2 and 1 in levels and levels & _MINUS_ONE):
+        return 1
+    if len(levels) == 2 and 0 in levels:
+        return next(iter(levels - {0}))
+    values = ", ".join(map(str, sorted(levels)))
+    raise ValueError(f"{name}: field 'p' holds {values}, which does not tell the polarity; expected 0/1 or -1/+1")
+
+
+def is_positive(p: np.ndarray, name: str) -> np.ndarray:
+    """Return bool [N] for the polarities of a whole stream in memory."""
+    return p == positive_level(polarity_levels(p, name), name)
+
+
+def pixels(values: np.ndarray, key: str, name: str) -> np.ndarray:
+    """Return coordinates [N] as uint16; ValueError where that would change one."""
+    if values.dtype == np.uint16:
+        return values
+    _require(values, key, "iuf", name)
+    if len(values) and not (values.min() >= 0 and values.max() <= 65535):  # also where one is NaN
+        raise ValueError(f"{name}: field {key!r} leaves 0..65535")
+    whole = values.astype(np.uint16)
+    if values.dtype.kind == "f" and np.any(whole != values):
+        raise ValueError(f"{name}: field {key!r} holds fractions of a pixel; expected integers")
+    return whole
+
+
+def _require(values: np.ndarray, key: str, kinds: str, name: str) -> None:
+    if values.ndim != 1 or values.dtype.kind not in kinds:
+        raise ValueError(f"{name}: field {key!r} is {values.dtype} {values.shape}; expected integers [N]")
