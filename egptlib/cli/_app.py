@@ -3,14 +3,70 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 import egptlib
 
+
+class OneLineErrors(TyperGroup):
+    """The one place where an error ends a command: one line that names what was wrong, and exit code 2.
+
+    The library raises ValueError and OSError for what a user can put right, and names file, field and expectation.
+    Anything else is a fault of ours and keeps its traceback; so does everything after `egptlib --debug`.
+    """
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            code = super().main(*arguments, **{**options, "standalone_mode": False})
+        except TyperException as error:
+            if type(error).__name__ != "NoArgsIsHelpError":  # the help of a verb that has verbs of its own
+                self._end(_usage(error))
+            print(error.format_message())
+            sys.exit(2)
+        except (ValueError, OSError, MemoryError, RecursionError) as error:
+            if "--debug" in (options.get("args") or sys.argv) or os.environ.get("EGPTLIB_DEBUG", "") not in ("", "0"):
+                raise
+            self._end(_message(error))
+        sys.exit(code or 0)
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            print("egptlib: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    @staticmethod
+    def _end(message: str) -> NoReturn:
+        print(f"egptlib: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _usage(error: TyperException) -> str:
+    """What is wrong with the command line itself, and of which verb."""
+    context = getattr(error, "ctx", None)
+    verb = context.command_path.partition(" ")[2] if context else ""
+    return f"{verb}: {error.format_message()}" if verb else error.format_message()
+
+
+def _message(error: Exception) -> str:
+    match error:
+        case OSError(filename=str() | bytes() as name, strerror=str() as reason):
+            return f"{os.fsdecode(name)}: {reason}"
+        case MemoryError():
+            return f"not enough memory: {error}"
+        case RecursionError():
+            return f"nested too deeply: {error}"
+    return str(error) or type(error).__name__
+
+
 app = typer.Typer(
     name="egptlib",
+    cls=OneLineErrors,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -32,18 +88,8 @@ EventViews = Annotated[int, typer.Option(min=1, help="Event images a scene, as t
 
 
 def main() -> None:
-    """Run the command line. Bad input is one line on stderr and exit code 2; --debug shows where it was raised."""
-    debug = "--debug" in sys.argv or os.environ.get("EGPTLIB_DEBUG", "") not in ("", "0")
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        if debug:
-            raise
-        print(f"egptlib: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("egptlib: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    """Run the command line."""
+    app(prog_name="egptlib")
 
 
 def _version(value: bool) -> None:
@@ -57,7 +103,7 @@ def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    """Options before the verb; `main` reads --debug itself, since it has to be known when parsing fails."""
+    """Options before the verb; --debug is read where errors end, since it has to be known when parsing fails."""
 
 
 def given(**options: Any) -> dict[str, Any]:
