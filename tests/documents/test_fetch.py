@@ -91,4 +91,4 @@ def test_titles(tmp_path: Path, pdf_with: Callable[[str], bytes]) -> None:
 
 def test_an_unknown_key_is_refused() -> None:
     result = CliRunner().invoke(app, ["papers", "fetch", "no_such_paper"])
-    assert isinstance(result.exception, ValueError) and "no entry 'no_such_paper'" in str(result.exception)
+    assert result.exit_code == 2 and "no entry 'no_such_paper'" in result.stderr
