@@ -72,5 +72,5 @@ def cut_dsec(
 
     report = cut(sequences, out, window_us=parse_window(window), keep_events=keep_events, jobs=jobs)
     skipped = f", {report.sequences_skipped} there already" if report.sequences_skipped else ""
-    aside = f"; {len(report.set_aside)} windows set aside for lack of events" if report.set_aside else ""
+    aside = f"; {len(report.set_aside)} windows set aside for lack of events or frames" if report.set_aside else ""
     print(f"cut {report.sequences_cut} sequences{skipped}{aside}: {report.samples} samples -> {report.folder}")

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from egptlib.scenes._images import read_image
+from egptlib.scenes._images import frame_files, read_image
 from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
 from egptlib.scenes._video import video_frame_count
 from egptlib.scenes.events import load_events
@@ -74,7 +74,7 @@ def _name(number: int, entry: Any) -> str:
 
 
 def _check_sample(root: Path, record: Record) -> Iterator[str]:
-    frames = sorted(record.frames_path.glob("*.png"))
+    frames = frame_files(record.frames_path)
     sources = [*record.image_paths, record.image_1f_path, record.event_path]
     if not any(path.is_file() for path in sources):
         yield f"no event pictures and no events; looked for {', '.join(map(str, sources))}"
@@ -89,8 +89,11 @@ def _check_sample(root: Path, record: Record) -> Iterator[str]:
     yield from _fault(video_frame_count, record.mp4_path, required=whole_parts["mp4"] and bool(frames))
     if record.mp4_path.is_file() and not frames and record.frames_path.parent.is_dir():
         yield f"{record.frames_path}: holds no PNG frame"
+    sizes: set[tuple[int, ...]] = set()
     for path in frames:
-        yield from _fault(read_image, path, required=True)
+        yield from _fault(lambda path: sizes.add(read_image(path).shape[:2]), path, required=True)
+    if len(sizes) > 1:
+        yield f"{record.frames_path}: the frames differ in size (height, width): {sorted(sizes)}"
 
 
 def _check_events(path: Path) -> None:

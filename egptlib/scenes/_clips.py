@@ -145,6 +145,6 @@ def _read_shot(clip: _Clip, source: Path, shot: tuple[int, int]) -> tuple[list[n
             if before is not None and np.abs(grey - before).mean() < _SAME_FRAME:
                 continue
             before = grey
-        frames.append(np.ascontiguousarray(frame.to_ndarray(format="rgb24")[:, slice(*clip.columns)]))
-        times.append(round(1e6 * frame.time))
+        frames.append(np.ascontiguousarray(frame.to_ndarray()[:, slice(*clip.columns)]))
+        times.append(frame.time_us)
     return frames, times

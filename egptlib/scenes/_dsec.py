@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from egptlib._paths import atomic_write, write_json
-from egptlib.scenes._images import read_frame, write_png
+from egptlib.scenes._images import frame_files, read_frame, write_png
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._rendering import event_images
 from egptlib.scenes._video import write_video
@@ -95,7 +95,10 @@ def _write_events(path: Path, events: Events, t_offset: int) -> None:
 
 @dataclass(frozen=True)
 class CutReport:
-    """What `cut_dsec` did. `samples` counts the whole folder; `set_aside` names windows with too few events to draw."""
+    """What `cut_dsec` did; `samples` counts the whole folder.
+
+    `set_aside` names windows without frames, or with fewer events than pictures to draw.
+    """
 
     folder: Path
     samples: int
@@ -146,8 +149,8 @@ def cut_dsec(
 
     Windows start at the first image time and overlap by half; one counts when it ends no later than the last image
     time plus one frame period. A window's events are exactly those with t in [start, stop), raw (no rectification).
-    Windows with fewer events than pictures to draw are set aside. `out` can be extended: a sequence already there
-    is skipped, and the index, written last, lists them all.
+    Windows without frames, or with fewer events than pictures to draw, are set aside. `out` can be extended: a
+    sequence already there is skipped, and the index, written last, lists them all.
 
     Args:
         sequences: folders in DSEC layout, or folders of such folders.
@@ -199,11 +202,10 @@ def cut_sequence(
     with EventFile(sequence / _EVENTS) as file:
         for number, (start, stop) in enumerate(windows(times, window_us)):
             stem = f"{name}/{number:06d}"
-            events = file.window(start, stop)
-            if len(events["t"]) < max(views, default=0):
+            events, indices = file.window(start, stop), _frames_inside(times, start, stop)
+            if len(events["t"]) < max(views, default=0) or not indices:
                 set_aside.append(stem)
                 continue
-            indices = _frames_inside(times, start, stop)
             _write_pictures(out, stem, events, views)
             _write_clip(out / "mp4" / f"{stem}.mp4", frames.read(indices), times[indices])
             if keep_events:
@@ -294,14 +296,22 @@ class _FrameReader:
     """The frames of a sequence; keeps those of the last window, since half of them come again."""
 
     def __init__(self, folder: Path, expected: int) -> None:
-        self._files = sorted(folder.glob("*.png"))
+        self._files = frame_files(folder)
         self._kept: dict[int, np.ndarray] = {}
+        self._shape: tuple[int, ...] = ()
         if len(self._files) != expected:
             raise ValueError(f"{folder}: {len(self._files)} PNG frames but {expected} timestamps")
 
     def read(self, indices: range) -> list[np.ndarray]:
-        self._kept = {i: self._kept[i] if i in self._kept else read_frame(self._files[i]) for i in indices}
+        self._kept = {i: self._kept[i] if i in self._kept else self._read(self._files[i]) for i in indices}
         return list(self._kept.values())
+
+    def _read(self, path: Path) -> np.ndarray:
+        frame = read_frame(path)
+        self._shape = self._shape or frame.shape
+        if frame.shape != self._shape:
+            raise ValueError(f"{path}: is {frame.shape}, the frames before it are {self._shape}")
+        return frame
 
 
 def _write_pictures(out: Path, stem: str, events: Events, views: Sequence[int]) -> None:
@@ -318,6 +328,8 @@ def _write_clip(path: Path, frames: list[np.ndarray], times: np.ndarray) -> None
     period = float(np.median(gaps)) if len(gaps) else 50_000.0
     even = bool(np.all(np.abs(gaps - period) < 0.1 * period))
     fps = max(1, round(1e6 / period))
+    height, width = (side & ~1 for side in frames[0].shape[:2])  # H.264 has no odd sides: the last row or column goes
+    frames = [frame[:height, :width] for frame in frames]
     write_video(path, frames, fps=fps, timestamps_us=None if even else times)
 
 

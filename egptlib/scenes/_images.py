@@ -1,23 +1,40 @@
 """PNG files: read as RGB, and written fast."""
 
+import re
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 
+def frame_files(folder: str | PathLike[str]) -> list[Path]:
+    """Return the PNG files of a folder in the order of the numbers in their names: 2.png before 10.png."""
+    return sorted(Path(folder).glob("*.png"), key=_natural)
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"([0-9]+)", path.name)
+    # texts stand at even places, numbers at odd ones; the whole name tells 1.png from 01.png
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], path.name
+
+
 def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """Read a picture as uint8 [H, W, 3] RGB.
+    """Read a picture as uint8 [H, W, 3] RGB, upright; of 16 bits a pixel, the upper eight.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a complete picture.
+        ValueError: it is not a complete picture, or its pixels are 32-bit numbers.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)  # as OpenCV does
+            if image.mode.startswith("I;16"):  # convert("RGB") would turn every value above 255 white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}); expected 8 or 16 bits")
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image") from None

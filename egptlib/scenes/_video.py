@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -41,15 +42,16 @@ def read_frames(
 ) -> tuple[np.ndarray, list[int]]:
     """Read `n` frames of a video file, or of a folder of PNG frames.
 
-    A video is decoded as a stream that keeps only the frames asked for. The frame count comes from the header; when
-    decoding finds another one (many headers say 0), a second pass is made with the true count.
+    A video is decoded as a stream that keeps only the frames asked for. Its frames are those that a player shows: an
+    edit list leaves some out, a display matrix turns them upright. How many there are is guessed from the file's
+    index; when decoding finds another number (many containers have no index), a second pass is made with that.
 
     Returns:
         frames uint8 [n, H, W, 3] RGB, and their indices in the clip (see `frame_indices` for short clips).
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: it is damaged, or holds no frame.
+        ValueError: it is damaged, holds no frame, or the picture's size changes on the way.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,7 +59,7 @@ def read_frames(
     if sampling == "first":  # needs no count, and stops early
         kept, total = _keep_frames(path, range(n), stop_early=True)
     else:
-        guess = max(_header_frame_count(path), 1)
+        guess = max(_indexed_frame_count(path), 1)
         kept, total = _keep_frames(path, frame_indices(guess, n, sampling))
         if total != guess:
             kept, total = _keep_frames(path, frame_indices(total, n, sampling))
@@ -70,18 +72,64 @@ def video_frame_count(path: str | PathLike[str]) -> int:
     return _keep_frames(Path(path), ())[1]
 
 
-def iterate_video(path: str | PathLike[str]) -> Iterator["VideoFrame"]:
-    """Yield the decoded frames of a clip one by one (PyAV frames; `.to_ndarray(format="rgb24")` gives pixels).
+@dataclass(frozen=True)
+class Picture:
+    """One frame of a video, upright; pixels are converted when they are asked for.
+
+    Attributes:
+        path: the video.
+        frame: PyAV's frame, as it is stored.
+        turn: what makes it upright: exchange the axes, then mirror the rows, then the columns.
+    """
+
+    path: Path
+    frame: "VideoFrame"
+    turn: tuple[bool, bool, bool]
+
+    @property
+    def time_us(self) -> int:
+        """Its time in the file in microseconds; ValueError where the file gives it none."""
+        pts, base = self.frame.pts, self.frame.time_base
+        if pts is None or base is None:
+            raise ValueError(f"{self.path}: its frames carry no times")
+        return round(pts * base * 1_000_000)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.frame.height, self.frame.width
+        return (width, height) if self.turn[0] else (height, width)
+
+    def to_ndarray(self, format: Literal["rgb24", "gray"] = "rgb24") -> np.ndarray:
+        """Return uint8 [H, W, 3] RGB, or [H, W] for "gray"."""
+        exchange, rows, columns = self.turn
+        pixels = np.asarray(self.frame.to_ndarray(format=format))
+        pixels = pixels.swapaxes(0, 1) if exchange else pixels
+        return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
+
+
+def iterate_video(path: str | PathLike[str]) -> Iterator[Picture]:
+    """Yield the frames of a clip that a player shows, one by one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be opened or decoded, or ends before the number of frames its header promises.
+        ValueError: it cannot be opened or decoded, ends before its index does, or the picture's size changes.
     """
+    path, size = Path(path), None
+    for number, frame in enumerate(_decode(path)):
+        picture = Picture(path, frame, _upright(path, frame))
+        size = size or picture.size
+        if picture.size != size:
+            raise ValueError(f"{path}: frame {number} is {picture.size}, those before it are {size} (height, width)")
+        yield picture
+
+
+def _decode(path: Path) -> Iterator["VideoFrame"]:
     import av
 
-    path = Path(path)
     with _open_video(path) as (container, stream):
-        promised, packets = stream.frames, 0
+        # An edit list leaves out packets, gaps in an AVI are counted as frames: the index knows, the header does not.
+        promised, packets = sum(entry.size > 0 for entry in stream.index_entries) or stream.frames, 0
         try:
             for packet in container.demux(stream):
                 packets += bool(packet.size)
@@ -92,6 +140,19 @@ def iterate_video(path: str | PathLike[str]) -> Iterator["VideoFrame"]:
         raise ValueError(f"{path}: damaged video: holds {packets} of {promised} frames")
     if packets == 0:
         raise ValueError(f"{path}: damaged video: holds no frame")
+
+
+def _upright(path: Path, frame: "VideoFrame") -> tuple[bool, bool, bool]:
+    """Read `Picture.turn` from the frame's display matrix (a b u, c d v, x y w; ISO/IEC 14496-12, 6.2.2)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(cast(bytes, matrix), dtype=np.int32)[:5].tolist()
+    straight, quarter = (abs(a), abs(d)), (abs(b), abs(c))
+    kept, lost = (straight, quarter) if sum(straight) >= sum(quarter) else (quarter, straight)
+    if 50 * max(lost) > min(kept):  # more than about a degree
+        raise ValueError(f"{path}: its display matrix ({a} {b}, {c} {d}) turns by no multiple of 90 degrees")
+    return (False, d < 0, a < 0) if kept is straight else (True, b < 0, c < 0)
 
 
 def write_video(
@@ -151,7 +212,7 @@ def _keep_frames(path: Path, wanted: Iterable[int], stop_early: bool = False) ->
     remaining, kept, total = set(wanted), {}, 0
     for frame in iterate_video(path):
         if total in remaining:
-            kept[total] = frame.to_ndarray(format="rgb24")
+            kept[total] = frame.to_ndarray()
             remaining.discard(total)
         total += 1
         if stop_early and not remaining:
@@ -159,9 +220,9 @@ def _keep_frames(path: Path, wanted: Iterable[int], stop_early: bool = False) ->
     return kept, total
 
 
-def _header_frame_count(path: Path) -> int:
+def _indexed_frame_count(path: Path) -> int:
     with _open_video(path) as (_, stream):
-        return stream.frames
+        return sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) or stream.frames
 
 
 @contextmanager
@@ -184,11 +245,14 @@ def _open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
 
 
 def _read_frame_folder(folder: Path, n: int, sampling: FrameSampling) -> tuple[np.ndarray, list[int]]:
-    from egptlib.scenes._images import read_image
+    from egptlib.scenes._images import frame_files, read_image
 
-    files = sorted(folder.glob("*.png"))
+    files = frame_files(folder)
     if not files:
         raise ValueError(f"{folder}: holds no PNG frame")
     indices = frame_indices(len(files), n, sampling)
     kept = {index: read_image(files[index]) for index in set(indices)}
+    if len({frame.shape for frame in kept.values()}) > 1:
+        sizes = sorted({frame.shape[:2] for frame in kept.values()})
+        raise ValueError(f"{folder}: the frames differ in size (height, width): {sizes}")
     return np.stack([kept[index] for index in indices]), indices

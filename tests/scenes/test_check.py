@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from egptlib.scenes import check_folder
 from tests.scenes.conftest import read_entries, write_entries
@@ -51,6 +52,13 @@ def test_every_fault_is_named_in_one_run(users_folder: Path) -> None:
     }
     assert len(problems) == 9
     assert all(str(problem).startswith(problem.sample) for problem in problems)
+
+
+def test_frames_of_several_sizes(users_folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save(users_folder / "video/zurich_city_01_b/000000/001003.png")
+    (problem,) = check_folder(users_folder)
+    assert problem.sample == "zurich_city_01_b-0"
+    assert "video/zurich_city_01_b/000000: the frames differ in size" in problem.message
 
 
 def _file(message: str) -> str:

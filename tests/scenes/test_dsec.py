@@ -183,6 +183,38 @@ def test_windows_without_events_are_set_aside(tmp_path: Path) -> None:
     assert report.set_aside == tuple([f"seq/{k:06d}" for k in (1, 2)] + [f"still/{k:06d}" for k in range(3)])
 
 
+def test_windows_without_frames_are_set_aside(tmp_path: Path) -> None:
+    """The camera stalls for three seconds while events go on."""
+    times = np.r_[PERIOD * np.arange(40), 5_000_000 + PERIOD * np.arange(40)]
+    frames = [numbered_frame(number % 25) for number in range(80)]
+    write_dsec_sequence(tmp_path / "seq", random_events(9000, span_us=7_000_000), frames, times)
+    report = cut_dsec([tmp_path / "seq"], tmp_path / "out", keep_events=True)
+    starts = range(0, 6_000_001, 500_000)
+    empty = [k for k, start in enumerate(starts) if not ((times >= start) & (times < start + 1_000_000)).any()]
+    assert report.set_aside == tuple(f"seq/{k:06d}" for k in empty)
+    assert report.samples == len(starts) - len(empty)
+    assert check_folder(tmp_path / "out") == []
+
+
+def test_frames_of_a_sequence_may_have_odd_sides_but_not_several_sizes(tmp_path: Path) -> None:
+    frames = [np.full((45, 33, 3), 8 * number, np.uint8) for number in range(20)]
+    folder = write_dsec_sequence(tmp_path / "seq", random_events(500), frames, PERIOD * np.arange(20))
+    cut_dsec([folder], tmp_path / "out")
+    assert read_frames(tmp_path / "out/mp4/seq/000000.mp4")[0].shape == (8, 44, 32, 3)
+    Image.new("RGB", (64, 48)).save(folder / "images/left/rectified/000007.png")
+    with pytest.raises(ValueError, match=r"000007\.png: is \(48, 64, 3\)"):
+        cut_dsec([folder], tmp_path / "other")
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder, _, _ = make_sequence(tmp_path / "seq", frames=20)
+    for path in sorted((folder / "images/left/rectified").iterdir()):
+        path.rename(path.with_name(f"{int(path.stem)}.png"))
+    cut_dsec([folder], tmp_path / "out")
+    frames, _ = read_frames(tmp_path / "out/mp4/seq/000000.mp4", 20)
+    assert [frame_number(frame) for frame in frames] == list(range(20))
+
+
 def test_one_view_only(tmp_path: Path) -> None:
     make_sequence(tmp_path / "seq", frames=20)
     assert cut_sequence(tmp_path / "seq", tmp_path / "out", views=(1,)) == 1

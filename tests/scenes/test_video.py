@@ -1,5 +1,7 @@
 """Frames out of clips of every awkward kind; frames carry their number, so the right ones are seen to be taken."""
 
+import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from egptlib.scenes import frame_indices, read_frames, write_video
-from egptlib.scenes._video import video_frame_count
+from egptlib.scenes._video import _indexed_frame_count, iterate_video, video_frame_count
 from tests.scenes.conftest import encode, frame_number, numbered_frame
 
 
@@ -63,6 +65,17 @@ def test_variable_frame_rate_is_sampled_by_index(tmp_path: Path) -> None:
     assert numbers(encode(tmp_path / "clip.mp4", 12, times)) == (expected, expected)
 
 
+def test_folder_of_frames_with_numbers_of_any_length(tmp_path: Path) -> None:
+    for pattern in ("{}.png", "frame_{}.png", "left_{}_rgb2.png"):
+        folder = tmp_path / pattern.partition("{")[0]
+        folder.mkdir(exist_ok=True)
+        for number in range(12):
+            Image.fromarray(numbered_frame(number)).save(folder / pattern.format(number))
+        assert numbers(folder, n=12) == (list(range(12)),) * 2
+        for path in folder.glob("*.png"):
+            path.unlink()
+
+
 def test_folder_of_frames(tmp_path: Path) -> None:
     for number in range(20):
         Image.fromarray(numbered_frame(number)).save(tmp_path / f"{5000 + number:06d}.png")
@@ -79,13 +92,13 @@ def test_only_wanted_frames_are_converted(tmp_path: Path, monkeypatch: pytest.Mo
     converted = 0
 
     class Counting:
-        def __init__(self, frame: av.VideoFrame) -> None:
-            self.frame = frame
+        def __init__(self, picture: video.Picture) -> None:
+            self.picture = picture
 
-        def to_ndarray(self, format: str) -> np.ndarray:
+        def to_ndarray(self) -> np.ndarray:
             nonlocal converted
             converted += 1
-            return self.frame.to_ndarray(format=format)
+            return self.picture.to_ndarray()
 
     decode = video.iterate_video
     monkeypatch.setattr(video, "iterate_video", lambda path: map(Counting, decode(path)))
@@ -197,3 +210,127 @@ def test_impossible_clips_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the first one was"):
         write_video(path, [np.zeros((16, 16, 3), np.uint8), np.zeros((18, 16, 3), np.uint8)])
     assert list(tmp_path.iterdir()) == []
+
+
+def trim(path: Path, first: int, last: int, b_frames: int, key_frames: int, stored: int = 40) -> Path:
+    """A clip whose edit list shows only frames `first` to `last`, as a trim that does not encode again leaves it."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=20)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.options = {"bf": str(b_frames), "g": str(key_frames), "crf": "1"}
+        for number in range(stored):
+            picture = np.full((48, 64, 3), 6 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+        ticks = int(1 / (stream.time_base or 1))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"elst") + 12
+    _, start = struct.unpack(">Ii", data[at : at + 8])
+    data[at : at + 8] = struct.pack(">Ii", 50 * (last - first), start + first * ticks // 20)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("key_frames", [7, 250])
+@pytest.mark.parametrize(("first", "last"), [(0, 20), (25, 40), (11, 29), (39, 40)])
+def test_an_edit_list_decides_which_frames_there_are(
+    tmp_path: Path, b_frames: int, key_frames: int, first: int, last: int
+) -> None:
+    path = trim(tmp_path / "clip.mp4", first, last, b_frames, key_frames)
+    with av.open(str(path)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(shown) == last - first == video_frame_count(path) == _indexed_frame_count(path)
+    frames, indices = read_frames(path)
+    assert indices == frame_indices(last - first)
+    np.testing.assert_array_equal(frames, np.stack([shown[index] for index in indices]))
+    assert [round(float(frame.mean()) / 6) for frame in frames] == [first + index for index in indices]
+
+
+def test_a_trimmed_clip_that_ends_early_is_damaged(tmp_path: Path) -> None:
+    path = trim(tmp_path / "clip.mp4", 0, 20, b_frames=0, key_frames=10)
+    position, _ = packets(path)[15]
+    path.write_bytes(path.read_bytes()[:position])
+    with pytest.raises(ValueError, match=r"clip\.mp4: damaged video: holds 15 of 21 frames"):
+        read_frames(path)
+
+
+def test_gaps_of_an_avi_are_no_frames(tmp_path: Path) -> None:
+    """Its header counts the empty chunks that fill the gaps: 17 for ten frames."""
+    path = encode(tmp_path / "clip.avi", 10, [50 * (number + 7 * (number > 4)) for number in range(10)])
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames > 10
+    assert numbers(path) == (frame_indices(10),) * 2
+    data = path.read_bytes()
+    path.write_bytes(data[: packets(path)[8][0]])  # its index stood at the end
+    with pytest.raises(ValueError, match=r"clip\.avi: damaged video: holds 8 of"):
+        read_frames(path)
+
+
+ONE = 0x10000
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "d", "upright"),
+    [
+        (0, 1, -1, 0, lambda stored: np.rot90(stored, -1)),
+        (-1, 0, 0, -1, lambda stored: np.rot90(stored, 2)),
+        (0, -1, 1, 0, lambda stored: np.rot90(stored, 1)),
+        (-1, 0, 0, 1, np.fliplr),
+        (1, 0, 0, -1, np.flipud),
+        (0, 1, 1, 0, lambda stored: stored.swapaxes(0, 1)),
+        (0, -1, -1, 0, lambda stored: np.rot90(stored, 2).swapaxes(0, 1)),
+        (1, 0, 0, 1, lambda stored: stored),
+    ],
+)
+def test_frames_are_turned_upright(tmp_path: Path, a: int, b: int, c: int, d: int, upright: Callable) -> None:
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:16, :16] = 255, 0, 0
+    stored[32:, :16] = 0, 255, 0
+    stored[32:, 48:] = 0, 0, 255
+    path = tmp_path / "clip.mp4"
+    write_video(path, [stored] * 2, crf=1)
+    turn(path, a * ONE, b * ONE, c * ONE, d * ONE)
+    expected = upright(stored)
+    (picture, _) = iterate_video(path)
+    assert picture.size == expected.shape[:2]
+    assert picture.to_ndarray(format="gray").shape == expected.shape[:2]
+    frames, _ = read_frames(path, 2)
+    assert frames.shape == (2, *expected.shape)
+    assert np.abs(frames.astype(int) - expected).mean() < 12
+
+
+def test_a_slanted_display_matrix_is_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", [numbered_frame(1)])
+    turn(tmp_path / "clip.mp4", 46341, 46341, -46341, 46341)
+    with pytest.raises(ValueError, match=r"clip\.mp4: its display matrix .* no multiple of 90"):
+        read_frames(tmp_path / "clip.mp4")
+
+
+def turn(path: Path, a: int, b: int, c: int, d: int) -> None:
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+def test_a_picture_size_that_changes_is_an_error_with_a_name(tmp_path: Path) -> None:
+    takes = []
+    for number, side in enumerate((48, 96)):
+        path = tmp_path / f"take_{number}.ts"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=20)
+            stream.height, stream.width, stream.pix_fmt = side, 64, "yuv420p"
+            for _ in range(10):
+                picture = np.zeros((side, 64, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        takes.append(path.read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(takes))
+    for read in (read_frames, video_frame_count):
+        with pytest.raises(ValueError, match=r"both\.ts: frame 10 is \(96, 64\), those before it are \(48, 64\)"):
+            read(tmp_path / "both.ts")
+    for number, side in enumerate((8, 16)):
+        Image.new("RGB", (8, side)).save(tmp_path / f"{number}.png")
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: the frames differ in size"):
+        read_frames(tmp_path)
