@@ -93,12 +93,16 @@ def test_importing_opens_no_network() -> None:
         (("run", "-p", "novalue"), "-p 'novalue': expected NAME=VALUE"),
         (("run", "-p", "num_scene=3"), "unknown parameter 'num_scene'"),
         (("run", "--dataset", "missing"), "dataset 'missing': expected streets"),
+        (("run", "--pair", "big"), "pair 'big': expected 'mini', a pair.toml, or the checkpoint folders"),
+        (("run", "--pair", "none.toml"), "pair 'none.toml': no such file: "),
+        (("benchmark", "costs", "--pair", "big"), "pair 'big': expected 'mini'"),
         (("report", "nowhere"), "nowhere: no such run folder"),
         (("make-data", "kitti"), "expected streets or clips, got 'kitti'"),
         (("make-data", "clips", "--sequences", "3"), "--sequences is for streets"),
         (("cut-dsec", "nowhere", "--out", "o", "--window", "soon"), "'soon'"),
         (("cut-dsec", "nowhere", "--out", "o"), "nowhere: no DSEC sequence"),
-        (("extract", "--out", "o", "--pair", "nothing", "--dataset", "nowhere"), "nowhere"),
+        (("extract", "--out", "o", "--pair", "nothing", "--dataset", "nowhere"), "pair 'nothing'"),
+        (("extract", "--out", "o", "--dataset", "nowhere"), "nowhere"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

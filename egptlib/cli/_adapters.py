@@ -5,16 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from egptlib.cli._app import (
-    Device,
-    EventGPTFolder,
-    EventViews,
-    PairName,
-    Quantization,
-    VideoLlavaFolder,
-    VisualTower,
-    app,
-)
+from egptlib.cli._app import EventViews, Pair, app
 
 
 @app.command()
@@ -49,16 +40,12 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="At the end of the warm-up.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
-    device: Device = "cpu",
+    device: Annotated[str, typer.Option(help="To train on: cpu, cuda, cuda:1, ...")] = "cpu",
     dataset: Annotated[
         str, typer.Option(help="L6: where the states' scenes are; of streets, both splits.")
     ] = "streets",
     event_views: EventViews = 5,
-    pair: PairName = "mini",
-    eventgpt: EventGPTFolder = None,
-    video_llava: VideoLlavaFolder = None,
-    visual_tower: VisualTower = None,
-    quantization: Quantization = None,
+    pair: Pair = "mini",
 ) -> None:
     """Train an adapter on stored hidden states; the best epoch by mean acceptance length is kept.
 
@@ -76,14 +63,7 @@ def train(
 
         splits = ("train", "test") if dataset in ("streets", "mini") else (None,)
         more["scenes"] = ScenesById(*(open_scenes(dataset, split, event_views=event_views) for split in splits))
-        more["pair"] = load_pair(
-            pair,
-            eventgpt=eventgpt,
-            video_llava=video_llava,
-            visual_tower=visual_tower,
-            quantization=quantization,
-            device=device,
-        )
+        more["pair"] = load_pair(pair)
     elif level not in VARIANTS:  # before a run folder is made
         raise ValueError(f"level {level!r}: expected one of {', '.join(VARIANTS)}")
     settings = FitSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)

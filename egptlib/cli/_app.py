@@ -2,8 +2,7 @@
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -76,14 +75,7 @@ app = typer.Typer(
 
 Dataset = Annotated[str, typer.Option(help="streets, clips, or a dataset folder.")]
 Split = Annotated[str, typer.Option(help="train or test; for streets.")]
-PairName = Annotated[str, typer.Option("--pair", help="mini, or eventgpt-videollava.")]
-EventGPTFolder = Annotated[Path | None, typer.Option("--eventgpt", help="The real pair's EventGPT checkpoint.")]
-VideoLlavaFolder = Annotated[
-    Path | None, typer.Option("--video-llava", help="Video-LLaVA checkpoint of the real pair.")
-]
-VisualTower = Annotated[Path | None, typer.Option(help="Folder of EventGPT's vision tower.")]
-Quantization = Annotated[Literal["nf4", "int8"] | None, typer.Option(help="None when left out.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Pair = Annotated[str, typer.Option(help="mini, or a pair.toml with folders, quantization and devices.")]
 EventViews = Annotated[int, typer.Option(min=1, help="Event images a scene, as the drafter was trained.")]
 
 

@@ -5,21 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from egptlib.cli._app import (
-    Dataset,
-    Device,
-    EventGPTFolder,
-    EventViews,
-    PairName,
-    Split,
-    VideoLlavaFolder,
-    VisualTower,
-    app,
-)
+from egptlib.cli._app import Dataset, EventViews, Pair, Split, app
 
 if TYPE_CHECKING:
     from egptlib.measuring import CostReport, Divergences, Method
-    from egptlib.models import Model, Pair
+    from egptlib.models import Model, PairSettings
+    from egptlib.models import Pair as Models
 
 PRECISIONS = ("float32", "bfloat16", "nf4")
 
@@ -43,11 +34,7 @@ def costs(
     dataset: Dataset = "streets",
     split: Split = "test",
     event_views: EventViews = 5,
-    pair: PairName = "mini",
-    eventgpt: EventGPTFolder = None,
-    video_llava: VideoLlavaFolder = None,
-    visual_tower: VisualTower = None,
-    device: Device = "cpu",
+    pair: Pair = "mini",
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of every timing.")] = 15,
     max_gamma: Annotated[int, typer.Option(min=0, help="Verifications of 0 to so many draft tokens.")] = 32,
     contention: Annotated[bool, typer.Option(help="Also run both models at once.")] = True,
@@ -56,13 +43,14 @@ def costs(
     from egptlib._paths import write_json
     from egptlib.figures import step_parts_figure, verify_cost_figure
     from egptlib.measuring import report_costs
+    from egptlib.models import pair_settings
     from egptlib.scenes import open_scenes
 
-    names = _precisions(precision, PRECISIONS)
+    names, settings = _precisions(precision, PRECISIONS), pair_settings(pair)
     scene = open_scenes(dataset, split=split, event_views=event_views)[0]
     reports: dict[str, CostReport] = {}
     for name in names:
-        models = _load(name, pair, eventgpt, video_llava, visual_tower, device)
+        models = _load(settings, name)
         reports[name] = report = report_costs(
             models,
             scene,
@@ -73,9 +61,9 @@ def costs(
         )
         del models
         print(cost_table(report))
-        path = out / f"costs_{pair}_{name}.json"
+        path = out / f"costs_{settings.key}_{name}.json"
         report.costs.save(path)
-        write_json(out / f"report_{pair}_{name}.json", report.to_dict())
+        write_json(out / f"report_{settings.key}_{name}.json", report.to_dict())
         print(f"-> {path}\n", flush=True)
     verify_cost_figure({name: report.costs for name, report in reports.items()}).savefig(out / "verify_cost.png")
     parts = {f"{name}, {side}": seconds for name, r in reports.items() for side, seconds in r.parts.items()}
@@ -92,11 +80,7 @@ def divergences(
     dataset: Dataset = "streets",
     split: Split = "test",
     event_views: EventViews = 5,
-    pair: PairName = "mini",
-    eventgpt: EventGPTFolder = None,
-    video_llava: VideoLlavaFolder = None,
-    visual_tower: VisualTower = None,
-    device: Device = "cpu",
+    pair: Pair = "mini",
     scenes: Annotated[int, typer.Option(min=1, help="Taken evenly from all.")] = 8,
     questions: Annotated[int, typer.Option(min=1, help="Of each scene.")] = 5,
     gamma: Annotated[int, typer.Option(min=1, help="Draft tokens per verification.")] = 5,
@@ -108,14 +92,14 @@ def divergences(
     from egptlib._paths import write_json
     from egptlib.decoding import as_drafter, speculative_generate
     from egptlib.measuring import find_divergences
+    from egptlib.models import pair_settings
     from egptlib.scenes import open_scenes
 
-    names = _precisions(precision, ("bfloat16", "nf4"))
+    names, settings = _precisions(precision, ("bfloat16", "nf4")), pair_settings(pair)
     found = open_scenes(dataset, split=split, event_views=event_views)
-    chosen = found[:: max(1, len(found) // scenes)][:scenes]
-    prompts = [(scene, question) for scene in chosen for question in scene.questions[:questions]]
+    prompts = [(scene, question) for scene in found.spread(scenes) for question in scene.questions[:questions]]
     for name in names:
-        models = _load(name, pair, eventgpt, video_llava, visual_tower, device)
+        models = _load(settings, name)
         target, drafter = models.target, as_drafter(models.drafter, models.target)
         methods: dict[str, Method] = {
             "plain loop": lambda *prompt, t=target: t.decode_greedy(t.start(*prompt), tokens)[0].tolist(),
@@ -124,8 +108,8 @@ def divergences(
             ),
         }
         report = find_divergences(target, methods, prompts, tokens)
-        print(f"{pair}, {name}: " + divergence_table(report, target))
-        path = out / f"divergences_{pair}_{name}.json"
+        print(f"{settings.name}, {name}: " + divergence_table(report, target))
+        path = out / f"divergences_{settings.key}_{name}.json"
         write_json(path, report.to_dict())
         print(f"-> {path}\n", flush=True)
 
@@ -207,24 +191,12 @@ def _precisions(given: list[str] | None, default: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _load(
-    precision: str,
-    pair: str,
-    eventgpt: Path | None,
-    video_llava: Path | None,
-    visual_tower: Path | None,
-    device: str,
-) -> "Pair":
-    import torch
+def _load(settings: "PairSettings", precision: str) -> "Models":
+    """The pair in another precision than its settings say."""
+    from dataclasses import replace
 
     from egptlib.models import load_pair
 
-    return load_pair(
-        pair,
-        eventgpt=eventgpt,
-        video_llava=video_llava,
-        visual_tower=visual_tower,
-        quantization="nf4" if precision == "nf4" else None,
-        dtype=torch.float32 if precision == "float32" else torch.bfloat16,
-        device=device,
-    )
+    if precision == "nf4":
+        return load_pair(replace(settings, quantization="nf4", dtype="bfloat16"))
+    return load_pair(replace(settings, quantization=None, dtype=precision))

@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from egptlib.cli._app import (
-    Dataset,
-    Device,
-    EventGPTFolder,
-    EventViews,
-    PairName,
-    Quantization,
-    Split,
-    VideoLlavaFolder,
-    VisualTower,
-    app,
-)
+from egptlib.cli._app import Dataset, EventViews, Pair, Split, app
 
 if TYPE_CHECKING:
     from egptlib.scenes import SceneFolder
@@ -34,7 +23,6 @@ StoredDtype = Annotated[
 ]
 LayerList = Annotated[str | None, typer.Option(help="Target layers to keep besides the last states, as 3,6,9.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples at once.")]
-TargetDevice = Annotated[str | None, typer.Option(help="The drafter's when left out.")]
 
 
 @app.command()
@@ -42,18 +30,12 @@ def extract(
     out: Annotated[Path, typer.Option(help="Folder for the hidden states; an unfinished one is continued.")],
     dataset: Dataset = "streets",
     split: Split = "test",
-    pair: PairName = "mini",
+    pair: Pair = "mini",
     path: TokenPath = "target",
     event_views: EventViews = 5,
     num_scenes: NumScenes = None,
     num_questions: NumQuestions = 10,
     max_new_tokens: MaxNewTokens = 50,
-    eventgpt: EventGPTFolder = None,
-    video_llava: VideoLlavaFolder = None,
-    visual_tower: VisualTower = None,
-    quantization: Quantization = None,
-    device: Device = "cpu",
-    target_device: TargetDevice = None,
     dtype: StoredDtype = None,
     layers: LayerList = None,
     batch_size: BatchSize = 64,
@@ -69,18 +51,18 @@ def extract(
     """Run both models over a dataset and keep their last hidden states."""
     from egptlib.hidden_states import extract as run
     from egptlib.hidden_states import extract_shards
-    from egptlib.models import load_pair
+    from egptlib.models import load_pair, pair_settings
 
-    models = _models(pair, eventgpt, video_llava, visual_tower, quantization, device, target_device)
+    settings = pair_settings(pair)
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
     options |= {"chunk_size": chunk_size, "commit_every": commit_every}
     options |= {"retry_failed": retry_failed, "max_failures_in_row": max_failures_in_row}
     scenes = _scenes(dataset, split, event_views, num_scenes)
     try:
         if workers > 1 or cluster:
-            extract_shards(models, scenes, out, workers, cluster, **options)
+            extract_shards(vars(settings), scenes, out, workers, cluster, **options)
         else:
-            run(load_pair(**models), scenes, out, **options)
+            run(load_pair(settings), scenes, out, **options)
     except RuntimeError as error:  # too many failures in a row, or workers that died: one line, as for bad input
         raise ValueError(str(error)) from error
 
@@ -89,18 +71,12 @@ def extract(
 def plan_extraction(
     dataset: Dataset = "streets",
     split: Split = "test",
-    pair: PairName = "mini",
+    pair: Pair = "mini",
     path: TokenPath = "target",
     event_views: EventViews = 5,
     num_scenes: NumScenes = None,
     num_questions: NumQuestions = 10,
     max_new_tokens: MaxNewTokens = 50,
-    eventgpt: EventGPTFolder = None,
-    video_llava: VideoLlavaFolder = None,
-    visual_tower: VisualTower = None,
-    quantization: Quantization = None,
-    device: Device = "cpu",
-    target_device: TargetDevice = None,
     dtype: StoredDtype = None,
     layers: LayerList = None,
     batch_size: BatchSize = 64,
@@ -109,9 +85,8 @@ def plan_extraction(
     from egptlib.hidden_states import plan_extraction as plan
     from egptlib.models import load_pair
 
-    models = _models(pair, eventgpt, video_llava, visual_tower, quantization, device, target_device)
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
-    print(plan(load_pair(**models), _scenes(dataset, split, event_views, num_scenes), **options))
+    print(plan(load_pair(pair), _scenes(dataset, split, event_views, num_scenes), **options))
 
 
 def _scenes(dataset: str, split: str, event_views: int, num_scenes: int | None) -> "SceneFolder":
@@ -119,20 +94,6 @@ def _scenes(dataset: str, split: str, event_views: int, num_scenes: int | None) 
 
     scenes = open_scenes(dataset, split=split, event_views=event_views)
     return scenes.spread(num_scenes) if num_scenes else scenes
-
-
-def _models(
-    pair: str,
-    eventgpt: Path | None,
-    video_llava: Path | None,
-    visual_tower: Path | None,
-    quantization: str | None,
-    device: str,
-    target_device: str | None,
-) -> dict[str, Any]:
-    """What `load_pair` is called with."""
-    folders = {"eventgpt": eventgpt, "video_llava": video_llava, "visual_tower": visual_tower}
-    return {"name": pair, **folders, "quantization": quantization, "device": device, "target_device": target_device}
 
 
 def _options(

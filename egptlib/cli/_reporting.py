@@ -30,7 +30,7 @@ app.add_typer(runs_app, name="runs")
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="Numbers, names or paths; all when left out.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="streets, clips, or a folder; may be repeated.")] = None,
-    pair: Annotated[str | None, typer.Option(help="mini, or eventgpt-videollava.")] = None,
+    pair: Annotated[str | None, typer.Option(help="mini, or a pair.toml.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="May be repeated.")] = None,
     out: Out = None,
     smoke: Smoke = False,
@@ -76,6 +76,7 @@ def sweep(
     jobs = plan_sweep(read_grid(grid), {"smoke": smoke})
     varying = differing([job.parameters for job in jobs])
     if dry_run:
+        _check_pairs(jobs)
         root = out or default_root()
         states = [(read_status(root / job.name) or {}).get("state", "to do") for job in jobs]
         for job, state in zip(jobs, states):
@@ -186,12 +187,21 @@ def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[
                 print(f"{where}: FAILED after {outcome.seconds:.0f} s -> {outcome.folder}", flush=True)
                 print(f"  {outcome.error}", file=sys.stderr, flush=True)
 
+    _check_pairs(jobs)
     outcomes = run_notebooks(jobs, root, report=tell, **options)
     print(f"report -> {write_report(root)}")
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:
         print(f"egptlib: {failed} of {len(outcomes)} notebooks failed", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _check_pairs(jobs: "Sequence[Job]") -> None:
+    """Find a wrong pair before a notebook starts: an unknown name, a wrong line of its file, a missing checkpoint."""
+    for pair in {job.parameters["pair"] for job in jobs if "pair" in job.parameters} - {"mini"}:
+        from egptlib.models import pair_settings
+
+        pair_settings(pair)
 
 
 def _describe(job: "Job", varying: "Sequence[str]" = ()) -> str:

@@ -9,6 +9,7 @@ from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
 from egptlib.models._load import Pair, load_pair, num_shared_tokens
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
+from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._peak import peak_bytes
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._step_parts import STEP_PARTS, step_parts
@@ -31,6 +32,7 @@ __all__ = [
     "MemoryPlan",
     "Model",
     "Pair",
+    "PairSettings",
     "Preprocessor",
     "Prompt",
     "Prompts",
@@ -43,6 +45,7 @@ __all__ = [
     "load_pair",
     "load_video_llava",
     "num_shared_tokens",
+    "pair_settings",
     "peak_bytes",
     "plan_memory",
     "published_configs",

@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from egptlib.models._event_model import EventModel
 from egptlib.models._interface import Model
+from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._quantization import Quantization, loading_options
 from egptlib.models._video_llava import Form, VideoModel
-
-MINI_FOLDER = Path(__file__).with_name("mini")
-"""Where the shipped weights are: `drafter/`, `target/`, and the model card."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +33,24 @@ class Pair:
 
 
 def load_pair(
-    name: str = "mini",
+    name: str | Path | PairSettings = "",
     *,
-    eventgpt: str | Path | None = None,
-    video_llava: str | Path | None = None,
+    drafter: str | Path | None = None,
+    target: str | Path | None = None,
     visual_tower: str | Path | None = None,
     quantization: Quantization = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     target_device: str | torch.device | None = None,
-    form: Form = "video",
+    form: Form | None = None,
+    prompt: str | None = None,
 ) -> Pair:
     """Open a pair of models.
 
     Args:
-        name: "mini" (the small pair in this package) or "eventgpt-videollava" (the two 7B models).
-        eventgpt, video_llava: checkpoint folders (or hub ids); needed for "eventgpt-videollava".
-        visual_tower: folder of EventGPT's tower, see `EventGPT.from_pretrained`.
-        quantization: "nf4" (4 bit, double quantization), "int8", or None.
-        dtype: of weights and activations that are not quantized. None: float32 for "mini", bfloat16 for the 7B pair
-            (float16 with "int8", whose kernels take nothing else).
-        device, target_device: where drafter and target sit; None puts the target beside the drafter.
-        form: how the target sees its frames, "video" or "images".
+        name: "mini" (the small pair in this package), the path of a `pair.toml`, or with `drafter` and `target` how
+            the pair is called.
+        others: as in `PairSettings`; what is given comes before what the file says.
 
     Raises:
         ValueError: unknown name, missing or unfit checkpoint, or vocabularies that do not agree.
@@ -67,25 +60,32 @@ def load_pair(
         >>> pair.drafter.name, pair.target.name, pair.num_shared_tokens
         ('EventGPT', 'Video-LLaVA', 768)
     """
-    if name == "mini":
-        eventgpt, video_llava = eventgpt or MINI_FOLDER / "drafter", video_llava or MINI_FOLDER / "target"
-        for folder in (eventgpt, video_llava):
-            if not Path(folder, "config.json").is_file():
-                raise ValueError(f"{folder}: the mini pair's weights are not here; make them with `egptlib train-mini`")
-    elif name != "eventgpt-videollava":
-        raise ValueError(f"pair: expected 'mini' or 'eventgpt-videollava', found {name!r}")
-    if eventgpt is None or video_llava is None:
-        raise ValueError(f"pair {name!r}: expected the checkpoint folders eventgpt=... and video_llava=...")
-    if dtype is None and name == "mini" and quantization is None:
-        dtype = torch.float32
-    drafter_options: dict[str, Any] = loading_options(quantization, dtype, device)
-    target_options = loading_options(quantization, dtype, target_device or device)
+    settings = pair_settings(
+        name,
+        drafter=drafter,
+        target=target,
+        visual_tower=visual_tower,
+        quantization=quantization,
+        dtype=dtype,
+        device=device,
+        target_device=target_device,
+        form=form,
+        prompt=prompt,
+    )
+    folders = {side: settings.folder(side) for side in ("drafter", "target")}
+    drafter_options = loading_options(settings.quantization, settings.torch_dtype, settings.device)
+    target_options = loading_options(
+        settings.quantization, settings.torch_dtype, settings.target_device or settings.device
+    )
     start = time.perf_counter()
-    drafter = EventModel.from_pretrained(eventgpt, visual_tower, **drafter_options)
+    opened_drafter = EventModel.from_pretrained(folders["drafter"], settings.visual_tower, **drafter_options)
     between = time.perf_counter()
-    target = VideoModel.from_pretrained(video_llava, form, **target_options)
+    opened_target = VideoModel.from_pretrained(
+        folders["target"], settings.form, prompt=settings.prompt, **target_options
+    )
     seconds = {"drafter": between - start, "target": time.perf_counter() - between}
-    return Pair(name, drafter, target, num_shared_tokens(drafter, target), seconds)
+    shared = num_shared_tokens(opened_drafter, opened_target)
+    return Pair(settings.name, opened_drafter, opened_target, shared, seconds)
 
 
 def num_shared_tokens(drafter: Model, target: Model) -> int:

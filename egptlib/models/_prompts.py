@@ -11,6 +11,7 @@ from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPTConfig
 
 EVENT_TOKEN, EVENT_START, EVENT_END, EVENT_PATCH = "<event>", "<ev_start>", "<ev_end>", "<ev_patch>"
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
+VIDEO_PROMPT, IMAGES_PROMPT = "USER: {frames}\n{question} ASSISTANT:", "USER: {frames}\n{question}\nASSISTANT:"
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the human's questions."
@@ -22,14 +23,24 @@ def eventgpt_prompt(question: str) -> str:
     return f"{SYSTEM} USER: {EVENT_START}{EVENT_TOKEN}{EVENT_END}\n{question} ASSISTANT:"
 
 
-def video_prompt(question: str) -> str:
-    """Video-LLaVA's prompt for one clip (`pixel_values_videos`)."""
-    return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:"
+def video_llava_prompt(question: str, num_images: int | None = None, template: str | None = None) -> str:
+    """Video-LLaVA's prompt.
 
+    The earlier work ended it with " ASSISTANT:" where it extracted states and with "\\nASSISTANT:" where it timed runs;
+    its authors used eight `<image>` tokens. So the defaults differ with the form, and a pair may name its own.
 
-def images_prompt(question: str, num_images: int = 8) -> str:
-    """Video-LLaVA's prompt for the frames as single images (`pixel_values_images`), as the earlier work wrote it."""
-    return "USER: " + f"{IMAGE_TOKEN}\n" * num_images + f"{question}\nASSISTANT:"
+    Args:
+        num_images: frames as single images (`pixel_values_images`); None: one clip (`pixel_values_videos`).
+        template: with `{frames}` and `{question}` in it; None: `VIDEO_PROMPT` or `IMAGES_PROMPT`.
+
+    Raises:
+        ValueError: a template without one of the two.
+    """
+    frames = VIDEO_TOKEN if num_images is None else "\n".join([IMAGE_TOKEN] * num_images)
+    template = template or (VIDEO_PROMPT if num_images is None else IMAGES_PROMPT)
+    if template.count("{frames}") != 1 or "{question}" not in template:
+        raise ValueError(f"prompt: expected {{frames}} once and {{question}} in it, found {template!r}")
+    return frames.join(part.replace("{question}", question) for part in template.split("{frames}"))
 
 
 def add_event_tokens(tokenizer: Any, config: EventGPTConfig) -> None:

@@ -11,7 +11,7 @@ from transformers import VideoLlavaForConditionalGeneration
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
 from egptlib.models._interface import Inputs, Model
 from egptlib.models._preprocess import Preprocessor
-from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN, images_prompt, tokenize_video_llava, video_prompt
+from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
 
 Form = Literal["video", "images"]
 
@@ -41,27 +41,41 @@ class VideoModel(Model):
     Attributes:
         form: "video": one `<video>` token stands for the clip and the video tower reads it, CLS tokens kept (8 x 257
             visual tokens for the real model); "images": one `<image>` token per frame and the image tower (8 x 256).
+        prompt: template, see `video_llava_prompt`.
     """
 
     module: VideoLlavaForConditionalGeneration
 
     def __init__(
-        self, module: Any, tokenizer: Any, preprocessor: Preprocessor, form: Form = "video", name: str = "Video-LLaVA"
+        self,
+        module: Any,
+        tokenizer: Any,
+        preprocessor: Preprocessor,
+        form: Form = "video",
+        name: str = "Video-LLaVA",
+        prompt: str | None = None,
     ):
         if form not in get_args(Form):
             raise ValueError(f"form: expected one of {get_args(Form)}, found {form!r}")
         super().__init__(name, module, tokenizer, preprocessor, module.model.language_model)
         self.form: Form = form
+        self.prompt = prompt
+        self._prompt("", 1)  # a template that does not fit is found here
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, form: Form = "video", name: str = "Video-LLaVA", **kwargs: Any
+        cls,
+        folder: str | Path,
+        form: Form = "video",
+        name: str = "Video-LLaVA",
+        prompt: str | None = None,
+        **kwargs: Any,
     ) -> VideoModel:
         """Open a checkpoint; see `load_video_llava`."""
         folder = checkpoint_folder(folder)
         module = load_video_llava(folder, **kwargs)
         preprocessor = Preprocessor.find([folder], module.config.vision_config.image_size)
-        return cls(module, load_tokenizer(folder), preprocessor, form, name)
+        return cls(module, load_tokenizer(folder), preprocessor, form, name, prompt)
 
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
         if like is not None:
@@ -99,8 +113,12 @@ class VideoModel(Model):
         config = self.module.config
         patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         if self.form == "video":
-            prompt, token, per_token = video_prompt(question), VIDEO_TOKEN, num_frames * (patches + 1)
+            token, per_token = VIDEO_TOKEN, num_frames * (patches + 1)
         else:
-            prompt, token = images_prompt(question, num_frames), IMAGE_TOKEN
-            per_token = patches + (config.vision_feature_select_strategy == "full")
-        return tokenize_video_llava(self.tokenizer, prompt, token, self._visual_id, per_token)
+            token, per_token = IMAGE_TOKEN, patches + (config.vision_feature_select_strategy == "full")
+        return tokenize_video_llava(
+            self.tokenizer, self._prompt(question, num_frames), token, self._visual_id, per_token
+        )
+
+    def _prompt(self, question: str, num_frames: int) -> str:
+        return video_llava_prompt(question, None if self.form == "video" else num_frames, self.prompt)

@@ -15,7 +15,6 @@ import egptlib
 from egptlib._paths import project_root
 
 BUILT_IN_DATASETS = ("streets", "mini", "clips")
-_CHECKPOINTS = {"eventgpt", "video_llava", "visual_tower"}  # parameters that may name a folder; kernels run elsewhere
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,10 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the run folder: notebook, dataset, and a hash over everything the result depends on."""
+        pair = str(self.parameters.get("pair", ""))
+        told = Path(pair).read_text(encoding="utf-8") if pair.endswith(".toml") else ""  # it may say other things now
         content = json.dumps(
-            [dict(self.parameters), _cell_sources(self.notebook), _library_digest()], sort_keys=True, default=str
+            [dict(self.parameters), told, _cell_sources(self.notebook), _library_digest()], sort_keys=True, default=str
         )
         dataset = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(str(self.parameters.get("dataset", ""))).name)
         digest = hashlib.sha256(content.encode()).hexdigest()[:10]
@@ -96,7 +97,7 @@ def plan(
 
     Raises:
         ValueError: a parameter no notebook knows, or a value of the wrong type.
-        FileNotFoundError: ``dataset`` is neither a built-in name nor a folder.
+        FileNotFoundError: ``dataset`` is neither a built-in name nor a folder, or ``pair`` a file that is not there.
     """
     given, optional = dict(given or {}), dict(optional or {})
     declared = {notebook: notebook_parameters(notebook) for notebook in notebooks}
@@ -111,9 +112,8 @@ def plan(
         parameters = {k: convert(k, chosen[k], v) if k in chosen else v for k, v in defaults.items() if k != "out"}
         if "dataset" in parameters:
             parameters["dataset"] = _dataset(parameters["dataset"])
-        for name in _CHECKPOINTS & parameters.keys():
-            if parameters[name] and Path(parameters[name]).exists():  # otherwise it may be a hub's name
-                parameters[name] = str(Path(parameters[name]).resolve())
+        if str(parameters.get("pair", "")).endswith(".toml"):
+            parameters["pair"] = _pair_file(parameters["pair"])
         jobs.append(Job(notebook, parameters))
     return jobs
 
@@ -161,6 +161,13 @@ def _dataset(value: str) -> str:
     if not folder.is_dir():
         raise FileNotFoundError(f"dataset {value!r}: expected {', '.join(BUILT_IN_DATASETS)} or an existing folder")
     return str(folder.resolve())
+
+
+def _pair_file(value: str) -> str:
+    file = Path(value).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"pair {value!r}: no such file: {file.absolute()}")
+    return str(file.absolute())
 
 
 def _constant(value: ast.expr, name: str, notebook: Path) -> Any:

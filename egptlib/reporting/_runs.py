@@ -17,11 +17,7 @@ tagged ``parameters`` (constants only)::
 
     dataset = "streets"   # streets, clips, or a dataset folder
     split = "test"        # train or test
-    pair = "mini"         # mini, or eventgpt-videollava
-    eventgpt = ""         # folder of the EventGPT checkpoint, of the real pair
-    video_llava = ""      # folder of the Video-LLaVA checkpoint, of the real pair
-    quantization = ""     # nf4, int8, or empty for none
-    device = "cpu"        # where both models sit: cpu, cuda, cuda:1, ...
+    pair = "mini"         # mini, or a pair.toml
     event_views = 5       # event images the drafter sees per scene: 5 or 1, as it was trained (the mini pair: 5)
     num_scenes = 40       # scenes to use
     num_questions = 5     # questions per scene
@@ -37,6 +33,7 @@ Folder of a run::
     metrics.json  the figures it computed         environment.json  git revision, versions, device
     figures/      png, pdf and the plotted data   out.ipynb         the executed notebook
     *.csv         its tables                      log.txt           what was printed outside the notebook
+    pair.json     the pair's settings, where it is another than the plain mini pair
 """
 
 import json

@@ -99,6 +99,12 @@ class SceneFolder(Sequence[Scene]):
         """Names of the recordings, each once, in order."""
         return list(dict.fromkeys(record.sequence for record in self._records))
 
+    @property
+    def num_questions(self) -> int:
+        """Questions that every scene has, the fewest of all, without reading one; 0 where there is no scene."""
+        asked = self.options.questions
+        return min((len(asked or record.questions or QUESTIONS) for record in self._records), default=0)
+
     def metadata(self) -> list[dict[str, Any]]:
         """Sequence and further keys of the entry (such as "slots") of each scene, without reading one."""
         return [{"sequence": record.sequence, **record.extra} for record in self._records]
@@ -138,7 +144,13 @@ class SceneFolder(Sequence[Scene]):
         return f"SceneFolder({str(self.folder)!r}, {len(self)} scenes of {len(self.sequences)} sequences)"
 
     def spread(self, num_scenes: int) -> "SceneFolder":
-        """So many scenes, taken evenly from all, or all where there are fewer."""
+        """So many scenes, taken evenly from all, or all where there are fewer.
+
+        Raises:
+            ValueError: a number below 1.
+        """
+        if num_scenes < 1:
+            raise ValueError(f"num_scenes: expected at least 1, found {num_scenes}")
         count = min(num_scenes, len(self))
         return self._with([self._records[i * len(self) // count] for i in range(count)])
 

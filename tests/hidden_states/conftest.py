@@ -29,7 +29,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     for name, model in (("drafter", drafter), ("target", target)):
         model.save_pretrained(folder / name)
         mini.wrap_tokenizer(tokenizer, for_target=name == "target").save_pretrained(folder / name)
-    return load_pair("mini", eventgpt=folder / "drafter", video_llava=folder / "target")
+    return load_pair("mini", drafter=folder / "drafter", target=folder / "target")
 
 
 def make_scene(number: int, num_questions: int = 2) -> Scene:

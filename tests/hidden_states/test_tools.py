@@ -55,22 +55,25 @@ def test_the_verbs_hand_on_what_they_are_told(
     monkeypatch.setattr("egptlib.hidden_states.extract_shards", lambda *args, **named: told.append((args, named)))
     monkeypatch.setattr("egptlib.scenes.open_scenes", lambda *args, **named: [make_scene(i) for i in range(2)])
     words = "--cluster tcp://127.0.0.1:1 --retry-failed --layers 3,6,9 --chunk-size 7 --commit-every 5"
-    words += " --max-failures-in-row 4 --dtype bfloat16 --num-questions 2 --quantization nf4"
+    words += " --max-failures-in-row 4 --dtype bfloat16 --num-questions 2"
+    (tmp_path / "pair.toml").write_text('name = "mini"\nquantization = "nf4"\ntarget_device = "cuda:1"\n')
+    words += f" --pair {tmp_path / 'pair.toml'}"
     run = CliRunner().invoke
     assert run(app, ["extract", "--out", str(tmp_path / "new"), *words.split()]).exit_code == 0
     ((models, _, out, workers, cluster), named) = told[0]
     assert (models["name"], models["quantization"], out) == ("mini", "nf4", tmp_path / "new")
+    assert (models["device"], models["target_device"]) == ("cpu", "cuda:1")
     assert (workers, cluster, named["layers"]) == (1, "tcp://127.0.0.1:1", {"target": (3, 6, 9)})
     names = ("retry_failed", "chunk_size", "commit_every", "max_failures_in_row", "dtype", "num_questions")
     assert [named[name] for name in names] == [True, 7, 5, 4, "bfloat16", 2]
 
-    monkeypatch.setattr("egptlib.models.load_pair", lambda **named: pair)
+    monkeypatch.setattr("egptlib.models.load_pair", lambda _: pair)
     monkeypatch.setattr("egptlib.hidden_states._extract.Seen", lambda scene: 1 // 0)  # every clip is damaged
     result = run(app, ["extract", "--out", str(tmp_path / "failing"), "--max-failures-in-row", "2"])
     assert result.exit_code == 2 and "egptlib: 2 failures in a row, the last one: " in result.stderr
     monkeypatch.undo()
     monkeypatch.setattr("egptlib.scenes.open_scenes", lambda *args, **named: [make_scene(i) for i in range(2)])
-    monkeypatch.setattr("egptlib.models.load_pair", lambda **named: pair)
+    monkeypatch.setattr("egptlib.models.load_pair", lambda _: pair)
     result = run(app, ["plan-extraction", "--num-questions", "2", "--max-new-tokens", "3"])
     assert result.exit_code == 0 and re.search(r"^4 samples, [\d.]+ MB, [\d.]+ s in one process", result.output, re.M)
     old = str(shared / "golden" / "legacy_chunks")

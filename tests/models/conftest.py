@@ -90,7 +90,7 @@ def video_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair(event_checkpoint: Path, video_checkpoint: Path) -> Pair:
-    return load_pair("mini", eventgpt=event_checkpoint, video_llava=video_checkpoint)
+    return load_pair("mini", drafter=event_checkpoint, target=video_checkpoint)
 
 
 @pytest.fixture(scope="session")

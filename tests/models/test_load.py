@@ -24,14 +24,14 @@ def test_weights_stored_in_bfloat16_run_in_float32(
     folder = Path(shutil.copytree(event_checkpoint, tmp_path / "half"))
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    mini = load_pair("mini", eventgpt=folder, video_llava=video_checkpoint)
+    mini = load_pair("mini", drafter=folder, target=video_checkpoint)
     assert mini.drafter.dtype == torch.float32
     whole = EventGPT.from_pretrained(event_checkpoint).lm_head.weight
     assert torch.equal(mini.drafter.lm_head.weight, whole.to(torch.bfloat16).float())
 
 
 def test_the_large_pair_is_opened_in_bfloat16(event_checkpoint: Path, video_checkpoint: Path) -> None:
-    large = load_pair("eventgpt-videollava", eventgpt=event_checkpoint, video_llava=video_checkpoint)
+    large = load_pair("eventgpt-videollava", drafter=event_checkpoint, target=video_checkpoint)
     for model in (large.drafter, large.target):
         assert {parameter.dtype for parameter in model.module.parameters()} == {torch.bfloat16}
 
@@ -40,7 +40,7 @@ def test_vocabularies_that_differ_are_refused(event_checkpoint: Path, video_chec
     folder = Path(shutil.copytree(event_checkpoint, tmp_path / "other"))
     make_tokenizer(text="zwei Autos fahren links").save_pretrained(folder)
     with pytest.raises(ValueError, match=r"need one vocabulary; they differ from id \d+ on: "):
-        load_pair("mini", eventgpt=folder, video_llava=video_checkpoint)
+        load_pair("mini", drafter=folder, target=video_checkpoint)
 
 
 def test_the_models_own_specials_may_differ(event_checkpoint: Path, video_checkpoint: Path, tmp_path: Path) -> None:
@@ -48,17 +48,15 @@ def test_the_models_own_specials_may_differ(event_checkpoint: Path, video_checkp
     folder = Path(shutil.copytree(event_checkpoint, tmp_path / "patched"))
     config = json.loads((folder / "config.json").read_text()) | {"mm_use_im_patch_token": True}
     (folder / "config.json").write_text(json.dumps(config))
-    pair = load_pair("mini", eventgpt=folder, video_llava=video_checkpoint)
+    pair = load_pair("mini", drafter=folder, target=video_checkpoint)
     assert len(pair.drafter.tokenizer) == 301
     assert pair.num_shared_tokens == 300
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected 'mini' or 'eventgpt-videollava', found 'big'"):
+    with pytest.raises(ValueError, match=r"pair 'big': expected 'mini', a pair\.toml, or the checkpoint folders"):
         load_pair("big")
-    with pytest.raises(ValueError, match=r"eventgpt=\.\.\. and video_llava=\.\.\."):
-        load_pair("eventgpt-videollava")
     with pytest.raises(ValueError, match="train-mini"):
-        load_pair("mini", eventgpt=tmp_path)
-    with pytest.raises(ValueError, match="expected 'nf4', 'int8' or None, found 'int4'"):
-        load_pair("eventgpt-videollava", eventgpt=tmp_path, video_llava=tmp_path, quantization="int4")  # type: ignore[arg-type]
+        load_pair("mini", drafter=tmp_path)
+    with pytest.raises(ValueError, match="quantization: expected 'nf4' or 'int8', found 'int4'"):
+        load_pair("large", drafter=tmp_path, target=tmp_path, quantization="int4")  # type: ignore[arg-type]

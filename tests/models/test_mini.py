@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from egptlib.models import EventGPT, load_pair
-from egptlib.models._load import MINI_FOLDER
+from egptlib.models._pair_file import MINI_FOLDER
 from egptlib.models.mini import _windows
 from egptlib.models.mini._card import gains, measure_mini, render_card
 from egptlib.models.mini._data import NO_VALUE, normalise, preprocessor, read_pairs, slot_labels

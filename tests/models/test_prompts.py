@@ -14,10 +14,9 @@ from egptlib.models._checkpoint import load_tokenizer
 from egptlib.models._prompts import (
     add_event_tokens,
     eventgpt_prompt,
-    images_prompt,
     tokenize_eventgpt,
     tokenize_video_llava,
-    video_prompt,
+    video_llava_prompt,
 )
 
 from .conftest import event_config, make_tokenizer
@@ -52,9 +51,18 @@ def test_the_published_wording() -> None:
         "detailed, and polite answers to the human's questions. USER: <ev_start><event><ev_end>\nWhat is happening? "
         "ASSISTANT:"
     )
-    assert video_prompt(QUESTION) == "USER: <video>\nWhat is happening? ASSISTANT:"
-    assert images_prompt(QUESTION, 2) == "USER: <image>\n<image>\nWhat is happening?\nASSISTANT:"
-    assert images_prompt(QUESTION).count("<image>\n") == 8
+    assert video_llava_prompt(QUESTION) == "USER: <video>\nWhat is happening? ASSISTANT:"
+    assert video_llava_prompt(QUESTION, 2) == "USER: <image>\n<image>\nWhat is happening?\nASSISTANT:"
+
+
+def test_a_pair_may_word_it_otherwise() -> None:
+    """The earlier timed runs ended the prompt of the clip with a new line, its extraction without."""
+    timed = "USER: {frames}\n{question}\nASSISTANT:"
+    assert video_llava_prompt(QUESTION, template=timed) == "USER: <video>\nWhat is happening?\nASSISTANT:"
+    assert video_llava_prompt("{frames}?", 2, "{frames} {question}") == "<image>\n<image> {frames}?"
+    for wrong in ("{question}", "{frames}", "{frames}{frames}{question}"):
+        with pytest.raises(ValueError, match=r"prompt: expected \{frames\} once and \{question\} in it"):
+            video_llava_prompt(QUESTION, template=wrong)
 
 
 def test_eventgpt_ids_are_those_of_the_two_pieces(vicuna: Any, pieces: Any) -> None:
@@ -94,14 +102,14 @@ def test_recorded_answers_keep_their_ids(vicuna: Any, shared: Path) -> None:
 def test_video_llava_ids(vicuna: Any, pieces: Any) -> None:
     vicuna.add_special_tokens({"additional_special_tokens": [AddedToken("<image>"), AddedToken("<video>")]})
     image, video = vicuna.convert_tokens_to_ids(["<image>", "<video>"])
-    ids = tokenize_video_llava(vicuna, video_prompt(QUESTION), "<video>", video, 2056)[0].tolist()
+    ids = tokenize_video_llava(vicuna, video_llava_prompt(QUESTION), "<video>", video, 2056)[0].tolist()
     assert ids.count(video) == 2056
     assert ids[:3] == [1, *pieces.encode("USER:")][:3]
     assert "".join(vicuna.decode([i for i in ids if i < 32000][1:]).split()) == "USER:Whatishappening?ASSISTANT:"
-    ids = tokenize_video_llava(vicuna, images_prompt(QUESTION), "<image>", image, 256)[0].tolist()
+    ids = tokenize_video_llava(vicuna, video_llava_prompt(QUESTION, 8), "<image>", image, 256)[0].tolist()
     assert ids.count(image) == 8 * 256
     with pytest.raises(ValueError, match="<video>: expected the config's id 31999"):
-        tokenize_video_llava(vicuna, video_prompt(QUESTION), "<video>", 31999, 2056)
+        tokenize_video_llava(vicuna, video_llava_prompt(QUESTION), "<video>", 31999, 2056)
 
 
 def test_event_specials_follow_the_config() -> None:

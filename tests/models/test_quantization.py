@@ -125,8 +125,8 @@ def test_a_quantized_pair_answers(
 ) -> None:
     pair = load_pair(
         "eventgpt-videollava",
-        eventgpt=event_checkpoint,
-        video_llava=video_checkpoint,
+        drafter=event_checkpoint,
+        target=video_checkpoint,
         quantization=quantization,
         target_device="cpu",
     )

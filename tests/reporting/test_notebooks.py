@@ -88,14 +88,19 @@ def test_dataset_is_built_in_or_an_existing_folder(
         plan([notebook], {"dataset": "missing"})
 
 
-def test_checkpoint_folders_become_absolute_and_other_names_stay(
+def test_a_pair_file_becomes_absolute_and_what_it_says_counts(
     make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notebook = make_notebook("01_toy", parameters='eventgpt = ""\nvideo_llava = ""\nvisual_tower = ""')
-    (tmp_path / "weights").mkdir()
+    notebook = make_notebook("01_toy", parameters='pair = "mini"')
+    (tmp_path / "my_pair.toml").write_text('device = "cpu"')
     monkeypatch.chdir(tmp_path)
-    job = plan([notebook], {"eventgpt": "weights", "video_llava": "owner/name"})[0]
-    assert job.parameters == {"eventgpt": str(tmp_path / "weights"), "video_llava": "owner/name", "visual_tower": ""}
+    job = plan([notebook], {"pair": "my_pair.toml"})[0]
+    assert job.parameters == {"pair": str(tmp_path / "my_pair.toml")}
+    name = job.name
+    (tmp_path / "my_pair.toml").write_text('device = "cuda"')
+    assert job.name != name
+    with pytest.raises(FileNotFoundError, match=r"pair 'none\.toml': no such file: "):
+        plan([notebook], {"pair": "none.toml"})
 
 
 def test_the_name_changes_with_what_the_result_depends_on(

@@ -167,6 +167,8 @@ def test_select_and_slice(users_folder: Path) -> None:
     assert [scene.id for scene in scenes[1:3]] == ["interlaken_00_a-1", "zurich_city_01_b-0"]
     assert scenes.spread(2).ids == [scenes.ids[0], scenes.ids[len(scenes) // 2]]
     assert scenes.spread(99).ids == scenes.ids
+    with pytest.raises(ValueError, match="num_scenes: expected at least 1, found 0"):
+        scenes.spread(0)
     assert open_scenes(users_folder, num_sequences=1).sequences == ["interlaken_00_a"]
     with pytest.raises(ValueError, match="has no sequence thun_00_a"):
         scenes.select(["thun_00_a"])

@@ -55,7 +55,7 @@ def measure_mini(folder: str | Path, scenes: SceneFolder, train_labels: Tensor) 
 @cache
 def _pair_and_blind(folder: str) -> tuple[Pair, dict[str, dict[str, str]]]:
     """The pair, and what its models tell of a scene without events and with black frames (of any scene the same)."""
-    pair = load_pair("mini", eventgpt=Path(folder) / "drafter", video_llava=Path(folder) / "target")
+    pair = load_pair("mini", drafter=Path(folder) / "drafter", target=Path(folder) / "target")
     size = (480, 640, 3)
     nothing = Scene(
         id="blank",

@@ -25,13 +25,13 @@ from transformers import VideoLlavaForConditionalGeneration
 
 from egptlib._paths import atomic_write, data_root, write_json
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT
-from egptlib.models._load import MINI_FOLDER
+from egptlib.models._pair_file import MINI_FOLDER
 from egptlib.models._prompts import (
     VIDEO_TOKEN,
     eventgpt_prompt,
     tokenize_eventgpt,
     tokenize_video_llava,
-    video_prompt,
+    video_llava_prompt,
 )
 from egptlib.models.mini._card import measure_mini, write_card
 from egptlib.models.mini._data import QuestionsAnswers, load_mini_data, open_mini_scenes, preprocessor
@@ -208,7 +208,7 @@ def _train_target(
     visual, length = model.config.video_token_index, model.config.video_seq_length
 
     def encode(question: str) -> list[int]:
-        return tokenize_video_llava(words, video_prompt(question), VIDEO_TOKEN, visual, length)[0].tolist()
+        return tokenize_video_llava(words, video_llava_prompt(question), VIDEO_TOKEN, visual, length)[0].tolist()
 
     history = train_language(
         model,
@@ -225,7 +225,7 @@ def _train_target(
 
 def _texts(scenes: QuestionsAnswers) -> list[str]:
     pairs = [pair for scene in scenes for pair in scene]
-    prompts = [template(question) for question, _ in pairs for template in (eventgpt_prompt, video_prompt)]
+    prompts = [template(question) for question, _ in pairs for template in (eventgpt_prompt, video_llava_prompt)]
     return prompts + [f" {answer}" for _, answer in pairs]
 
 
