@@ -4,7 +4,15 @@ from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
 from egptlib.decoding._cascade import CascadeDrafter
 from egptlib.decoding._drafter_process import DrafterProcess
 from egptlib.decoding._drafter_thread import DrafterThread
-from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, Stop, WatchingDrafter
+from egptlib.decoding._drafters import (
+    Draft,
+    Drafter,
+    KeepingDrafter,
+    NgramDrafter,
+    SequenceDrafter,
+    Stop,
+    WatchingDrafter,
+)
 from egptlib.decoding._generation import (
     Event,
     Generation,
@@ -19,7 +27,6 @@ from egptlib.decoding._loop import (
     Divergence,
     as_drafter,
     first_divergence,
-    read_prompt,
     speculative_decode,
     speculative_generate,
 )
@@ -27,9 +34,11 @@ from egptlib.decoding._lossy import CosineThreshold, Deferral, Fuzzy, TopK, Typi
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._pipelined import pipelined_generate
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_generate
+from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
+from egptlib.decoding._session import SceneSession
 from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_vocabulary
 
 __all__ = [
@@ -50,9 +59,11 @@ __all__ = [
     "Fuzzy",
     "Generation",
     "HeadDrafter",
+    "KeepingDrafter",
     "Lossless",
     "ModelDrafter",
     "NgramDrafter",
+    "PromptReader",
     "Recorder",
     "RetokenizedDrafter",
     "Round",
@@ -60,6 +71,7 @@ __all__ = [
     "Rule",
     "Sampler",
     "Sampling",
+    "SceneSession",
     "SequenceDrafter",
     "Stop",
     "TopK",
@@ -73,7 +85,6 @@ __all__ = [
     "first_divergence",
     "hidden_prefill_generate",
     "pipelined_generate",
-    "read_prompt",
     "round_tokens",
     "shared_vocabulary",
     "speculative_decode",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from egptlib.decoding._drafters import Draft, Drafter, Stop
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._rules import Lossless, Rule
@@ -44,6 +44,11 @@ class CascadeDrafter(ModelDrafter):
         super().__init__(middle, vocabulary, name or f"{drafter.name} > {middle.name}")
         self.drafter, self.gamma, self.rule = drafter, gamma, rule or Lossless()
         self.accepted: list[tuple[int, int]] = []  # (drafted, kept) of the inner verifications
+
+    def keep(self, scene: Any) -> None:
+        super().keep(scene)
+        if isinstance(self.drafter, KeepingDrafter):
+            self.drafter.keep(scene)
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
         super().start(scene, question, recorder)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as multiprocessing
 
-from egptlib.decoding._drafters import Draft, Drafter, Stop
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
 from egptlib.decoding._generation import Event, Recorder
 from egptlib.decoding._sampling import Sampler
 
@@ -75,8 +75,15 @@ class DrafterProcess:
         theirs.close()
         self._memory: SharedMemory | None = None
         self._job, self._pending = 0, 0
+        self._kept: Any = None  # a scene, and whether the worker has it
+        self._there = False
         self._events: list[Event] = []
         self._receive()  # the worker says when it is ready
+
+    def keep(self, scene: Any) -> None:
+        """As in `KeepingDrafter`; the scene itself travels once, too."""
+        if scene is not self._kept:
+            self._kept, self._there = scene, False
 
     def begin(self, scene: Any, question: str, limit: int) -> None:
         """Let the drafter read a prompt and then draft up to `limit` tokens; returns at once.
@@ -87,7 +94,9 @@ class DrafterProcess:
             raise ValueError(f"limit: expected 0 to {MAX_TOKENS} tokens, found {limit}")
         self._drain()
         self._events.clear()
-        self._send("begin", self._share(_without_frames(scene)), question, limit)
+        kept = scene is not None and scene is self._kept
+        there, self._there = kept and self._there, kept
+        self._send("begin", None if there else self._share(_without_frames(scene)), kept, question, limit)
 
     def follow(self, answer: Sequence[int], limit: int) -> None:
         """Stop the job, and draft up to `limit` tokens after `answer` instead; return at once."""
@@ -221,6 +230,7 @@ def _serve(
     """The worker: jobs come through the pipe, tokens go out on the board, one reply ends each job."""
     torch.set_num_threads(num_threads)
     memory: SharedMemory | None = None
+    scene: Any = None
     connection.send([])
     while True:
         try:
@@ -231,12 +241,17 @@ def _serve(
         try:
             board.count, board.job = 0, job
             if verb == "begin":
-                (head, name, sizes), question, limit = arguments
-                if memory is None or memory.name != name:
-                    if memory is not None:
-                        memory.close()
-                    memory = SharedMemory(name)
-                drafter.start(_unpickle(head, memory, sizes), question, recorder)
+                shared, kept, question, limit = arguments
+                if shared is not None:
+                    head, name, sizes = shared
+                    if memory is None or memory.name != name:
+                        if memory is not None:
+                            memory.close()
+                        memory = SharedMemory(name)
+                    scene = _unpickle(head, memory, sizes)
+                if isinstance(drafter, KeepingDrafter):
+                    drafter.keep(scene if kept else None)
+                drafter.start(scene, question, recorder)
                 answer: list[int] = []
             else:
                 answer, limit = arguments

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from egptlib.decoding._drafters import Draft, Drafter, Stop
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
 from egptlib.decoding._generation import Event, Recorder
 from egptlib.decoding._sampling import Sampler
 
@@ -37,6 +37,12 @@ class DrafterThread:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # the weights have arrived
         self._flag, self._jobs = Flag(), list[Future[None]]()
         self._draft, self._recorder = Draft(), Recorder()
+
+    def keep(self, scene: Any) -> None:
+        """As in `KeepingDrafter`; nothing where the drafter is none."""
+        self.wait()
+        if isinstance(self.drafter, KeepingDrafter):
+            self.drafter.keep(scene)
 
     def begin(self, scene: Any, question: str, limit: int) -> None:
         """Let the drafter read a prompt and then draft up to `limit` tokens; returns at once."""

@@ -86,6 +86,15 @@ class WatchingDrafter(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepingDrafter(Protocol):
+    """A drafter that can keep what the prompts about one scene have in common; without it each is read whole."""
+
+    def keep(self, scene: Any) -> None:
+        """From now on, `start` with this scene (the same object) reads only what is new; None ends that."""
+        ...
+
+
 class SequenceDrafter:
     """Proposes a fixed sequence, e.g. a recorded draft; nothing once the answer has left it. Empty: drafts nothing."""
 

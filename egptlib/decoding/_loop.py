@@ -14,6 +14,7 @@ from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, Watching
 from egptlib.decoding._generation import Generation, Recorder, Round
 from egptlib.decoding._lengths import DraftLength, FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter, common_prefix
+from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._vocabulary import shared_vocabulary
@@ -31,6 +32,7 @@ def speculative_generate(
     sampling: Sampling | None = None,
     generator: torch.Generator | None = None,
     rule: Rule | None = None,
+    reader: PromptReader | None = None,
 ) -> Generation:
     """Answer a question about a scene: the drafter proposes, the target verifies. The models run in sequence.
 
@@ -42,6 +44,7 @@ def speculative_generate(
         sampling: None decodes greedily.
         generator: source of chance, on the CPU.
         rule: the acceptance rule; None is the lossless one.
+        reader: the target's for this scene, with what earlier questions left (see `SceneSession`).
 
     Raises:
         ValueError: a limit below 1, or a drafter over another vocabulary.
@@ -61,7 +64,7 @@ def speculative_generate(
     if not length.pays(max_new_tokens):
         drafter, length = SequenceDrafter(), FixedLength(0)
     layers = drafter.source_layers if isinstance(drafter, WatchingDrafter) else ()
-    state = read_prompt(target, scene, question, recorder, layers)
+    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, layers)
     drafter.start(scene, question, recorder)
     return speculative_decode(
         target,
@@ -131,16 +134,6 @@ def speculative_decode(
 def as_drafter(drafter: Drafter | Model, target: Model) -> Drafter:
     """A model as a drafter over the target's vocabulary; a drafter as it is."""
     return ModelDrafter(drafter, shared_vocabulary(drafter, target)) if isinstance(drafter, Model) else drafter
-
-
-def read_prompt(target: Model, scene: Any, question: str, recorder: Recorder, layers: Sequence[int] = ()) -> State:
-    """Preprocess, see and prefill, each stage recorded in the lane "target"; `layers` as in `Model.prefill`."""
-    with recorder("target", "preprocess", target.device):
-        inputs = target.encode(scene, question)
-    with recorder("target", "vision", target.device), torch.no_grad():
-        embeds = target.embed(inputs)
-    with recorder("target", "prefill", target.device):
-        return target.prefill(embeds, layers)
 
 
 def propose(

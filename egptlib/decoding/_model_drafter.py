@@ -10,6 +10,7 @@ from torch import Tensor
 
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
+from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
 from egptlib.models import Model, State
@@ -34,14 +35,18 @@ class ModelDrafter:
         self.state: State | None = None
         self.read: list[int] = []
         self.rows: list[Tensor] = []
+        self._kept: PromptReader | None = None
+
+    def keep(self, scene: Any) -> None:
+        """From now on what prompts about this scene have in common is read once; None ends that."""
+        if self._kept is None or self._kept.scene is not scene:
+            self._kept = None if scene is None else PromptReader(self.model, scene, "drafter")
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
-        with recorder("drafter", "preprocess", self.device):
-            inputs = self.model.encode(scene, question)
-        with recorder("drafter", "vision", self.device), torch.no_grad():
-            embeds = self.model.embed(inputs)
-        with recorder("drafter", "prefill", self.device):
-            self.begin(self.model.prefill(embeds))
+        reader = self._kept
+        if reader is None or reader.scene is not scene:
+            reader = PromptReader(self.model, scene, "drafter")
+        self.begin(reader.read(question, recorder))
 
     def begin(self, state: State) -> None:
         """Draft from a prompt that was read already."""

@@ -13,8 +13,9 @@ import torch
 
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._generation import Generation, Recorder, Round
-from egptlib.decoding._loop import keep, read_prompt, verify
+from egptlib.decoding._loop import keep, verify
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
+from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._rules import Lossless
 from egptlib.decoding._sampling import Sampler
 from egptlib.models import Model
@@ -56,7 +57,7 @@ def pipelined_generate(
         )
     recorder, rule, sampler = Recorder(), Lossless(), Sampler()
     drafter.begin(scene, question, max_new_tokens)
-    state = read_prompt(target, scene, question, recorder)
+    state = PromptReader(target, scene, "target").read(question, recorder)
     prompt_length, base, tokens, rounds = state.length, 0, list[int](), list[Round]()
     while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
         room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from egptlib.decoding._drafters import Draft, Drafter, WatchingDrafter
 from egptlib.decoding._generation import Event, Generation, Recorder
 from egptlib.decoding._lengths import DraftLength
-from egptlib.decoding._loop import read_prompt, speculative_decode
+from egptlib.decoding._loop import speculative_decode
+from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._rules import Rule
+from egptlib.decoding._sampling import Sampling
 from egptlib.models import Model
 
 
+@runtime_checkable
 class ConcurrentDrafter(Drafter, Protocol):
     """A drafter that works beside its caller: `DrafterProcess`, `DrafterThread`."""
 
@@ -55,10 +60,13 @@ def hidden_prefill_generate(
     max_free_tokens: int = 32,
     gamma: int | DraftLength = 5,
     max_new_tokens: int = 50,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
     rule: Rule | None = None,
     then: Drafter | None = None,
+    reader: PromptReader | None = None,
 ) -> Generation:
-    """Answer greedily; what the drafter writes until the target is ready costs no time of its own.
+    """Answer a question; what the drafter writes until the target is ready costs no time of its own.
 
     The drafter's preprocessing, vision, prefill and drafting run while the target's do, and are stopped the moment
     the target has read its prompt. One verification covers all of the free draft; the loop goes on from there.
@@ -66,7 +74,8 @@ def hidden_prefill_generate(
     Args:
         overlap: False runs the same in sequence: first the drafter to `max_free_tokens`, then the target.
         max_free_tokens: no more than this is drafted ahead.
-        gamma, max_new_tokens, rule: as in `speculative_generate`; gamma counts from the second verification on.
+        gamma, max_new_tokens, sampling, generator, rule, reader: as in `speculative_generate`; gamma counts from the
+            second verification on. Free tokens are drafted greedily, under sampling too.
         then: drafts after the free tokens instead, e.g. a head that builds on the target's states.
 
     Returns:
@@ -77,9 +86,8 @@ def hidden_prefill_generate(
     if not overlap:
         drafter.wait()
     follower = then or drafter
-    state = read_prompt(
-        target, scene, question, recorder, follower.source_layers if isinstance(follower, WatchingDrafter) else ()
-    )
+    layers = follower.source_layers if isinstance(follower, WatchingDrafter) else ()
+    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, layers)
     free = drafter.take()
     if then is not None:
         then.start(scene, question, recorder)
@@ -89,6 +97,8 @@ def hidden_prefill_generate(
         follower,
         gamma=gamma,
         max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        generator=generator,
         rule=rule,
         recorder=recorder,
         draft=free,

@@ -30,6 +30,9 @@ class RetokenizedDrafter:
         self.tokenizer, self.end_token_ids = target.tokenizer, target.eos_token_ids
         self.name, self.device = name or f"{model.name} (by text)", model.device
 
+    def keep(self, scene: Any) -> None:
+        self.inner.keep(scene)
+
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
         self.inner.start(scene, question, recorder)
 

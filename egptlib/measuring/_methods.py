@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import GenerationMixin
 
-from egptlib.decoding import Draft, Drafter, Generation, Recorder, Sampler, Stop
+from egptlib.decoding import Draft, Drafter, Generation, KeepingDrafter, Recorder, Sampler, Stop
 from egptlib.metrics import bootstrap
 from egptlib.models import Model
 
@@ -86,13 +86,23 @@ class BlankedDrafter:
 
     def __init__(self, drafter: Drafter):
         self.drafter, self.name, self.device = drafter, f"{drafter.name}, events blanked", drafter.device
+        self._kept: tuple[Any, Any] = (None, None)
+
+    def keep(self, scene: Any) -> None:
+        if isinstance(self.drafter, KeepingDrafter) and scene is not self._kept[0]:
+            self._kept = (scene, None if scene is None else _blanked(scene))
+            self.drafter.keep(self._kept[1])
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
-        white = [np.full_like(image, 255) for image in scene.event_images]
-        self.drafter.start(replace(scene, event_images=white), question, recorder)
+        own, white = self._kept
+        self.drafter.start(white if own is scene else _blanked(scene), question, recorder)
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         return self.drafter.propose(answer, count, sampler, stop)
+
+
+def _blanked(scene: Any) -> Any:
+    return replace(scene, event_images=[np.full_like(image, 255) for image in scene.event_images])
 
 
 def run_methods(

@@ -7,6 +7,7 @@ from egptlib.models._describe import describe_pair
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
+from egptlib.models._lean import weight_versions
 from egptlib.models._load import Pair, load_pair, num_shared_tokens
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
 from egptlib.models._pair_file import PairSettings, pair_settings
@@ -52,6 +53,7 @@ __all__ = [
     "step_parts",
     "synchronize",
     "train_mini",
+    "weight_versions",
 ]
 
 

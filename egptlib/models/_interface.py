@@ -174,12 +174,17 @@ class Model(ABC):
         return self.lm_head.out_features
 
     @torch.no_grad()
-    def prefill(self, inputs: Inputs | Prompt | Tensor, layers: Sequence[int] = ()) -> State:
+    def prefill(
+        self, inputs: Inputs | Prompt | Tensor, layers: Sequence[int] = (), after: State | None = None
+    ) -> State:
         """Read a prompt, given as `Inputs`, as `Prompt` or as embeddings [1, T, H].
 
         Args:
             layers: numbers of decoder layers, from 1 on, after which the states are kept as well, here and in every
                 later pass (`State.layers`).
+            after: where the prompt's beginning has been read already: fewer than T positions, which are not read
+                again. Its cache is taken over, unless the prompt carries more than embeddings, or the cache is of the
+                other pass (a hook was set in between).
 
         Raises:
             ValueError: a layer that the model does not have.
@@ -191,17 +196,23 @@ class Model(ABC):
         embeds = prompt.embeds
         taken = dict.fromkeys(layers, embeds)
         self._lean = lean_pass(self.language_model, self._lean) if len(embeds) == 1 else None
-        if self._lean is not None and not prompt.given:
-            buffers = self._lean.cache(embeds.shape[1] + 128)
-            hidden = self._lean(embeds[0], buffers, taken, last=True)[None]
-            return State(self.lm_head(hidden[:, -1]), hidden, buffers, buffers.length, taken)
-        cache = DynamicCache(config=self.language_model.config)
+        lean = None if prompt.given else self._lean
+        length, kept = embeds.shape[1], None if after is None or prompt.given else after.cache
+        if kept is not None and isinstance(kept, KeyValues) == (lean is not None):
+            embeds = embeds[:, kept.get_seq_length() :]
+        else:
+            kept = None
+        if lean is not None:
+            buffers = kept if isinstance(kept, KeyValues) else lean.cache(length + 128)
+            hidden = lean(embeds[0], buffers, taken, last=True)[None]
+            return State(self.lm_head(hidden[:, -1]), hidden, buffers, length, taken)
+        cache = kept or DynamicCache(config=self.language_model.config)
         with _layers_taken(self.language_model, taken):
             read = self.language_model(
                 inputs_embeds=embeds, past_key_values=cache, use_cache=True, **prompt.given
             ).last_hidden_state
         hidden, taken = read[:, -1:], {number: states[-1:] for number, states in taken.items()}
-        return State(self.lm_head(hidden[:, -1]), hidden, cache, embeds.shape[1], taken, prompt.offset)
+        return State(self.lm_head(hidden[:, -1]), hidden, cache, length, taken, prompt.offset)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, state: State) -> Tensor:

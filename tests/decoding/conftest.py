@@ -1,4 +1,4 @@
-"""Tiny random language models behind the common interface; a "scene" is the list of the prompt's token ids."""
+"""Tiny random language models behind the common interface; a "scene" is a list of token ids, and so is a question."""
 
 from typing import Any
 
@@ -21,6 +21,7 @@ class TextModel(Model):
         super().__init__(name, module, tokenizer, None, module.model)  # type: ignore[arg-type]
 
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
+        scene = [*scene, *map(int, question.split())]
         ids = [token if token < self.token_embedding.num_embeddings else 0 for token in scene]
         return Inputs(torch.tensor([ids]), torch.empty(0))
 

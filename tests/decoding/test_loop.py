@@ -12,13 +12,13 @@ from egptlib.decoding import (
     FixedLength,
     ModelDrafter,
     NgramDrafter,
+    PromptReader,
     Recorder,
     Sampler,
     SequenceDrafter,
     Stop,
     acceptance_by_position,
     common_vocabulary,
-    read_prompt,
     shared_vocabulary,
     speculative_decode,
     speculative_generate,
@@ -83,7 +83,7 @@ def test_drafts_made_before_the_first_token(drafted: int, target: TextModel, dra
         proposes = ModelDrafter(drafter, shared_vocabulary(drafter, target))
         proposes.start(prompt, "", Recorder())
         draft = proposes.propose([], drafted, Sampler())
-        state = read_prompt(target, prompt, "", Recorder())
+        state = PromptReader(target, prompt, "target").read("", Recorder())
         out = speculative_decode(target, state, proposes, gamma=3, max_new_tokens=limit, draft=draft)
         assert out.token_ids.tolist() == plain(target, prompt, limit)
 

@@ -14,12 +14,12 @@ from egptlib.decoding import (
     Draft,
     FixedLength,
     ModelDrafter,
+    PromptReader,
     Recorder,
     Sampler,
     Sampling,
     Stop,
     as_drafter,
-    read_prompt,
     shared_vocabulary,
     speculative_decode,
     speculative_generate,
@@ -107,7 +107,7 @@ def test_the_loop_does_what_replay_says(
             recorder = Recorder()
             drafter = as_drafter(pair.drafter, pair.target)
             assert isinstance(drafter, ModelDrafter)
-            state = read_prompt(pair.target, scene, question, recorder)
+            state = PromptReader(pair.target, scene, "target").read(question, recorder)
             drafter.start(scene, question, recorder)
             draft = drafter.propose([], free, Sampler()) if free else None
             found = speculative_decode(
@@ -298,7 +298,7 @@ def test_a_timed_run_leaves_a_trace(pair: Pair, prompts: list[Prompt]) -> None:
     scene, question = prompts[0]
     recorder = Recorder()
     drafter = as_drafter(pair.drafter, pair.target)
-    state = read_prompt(pair.target, scene, question, recorder)
+    state = PromptReader(pair.target, scene, "target").read(question, recorder)
     drafter.start(scene, question, recorder)
     generation = speculative_decode(pair.target, state, drafter, gamma=3, max_new_tokens=LIMIT, recorder=recorder)
     (row,) = trace_from_generations([generation], [(scene, question)], "gamma 3").rows

@@ -1,0 +1,184 @@
+"""Questions about one scene: the same answers as one call each, with the scene seen and read once."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from egptlib.adapters import create_adapter
+from egptlib.decoding import (
+    AdapterDrafter,
+    CascadeDrafter,
+    Drafter,
+    DrafterProcess,
+    DrafterThread,
+    HeadDrafter,
+    ModelDrafter,
+    NgramDrafter,
+    PromptReader,
+    Recorder,
+    RetokenizedDrafter,
+    Sampling,
+    SceneSession,
+    SequenceDrafter,
+    common_vocabulary,
+    shared_vocabulary,
+    speculative_generate,
+)
+from egptlib.measuring import BlankedDrafter
+from egptlib.models import Model, load_pair
+from egptlib.scenes import open_scenes
+
+from .conftest import VOCAB, TextModel, make_model, plain
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """A worker process finds the classes of these tests by name."""
+    folder = str(Path(__file__).parent.parent)
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+def adapted(level: str, target: TextModel, drafter: TextModel) -> Drafter:
+    torch.manual_seed(0)
+    adapter: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, bottleneck=16)
+    kind: Any = HeadDrafter if adapter.runs_ahead else AdapterDrafter
+    extra = {"source_layers": (1, 2, 3)} if level == "E3" else {}
+    return kind(drafter, adapter, target, shared_vocabulary(drafter, target), **extra)
+
+
+def narrow(target: TextModel) -> Drafter:
+    model = make_model(5, VOCAB - 5, 1, target, 0.1)
+    return ModelDrafter(model, common_vocabulary(model, target))
+
+
+MAKE: dict[str, Callable[[TextModel, TextModel], Drafter]] = {
+    "model": lambda target, drafter: ModelDrafter(drafter, shared_vocabulary(drafter, target)),
+    "narrow": lambda target, drafter: narrow(target),
+    "nothing": lambda target, drafter: SequenceDrafter(),
+    "n-grams": lambda target, drafter: NgramDrafter(),
+    "by text": lambda target, drafter: RetokenizedDrafter(drafter, target),
+    "cascade": lambda target, drafter: CascadeDrafter(
+        make_model(7, layers=2, like=drafter, noise=0.1),
+        ModelDrafter(drafter, shared_vocabulary(drafter, target)),
+        shared_vocabulary(drafter, target),
+    ),
+    "thread": lambda target, drafter: DrafterThread(MAKE["model"](target, drafter), target.eos_token_ids),
+    "process": lambda target, drafter: DrafterProcess(MAKE["model"](target, drafter), target.eos_token_ids),
+    **{level: lambda target, drafter, level=level: adapted(level, target, drafter) for level in ("L3", "L5F", "E3")},
+}
+
+
+def random_questions(chance: random.Random, count: int) -> list[str]:
+    return [" ".join(str(chance.randrange(3, VOCAB)) for _ in range(chance.randint(0, 5))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_answers_are_those_of_one_call_each(kind: str, target: TextModel, drafter: TextModel) -> None:
+    """Greedy against transformers' generate, drawn against `speculative_generate` with the same chance."""
+    chance = random.Random(kind)
+    proposes, accepted = MAKE[kind](target, drafter), 0
+    for _ in range(2):
+        scene = [chance.randrange(3, VOCAB) for _ in range(chance.randint(1, 9))]
+        session = SceneSession(target, proposes, scene)
+        for question in random_questions(chance, 4):
+            limit = chance.randint(1, 20)
+            out = session.ask(question, gamma=4, max_new_tokens=limit)
+            prompt = [*scene, *map(int, question.split())]
+            assert out.token_ids.tolist() == plain(target, prompt, limit), (scene, question)
+            accepted += sum(r.accepted for r in out.rounds)
+        if kind in ("thread", "process"):  # how far it drafts ahead is up to the clock, and so is what is drawn
+            continue
+        options: dict[str, Any] = {"gamma": 3, "max_new_tokens": 12, "sampling": Sampling(0.7, top_k=8)}
+        drawn = session.ask("5 7", generator=torch.Generator().manual_seed(3), **options)
+        options["generator"] = torch.Generator().manual_seed(3)
+        expected = speculative_generate(target, MAKE[kind](target, drafter), scene, "5 7", **options)
+        assert torch.equal(drawn.token_ids, expected.token_ids)
+    assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3")
+    if isinstance(proposes, DrafterThread | DrafterProcess):
+        proposes.close()
+
+
+def test_only_what_is_new_is_read(target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both models, by the tokens that pass through them at each prefill."""
+    read: dict[str, list[int]] = {"target": [], "drafter": []}
+    for model in (target, drafter):
+        monkeypatch.setattr(model, "prefill", counting(model, read[model.name]))
+    scene = [5, 9, 4, 7, 7, 3, 8]
+    session = SceneSession(target, drafter, scene)
+    for question in ("6 10", "6 11 12", "6 11 12", "13", ""):
+        session.ask(question, max_new_tokens=9)
+    assert read["target"] == read["drafter"] == [9, 2, 1, 1, 1]
+    # A second session on the same drafter: it changes scenes, and both stay right.
+    other = SceneSession(target, session.drafter, [4, 4, 6])
+    assert other.ask("9").token_ids.tolist() == plain(target, [4, 4, 6, 9], 50)
+    assert session.ask("6").token_ids.tolist() == plain(target, [*scene, 6], 50)
+    assert read["target"][5:] == [4, 1]
+    assert read["drafter"][5:] == [4, 8]
+
+
+def counting(model: Model, widths: list[int]) -> Callable[..., Any]:
+    original = model.prefill
+
+    def prefill(prompt: Any, layers: Any = (), after: Any = None) -> Any:
+        widths.append(prompt.embeds.shape[1] - (0 if after is None else after.length))
+        return original(prompt, layers, after)
+
+    return prefill
+
+
+def interrupt(x: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_what_happens_between_questions(drafter: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New weights, hooks that change the pass, and a pass that was cut short."""
+    changed, scene = make_model(0, layers=3), [5, 9, 4, 7, 7, 3]
+    session = SceneSession(changed, drafter, scene)
+    assert session.ask("8").token_ids.tolist() == plain(changed, [*scene, 8], 50)
+    with torch.no_grad():
+        changed.module.model.layers[0].self_attn.v_proj.weight.mul_(-1)
+    assert session.ask("8 3").token_ids.tolist() == plain(changed, [*scene, 8, 3], 50)
+    handle = changed.module.model.layers[1].register_forward_hook(lambda module, inputs, output: None)
+    assert session.ask("8 3 4").token_ids.tolist() == plain(changed, [*scene, 8, 3, 4], 50)
+    handle.remove()
+    assert session.ask("8 4").token_ids.tolist() == plain(changed, [*scene, 8, 4], 50)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("torch.nn.functional.silu", interrupt)
+        session.ask("9")
+    assert session.ask("9 4").token_ids.tolist() == plain(changed, [*scene, 9, 4], 50)
+
+
+def test_the_reader_gives_the_layers_asked_for(target: TextModel) -> None:
+    reader = PromptReader(target, [5, 9, 4], "target")
+    reader.read("7 8", Recorder(), (1,))
+    kept = reader.read("7 3", Recorder(), (2, 3))
+    anew = PromptReader(target, [5, 9, 4], "target").read("7 3", Recorder(), (2, 3))
+    assert list(kept.layers) == [2, 3]
+    for number, states in anew.layers.items():
+        torch.testing.assert_close(kept.layers[number], states, atol=1e-5, rtol=1e-5)
+
+
+def test_a_scene_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Towers see the pictures once; with the drafter and with its control the answers are the target's own."""
+    monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
+    pair, scene = load_pair("mini"), open_scenes("streets", num_sequences=1, event_views=5)[0]
+    own = [pair.target.greedy(scene, question, 20).token_ids.tolist() for question in scene.questions[:3]]
+    seen: list[int] = []
+    for tower in (pair.target.module.model.video_tower, pair.drafter.module.visual_tower):
+        tower.register_forward_hook(lambda *_: seen.append(1))
+    drafter = ModelDrafter(pair.drafter, shared_vocabulary(pair.drafter, pair.target))
+    for proposes in (drafter, BlankedDrafter(drafter)):
+        seen.clear()
+        session = SceneSession(pair.target, proposes, scene)
+        outs = [session.ask(question, max_new_tokens=20) for question in scene.questions[:3]]
+        assert [out.token_ids.tolist() for out in outs] == own
+        assert len(seen) == 2
+        assert all(len([e for e in out.events if e.stage == "prefill"]) == 2 for out in outs)
