@@ -45,7 +45,7 @@ class PromptReader:
         return self._state
 
     def _kept_of(self, prompt: Prompt) -> State | None:
-        """The state of the prompt before, rolled back to what it shares with this one; None where nothing can be kept."""
+        """The state of the prompt before, rolled back to what it shares with this one; None: nothing can be kept."""
         state = self._state
         if state is None or self._prompt.given or prompt.given:
             return None

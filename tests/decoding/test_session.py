@@ -3,6 +3,7 @@
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ MAKE: dict[str, Callable[[TextModel, TextModel], Drafter]] = {
     ),
     "thread": lambda target, drafter: DrafterThread(MAKE["model"](target, drafter), target.eos_token_ids),
     "process": lambda target, drafter: DrafterProcess(MAKE["model"](target, drafter), target.eos_token_ids),
-    **{level: lambda target, drafter, level=level: adapted(level, target, drafter) for level in ("L3", "L5F", "E3")},
+    **{level: partial(adapted, level) for level in ("L3", "L5F", "E3")},
 }
 
 
