@@ -92,7 +92,6 @@ def test_nothing_is_read_twice(target: TextModel, drafter: TextModel, monkeypatc
     """One target pass a verification, over the last token and the draft; both caches are cut, never filled again."""
     prompt, passes = [5, 9, 4, 7], {"target": list[int](), "drafter": list[int]()}
     for model in (target, drafter):
-        monkeypatch.setattr(model, "prefill", counted(model.prefill, []))
         monkeypatch.setattr(model, "read", counted(model.read, passes[model.name]))
     out = speculative_generate(target, drafter, prompt, "", gamma=4, max_new_tokens=40)
     assert passes["target"] == [1 + r.drafted for r in out.rounds]
