@@ -1,4 +1,4 @@
-"""Verbs of the scenes room: check, make-data, cut-dsec."""
+"""Verbs of the scenes room: check, make-data, cut-dsec, make-scenes."""
 
 import sys
 from collections.abc import Sequence
@@ -70,7 +70,30 @@ def cut_dsec(
     from egptlib.scenes import cut_dsec as cut
     from egptlib.scenes import parse_window
 
-    report = cut(sequences, out, window_us=parse_window(window), keep_events=keep_events, jobs=jobs)
-    skipped = f", {report.sequences_skipped} there already" if report.sequences_skipped else ""
-    aside = f"; {len(report.set_aside)} windows set aside for lack of events or frames" if report.set_aside else ""
-    print(f"cut {report.sequences_cut} sequences{skipped}{aside}: {report.samples} samples -> {report.folder}")
+    print(cut(sequences, out, window_us=parse_window(window), keep_events=keep_events, jobs=jobs))
+
+
+@app.command()
+def make_scenes(
+    events: Annotated[Path, typer.Option(help="A recording, in any format that data/README.md lists.")],
+    out: Annotated[Path, typer.Option(help="Dataset folder to make, or to add this recording to.")],
+    video: Annotated[Path | None, typer.Option(help="A video; left out: the recording's own frames.")] = None,
+    window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
+    offset_us: Annotated[int, typer.Option(help="Time on the events' clock at which the video begins at 0.")] = 0,
+    questions: Annotated[Path | None, typer.Option(help="Questions asked of every window; a file.")] = None,
+    keep_events: Annotated[bool, typer.Option(help="Also keep the raw events of each window.")] = False,
+) -> None:
+    """Cut a recording and its video into windows that overlap by half, as a dataset folder."""
+    from egptlib.scenes import make_scenes as make
+    from egptlib.scenes import parse_window
+
+    report = make(
+        events,
+        out,
+        video=video,
+        window_us=parse_window(window),
+        offset_us=offset_us,
+        questions=questions,
+        keep_events=keep_events,
+    )
+    print(report)

@@ -10,20 +10,21 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._check import Problem as Problem
     from egptlib.scenes._check import check_folder as check_folder
     from egptlib.scenes._clips import make_clips as make_clips
-    from egptlib.scenes._dsec import CutReport as CutReport
+    from egptlib.scenes._cutting import CutReport as CutReport
+    from egptlib.scenes._cutting import parse_window as parse_window
+    from egptlib.scenes._cutting import write_index as write_index
     from egptlib.scenes._dsec import cut_dsec as cut_dsec
     from egptlib.scenes._dsec import cut_sequence as cut_sequence
     from egptlib.scenes._dsec import find_sequences as find_sequences
-    from egptlib.scenes._dsec import parse_window as parse_window
     from egptlib.scenes._dsec import write_dsec_sequence as write_dsec_sequence
-    from egptlib.scenes._dsec import write_index as write_index
-    from egptlib.scenes._folder import Scene as Scene
     from egptlib.scenes._folder import SceneFolder as SceneFolder
     from egptlib.scenes._folder import open_scenes as open_scenes
     from egptlib.scenes._index import INDEX_NAME as INDEX_NAME
     from egptlib.scenes._questions import QUESTIONS as QUESTIONS
     from egptlib.scenes._questions import load_questions as load_questions
+    from egptlib.scenes._recording import make_scenes as make_scenes
     from egptlib.scenes._rendering import event_images as event_images
+    from egptlib.scenes._scene import Scene as Scene
     from egptlib.scenes._simulate import EventSimulator as EventSimulator
     from egptlib.scenes._simulate import simulate_events as simulate_events
     from egptlib.scenes._video import frame_indices as frame_indices
@@ -46,15 +47,15 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 _NAMES = {
     "_check": ("Problem", "check_folder"),
     "_clips": ("make_clips",),
-    "_dsec": (
-        *("CutReport", "cut_dsec", "cut_sequence", "find_sequences", "parse_window"),
-        *("write_dsec_sequence", "write_index"),
-    ),
+    "_cutting": ("CutReport", "parse_window", "write_index"),
+    "_dsec": ("cut_dsec", "cut_sequence", "find_sequences", "write_dsec_sequence"),
     "events": ("EventFile", "Events", "load_events", "save_events"),
-    "_folder": ("Scene", "SceneFolder", "open_scenes"),
+    "_folder": ("SceneFolder", "open_scenes"),
     "_index": ("INDEX_NAME",),
     "_questions": ("QUESTIONS", "load_questions"),
+    "_recording": ("make_scenes",),
     "_rendering": ("event_images",),
+    "_scene": ("Scene",),
     "_simulate": ("EventSimulator", "simulate_events"),
     "streets._make": ("make_streets",),
     "streets._answers": (

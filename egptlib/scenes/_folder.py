@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -10,50 +10,15 @@ from typing import Any, overload
 import numpy as np
 
 from egptlib._paths import data_root
-from egptlib.scenes._dsec import is_cut
+from egptlib.scenes._cutting import cut_settings, is_cut
 from egptlib.scenes._images import read_image
 from egptlib.scenes._index import INDEX_NAME, Record, read_index
-from egptlib.scenes._questions import QUESTIONS, load_questions
+from egptlib.scenes._questions import QUESTIONS, question_tuple
 from egptlib.scenes._rendering import RenderingOrder, event_images
+from egptlib.scenes._scene import Scene
 from egptlib.scenes._video import FrameSampling, read_frames
-from egptlib.scenes.events import Events, load_events
+from egptlib.scenes.events import load_events
 from egptlib.scenes.streets._world import street_name
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One paired sample: what the drafter sees, what the target sees, and what both are asked.
-
-    Attributes:
-        id: of the sample; unique in its folder.
-        sequence: the recording it was cut from; splits are made by sequence.
-        event_images: uint8 [H, W, 3] RGB, one or several, each of an equal count of events.
-        frames: uint8 [num_frames, H, W, 3] RGB.
-        questions: at least one.
-        answers: one a question; None when any is unknown.
-        rendering: "last" or "polarity", or "stored" for pictures of a folder that does not say.
-        frame_sampling: "even" or "first".
-        frame_indices: which frames of the clip they are.
-        metadata: "events" ("recorded", "simulated" or "unknown"), "images_from", "frames_from", "load_seconds", and
-            the entry's further keys in the JSON (such as "slots").
-        event_path: the raw events, or None where the folder has none.
-    """
-
-    id: str
-    sequence: str
-    event_images: list[np.ndarray]
-    frames: np.ndarray
-    questions: tuple[str, ...]
-    answers: tuple[str, ...] | None
-    rendering: str
-    frame_sampling: str
-    frame_indices: tuple[int, ...]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    event_path: Path | None = None
-
-    def events(self) -> Events | None:
-        """Read the raw events (see `load_events`), or None where the folder has none."""
-        return load_events(self.event_path) if self.event_path else None
 
 
 @dataclass(frozen=True)
@@ -197,7 +162,7 @@ def open_scenes(
         >>> len(scenes[0].event_images), len(scenes[0].frames), scenes[0].questions[0]
         (5, 8, 'What are the key elements in this scene?')
     """
-    options = SceneOptions(event_views, num_frames, sampling, order, from_events, _question_tuple(questions))
+    options = SceneOptions(event_views, num_frames, sampling, order, from_events, question_tuple(questions))
     if source in ("streets", "mini"):
         folder, names = _streets(split or "test", num_sequences)
         scenes = SceneFolder(folder, options)
@@ -212,22 +177,13 @@ def open_scenes(
     return scenes if num_sequences is None else scenes.select(scenes.sequences[:num_sequences])
 
 
-def _question_tuple(questions: Sequence[str] | str | PathLike[str] | None) -> tuple[str, ...] | None:
-    if questions is None:
-        return None
-    asked = load_questions(questions) if isinstance(questions, str | PathLike) else tuple(questions)
-    if not asked or not all(isinstance(question, str) and question.strip() for question in asked):
-        raise ValueError(f"questions {asked!r}: expected texts")
-    return asked
-
-
 def _streets(split: str, num_sequences: int | None) -> tuple[Path, list[str]]:
     """Return the folder of a split and the names asked for; sequences that are missing are made."""
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} of streets: expected 'train' or 'test'")
     folder = data_root() / "streets" / f"streets_{split}_1s"
     names = [street_name(split, index) for index in range(num_sequences or 0)]
-    if not (folder / INDEX_NAME).is_file() or not all(is_cut(name, folder, window_us=1_000_000) for name in names):
+    if not (folder / INDEX_NAME).is_file() or not all(is_cut(name, folder, cut_settings(1_000_000)) for name in names):
         from egptlib.scenes.streets._make import make_streets
 
         print(f"making {folder} (once)", flush=True)
@@ -256,7 +212,7 @@ def read_scene(record: Record, options: SceneOptions) -> Scene:
     images, rendering, images_from = _read_event_images(record, options)
     frames_from = _frame_source(record)
     frames, indices = read_frames(frames_from, options.num_frames, options.sampling)
-    questions, answers = _ask(record, options.questions)
+    questions, answers, choices = _ask(record, options.questions)
     metadata = {"events": "unknown", **record.extra}
     metadata |= {"images_from": str(images_from), "frames_from": str(frames_from)}
     return Scene(
@@ -271,6 +227,7 @@ def read_scene(record: Record, options: SceneOptions) -> Scene:
         frame_indices=tuple(indices),
         metadata=metadata | {"load_seconds": time.perf_counter() - start},
         event_path=record.event_path if record.event_path.is_file() else None,
+        choices=choices,
     )
 
 
@@ -310,10 +267,13 @@ def _frame_source(record: Record) -> Path:
     raise FileNotFoundError(f"scene {record.id}: no video; looked for {record.mp4_path} and {record.frames_path}/*.png")
 
 
-def _ask(record: Record, asked: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Choose the questions (the caller's, else the record's, else the default ten) and find their answers."""
-    known = dict(zip(record.questions, record.answers))
+def _ask(
+    record: Record, asked: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[tuple[str, ...], ...]]:
+    """Choose the questions (the caller's, else the record's, else the default ten); find their answers and options."""
+    answers = dict(zip(record.questions, record.answers))
+    options = dict(zip(record.questions, record.choices))
     questions = asked or record.questions or QUESTIONS
-    answers = [known.get(question) for question in questions]
-    complete = tuple(answer for answer in answers if answer)
-    return questions, complete if len(complete) == len(questions) else None
+    known = tuple(answer for question in questions if (answer := answers.get(question)))
+    choices = tuple(options.get(question, ()) for question in questions)
+    return questions, known if len(known) == len(questions) else None, choices

@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from egptlib.scenes._questions import ask_choice, choice_text
+
 INDEX_NAME = "EventGPT_Instruction_Subset.json"
 _KNOWN = {"id", "event_data", "video_data", "mp4_data", "event_image", "event_image_1f", "conversations", "qa"}
 
@@ -14,7 +16,8 @@ _KNOWN = {"id", "event_data", "video_data", "mp4_data", "event_image", "event_im
 class Record:
     """One sample as the JSON describes it; the files need not exist.
 
-    `answers[i]` belongs to `questions[i]` and is None where the JSON has a question but no answer.
+    `answers[i]` and `choices[i]` belong to `questions[i]`; None where the JSON has a question but no answer, and empty
+    where it gives no options.
     """
 
     id: str
@@ -26,6 +29,7 @@ class Record:
     frames_path: Path  # folder of PNG frames
     questions: tuple[str, ...] = ()
     answers: tuple[str | None, ...] = ()
+    choices: tuple[tuple[str, ...], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)  # keys of the entry not used above
 
 
@@ -71,7 +75,7 @@ def parse_entry(root: Path, number: int, entry: Any) -> Record:
         raise ValueError(f"{where}: 'event_image_1f' has {len(single)} names; expected one")
     mp4 = _relative(where, "mp4_data", entry.get("mp4_data", f"{stem}.mp4"))
     video = _relative(where, "video_data", entry.get("video_data", str(stem)))
-    questions, answers = _questions(where, entry)
+    questions, answers, choices = _questions(where, entry)
     parent = event_data.parent.as_posix()
     return Record(
         id=str(entry.get("id", stem)),
@@ -84,6 +88,7 @@ def parse_entry(root: Path, number: int, entry: Any) -> Record:
         frames_path=root / "video" / video,
         questions=tuple(questions),
         answers=tuple(answers),
+        choices=tuple(choices),
         extra={key: value for key, value in entry.items() if key not in _KNOWN},
     )
 
@@ -105,25 +110,41 @@ def _name_list(where: str, entry: dict[str, Any], key: str, derived: list[str]) 
     return [_relative(where, key, name) for name in names]
 
 
-def _questions(where: str, entry: dict[str, Any]) -> tuple[list[str], list[str | None]]:
-    """Collect questions and answers from "qa", else from "conversations"; empty turns do not count."""
+def _questions(where: str, entry: dict[str, Any]) -> tuple[list[str], list[str | None], list[tuple[str, ...]]]:
+    """Collect questions, answers and options from "qa", else from "conversations"; empty turns do not count."""
     questions: list[str] = []
     answers: list[str | None] = []
+    choices: list[tuple[str, ...]] = []
     try:
-        if entry.get("qa"):
-            for pair in entry["qa"]:
-                questions.append(pair["question"].strip())
-                answers.append(pair["answer"].strip() if pair.get("answer") else None)
-            return questions, answers
-        for turn in entry.get("conversations") or []:
+        for pair in entry.get("qa") or []:
+            question, answer = pair["question"].strip(), pair["answer"].strip() if pair.get("answer") else None
+            options = tuple(option.strip() for option in pair.get("choices") or ())
+            if options:
+                question, answer = _lettered(f"{where}: {question!r}", question, answer, options)
+            questions.append(question)
+            answers.append(answer)
+            choices.append(options)
+        for turn in () if questions else entry.get("conversations") or []:
             text = turn["value"].replace("<event>", "").strip()
             if turn["from"] == "human" and text:
                 questions.append(text)
                 answers.append(None)
+                choices.append(())
             elif turn["from"] == "gpt" and text and questions:
                 answers[-1] = text
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{where}: 'qa' must list {{question, answer}} and 'conversations' {{from, value}} (text): {error!r}"
         ) from error
-    return questions, answers
+    return questions, answers, choices
+
+
+def _lettered(where: str, question: str, answer: str | None, options: tuple[str, ...]) -> tuple[str, str | None]:
+    """Return a multiple-choice question and its answer as they are put to a model."""
+    if not 2 <= len(set(options)) == len(options) <= 26 or not all(options):
+        raise ValueError(f"{where}: 'choices' are {list(options)}; expected 2 to 26 different texts")
+    if answer is None:
+        return ask_choice(question, options), None
+    if answer not in options:
+        raise ValueError(f"{where}: 'answer' is {answer!r}, none of 'choices' {list(options)}")
+    return ask_choice(question, options), choice_text(options.index(answer), answer)

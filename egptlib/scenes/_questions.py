@@ -1,8 +1,10 @@
 """The ten questions asked of a scene that brings none, and reading a question list."""
 
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from string import ascii_uppercase
 
 # In the style of the questions asked most often about DSEC in the EventGPT instruction data.
 QUESTIONS: tuple[str, ...] = (
@@ -41,6 +43,26 @@ def load_questions(path: str | PathLike[str], limit: int = 10) -> tuple[str, ...
     if not questions:
         raise ValueError(f"{path}: holds no questions")
     return tuple(questions[:limit])
+
+
+def question_tuple(questions: Sequence[str] | str | PathLike[str] | None) -> tuple[str, ...] | None:
+    """Return questions given as texts, or as a file of them, as texts; ValueError if they are not."""
+    if questions is None:
+        return None
+    asked = load_questions(questions) if isinstance(questions, str | PathLike) else tuple(questions)
+    if not asked or not all(isinstance(question, str) and question.strip() for question in asked):
+        raise ValueError(f"questions {asked!r}: expected texts")
+    return asked
+
+
+def ask_choice(question: str, choices: Sequence[str]) -> str:
+    """Return a multiple-choice question as it is put to a model, with lettered options (EvQA's reader words it so)."""
+    return "\n".join([question, *map(choice_text, range(len(choices)), choices), "Only give the best option."])
+
+
+def choice_text(index: int, choice: str) -> str:
+    """Return option `index` with its letter: "(B) a car"."""
+    return f"({ascii_uppercase[index]}) {choice}"
 
 
 def _from_json(path: Path, text: str) -> list[str]:

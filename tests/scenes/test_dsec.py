@@ -21,7 +21,7 @@ from egptlib.scenes import (
     write_dsec_sequence,
     write_index,
 )
-from egptlib.scenes._dsec import is_cut, windows
+from egptlib.scenes._cutting import cut_settings, is_cut, windows
 from tests.scenes.conftest import frame_number, numbered_frame, random_events, read_entries
 
 START = 49_599_300_523  # a real DSEC clock does not start at zero
@@ -155,8 +155,8 @@ def test_an_interrupted_cut_goes_on(tmp_path: Path) -> None:
         cut_dsec([tmp_path / "dsec"], out, annotate=stop)
     assert not (out / "EventGPT_Instruction_Subset.json").exists()
     (out / "mp4/seq_b/000007.mp4").write_bytes(b"left over")
-    assert is_cut("seq_a", out, window_us=1_000_000)
-    assert not is_cut("seq_b", out, window_us=1_000_000)
+    assert is_cut("seq_a", out, cut_settings(1_000_000))
+    assert not is_cut("seq_b", out, cut_settings(1_000_000))
     report = cut_dsec([tmp_path / "dsec"], out)
     assert (report.sequences_cut, report.sequences_skipped, report.samples) == (1, 1, 4)
     assert not (out / "mp4/seq_b/000007.mp4").exists()
@@ -276,9 +276,9 @@ def test_wrong_sequences_are_named(tmp_path: Path) -> None:
 def test_a_users_index_is_not_overwritten(tmp_path: Path, users_folder: Path) -> None:
     make_sequence(tmp_path / "seq", frames=20)
     before = read_entries(users_folder)
-    with pytest.raises(ValueError, match=r"was not made by cut-dsec"):
+    with pytest.raises(ValueError, match=r"was not cut by egptlib"):
         cut_dsec([tmp_path / "seq"], users_folder)
-    with pytest.raises(ValueError, match=r"was not made by cut-dsec"):
+    with pytest.raises(ValueError, match=r"was not cut by egptlib"):
         cut_sequence(tmp_path / "seq", users_folder)
     assert read_entries(users_folder) == before
     assert not (users_folder / ".cut").exists()

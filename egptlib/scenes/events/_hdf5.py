@@ -50,20 +50,20 @@ def open_hdf5(path: Path) -> Source:
 
 
 def _open(file: h5py.File, path: Path) -> Source:
-    offset = _find(file, "t_offset", path)
+    offset = find_hdf5_node(file, "t_offset", path)
     for place in _PLACES:
-        node = _find(file, place, path)
+        node = find_hdf5_node(file, place, path)
         if isinstance(node, h5py.Group):
             found = {key: _find_alias(file, place, names, path) for key, names in ALIASES.items()}
             if None in found.values():
                 continue
-            fields = {key: _plain(field, path) for key, field in found.items()}
+            fields = {key: check_hdf5_field(field, path) for key, field in found.items()}
             shapes = {key: field.shape for key, field in fields.items()}
             if len(set(shapes.values())) != 1 or len(shapes["t"]) != 1:
                 raise ValueError(f"{path}: the fields differ in length: {shapes}")
             count, take = shapes["t"][0], _columns(fields)
         elif isinstance(node, h5py.Dataset):
-            _plain(node, path)
+            check_hdf5_field(node, path)
             count, take = len(node), _table(node, path)
         else:
             continue
@@ -72,7 +72,7 @@ def _open(file: h5py.File, path: Path) -> Source:
             count,
             _naming(take, path, node.name),
             size=_size(file, place, path),
-            t_offset=None if offset is None else np.asarray(_plain(offset, path)[()]),
+            t_offset=None if offset is None else np.asarray(check_hdf5_field(offset, path)[()]),
             close=file.close,
         )
     raise ValueError(
@@ -106,12 +106,12 @@ def _naming(take: _Take, path: Path, name: str) -> _Take:
 
 def _size(file: h5py.File, place: str, path: Path) -> tuple[int, int] | None:
     """(height, width) where RVT, M3ED or Metavision write it."""
-    height, width = (_find(file, f"{place}/{name}", path) for name in ("height", "width"))
+    height, width = (find_hdf5_node(file, f"{place}/{name}", path) for name in ("height", "width"))
     if height is not None and width is not None:
-        return int(_plain(height, path)[()]), int(_plain(width, path)[()])
-    resolution = _find(file, f"{place}/calib/resolution", path)
+        return int(check_hdf5_field(height, path)[()]), int(check_hdf5_field(width, path)[()])
+    resolution = find_hdf5_node(file, f"{place}/calib/resolution", path)
     if resolution is not None:
-        columns, rows = _plain(resolution, path)[()].tolist()
+        columns, rows = check_hdf5_field(resolution, path)[()].tolist()
         return int(rows), int(columns)
     if match := re.fullmatch(r"(\d+)x(\d+)", str(file.attrs.get("geometry", ""))):
         return int(match[2]), int(match[1])
@@ -119,11 +119,11 @@ def _size(file: h5py.File, place: str, path: Path) -> tuple[int, int] | None:
 
 
 def _find_alias(file: h5py.File, place: str, names: tuple[str, ...], path: Path) -> Any:
-    nodes = (_find(file, f"{place}/{name}", path) for name in names)
+    nodes = (find_hdf5_node(file, f"{place}/{name}", path) for name in names)
     return next((node for node in nodes if isinstance(node, h5py.Dataset)), None)
 
 
-def _find(file: h5py.File, place: str, path: Path) -> Any:
+def find_hdf5_node(file: h5py.File, place: str, path: Path) -> Any:
     """Return what is at `place` over hard links alone, or None."""
     node: Any = file
     for part in filter(None, place.split("/")):
@@ -137,7 +137,7 @@ def _find(file: h5py.File, place: str, path: Path) -> Any:
     return node
 
 
-def _plain(dataset: Any, path: Path) -> h5py.Dataset:
+def check_hdf5_field(dataset: Any, path: Path) -> h5py.Dataset:
     """Return `dataset` if all its data are in this file and can be decompressed; else ValueError."""
     name = getattr(dataset, "name", None)
     if not isinstance(dataset, h5py.Dataset):

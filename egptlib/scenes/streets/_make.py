@@ -10,7 +10,8 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from egptlib.scenes._dsec import cut_sequence, is_cut, write_dsec_sequence, write_index
+from egptlib.scenes._cutting import cut_settings, is_cut, write_index
+from egptlib.scenes._dsec import cut_sequence, write_dsec_sequence
 from egptlib.scenes._simulate import EventSimulator, log_intensity
 from egptlib.scenes.streets._answers import Facts, Vehicle, answers, slots
 from egptlib.scenes.streets._render import HEIGHT, WIDTH, StreetRenderer
@@ -61,7 +62,8 @@ def make_streets(
     if not 1 <= num_sequences <= _MOST_SEQUENCES:
         raise ValueError(f"streets: num_sequences must be from 1 to {_MOST_SEQUENCES}, got {num_sequences}")
     out = Path(out)
-    indices = [i for i in range(num_sequences) if not is_cut(street_name(split, i), out, window_us=window_us)]
+    settings = cut_settings(window_us)
+    indices = [i for i in range(num_sequences) if not is_cut(street_name(split, i), out, settings)]
     make = joblib.delayed(partial(_make_sequence, out=out, split=split, seconds=seconds, window_us=window_us))
     made = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(make(index) for index in indices)
     for _ in tqdm(made, total=len(indices), desc=f"streets {split}", unit="sequence", disable=None):

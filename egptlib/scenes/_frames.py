@@ -1,0 +1,126 @@
+"""Frames with their times, one class a place they come from; never more of them in memory than a window needs."""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egptlib.scenes._images import frame_files, read_frame
+from egptlib.scenes._video import iterate_video
+
+
+class Frames:
+    """A recording's frames, read window by window; those of the last window are kept, since half of them come again.
+
+    Attributes:
+        path: the file or folder they are in.
+        times: int64 [N] microseconds, increasing.
+    """
+
+    def __init__(self, path: str | PathLike[str], times: np.ndarray) -> None:
+        self.path, self.times = Path(path), np.asarray(times, dtype=np.int64)
+        if len(self.times) == 0 or np.any(np.diff(self.times) <= 0):
+            raise ValueError(f"{path}: the times of its {len(self.times)} frames must be increasing")
+        self._kept: dict[int, np.ndarray] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def read(self, indices: range) -> list[np.ndarray]:
+        """Return these frames, uint8 [H, W, 3] RGB; ValueError when one is damaged or of another size."""
+        self._kept = {i: self._kept[i] if i in self._kept else self._checked(i) for i in indices}
+        return list(self._kept.values())
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def _load(self, index: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _checked(self, index: int) -> np.ndarray:
+        frame = self._load(index)
+        self._shape = self._shape or frame.shape
+        if frame.shape != self._shape:
+            raise ValueError(f"{self._name(index)}: is {frame.shape}, the frames before it are {self._shape}")
+        return frame
+
+    def _name(self, index: int) -> str:
+        return f"{self.path}: frame {index}"
+
+
+class PngFrames(Frames):
+    """A folder of PNG files, in the order of their numbers."""
+
+    def __init__(self, folder: Path, times: np.ndarray) -> None:
+        self._files = frame_files(folder)
+        if len(self._files) != len(times):
+            raise ValueError(f"{folder}: {len(self._files)} PNG frames but {len(times)} timestamps")
+        super().__init__(folder, times)
+
+    def _load(self, index: int) -> np.ndarray:
+        return read_frame(self._files[index])
+
+    def _name(self, index: int) -> str:
+        return str(self._files[index])
+
+
+class VideoFrames(Frames):
+    """A video; it is decoded once for the times, and once more as windows are read."""
+
+    def __init__(self, path: str | PathLike[str], offset_us: int = 0) -> None:
+        super().__init__(path, np.array([picture.time_us + offset_us for picture in iterate_video(path)]))
+        self._ahead: Iterator[tuple[int, Any]] = iter(())
+        self._next = len(self.times)
+
+    def _load(self, index: int) -> np.ndarray:
+        if index < self._next:  # the first one, or a step back
+            self._ahead = enumerate(iterate_video(self.path))
+        self._next = index + 1
+        return next(picture for number, picture in self._ahead if number == index).to_ndarray()
+
+
+class Hdf5Frames(Frames):
+    """Frames in one dataset [N, H, W] or [N, H, W, 1 or 3] of an HDF5 file, and their times in another.
+
+    `ovc/rgb` or `ovc/left` of M3ED, times in microseconds; `davis/left/image_raw` of MVSEC, in seconds. M3ED's colours
+    are in OpenCV's order, blue first.
+    """
+
+    _PLACES = (
+        ("ovc/rgb/data", "ovc/ts", 1),
+        ("ovc/left/data", "ovc/ts", 1),
+        ("davis/left/image_raw", "davis/left/image_raw_ts", 1_000_000),
+    )
+
+    def __init__(self, path: str | PathLike[str], offset_us: int = 0) -> None:
+        import h5py
+
+        from egptlib.scenes.events._hdf5 import check_hdf5_field, find_hdf5_node
+
+        self._file = h5py.File(path, "r")
+        found = [[find_hdf5_node(self._file, name, Path(path)) for name in place[:2]] for place in self._PLACES]
+        complete = [number for number, nodes in enumerate(found) if None not in nodes]
+        if not complete:
+            raise ValueError(f"{path}: holds no frames in a known layout (M3ED: ovc, MVSEC: davis/left/image_raw)")
+        (data, times), (place, _, per_unit) = found[complete[0]], self._PLACES[complete[0]]
+        self._data = check_hdf5_field(data, Path(path))
+        seconds = check_hdf5_field(times, Path(path))[()]
+        is_picture = self._data.ndim == 3 or (self._data.ndim == 4 and self._data.shape[3] in (1, 3))
+        if not is_picture or self._data.dtype != np.uint8 or len(self._data) != len(seconds):
+            raise ValueError(
+                f"{path}: {place} is {self._data.dtype} {self._data.shape} with {len(seconds)} times; "
+                "expected uint8 [N, H, W] or [N, H, W, 1 or 3] with N times"
+            )
+        super().__init__(path, np.rint(seconds * per_unit).astype(np.int64) + offset_us)
+
+    def _load(self, index: int) -> np.ndarray:
+        try:
+            frame = np.asarray(self._data[index])
+        except OSError as error:
+            raise ValueError(f"{self._name(index)} cannot be read: {error}") from error
+        if frame.ndim == 2 or frame.shape[2] == 1:
+            return np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)
+        return np.ascontiguousarray(frame[..., ::-1])
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,97 @@
+"""From a recording and its frames to scenes: any format of events, with a video or the frames of the same file."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from egptlib.scenes._cutting import (
+    CutReport,
+    cut_recording,
+    cut_settings,
+    finish_folder,
+    forget_sequence,
+    is_cut,
+    own_folder,
+    windows,
+)
+from egptlib.scenes._frames import Frames, Hdf5Frames, VideoFrames
+from egptlib.scenes._questions import load_questions
+from egptlib.scenes.events import EventFile
+
+
+def make_scenes(
+    events: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    video: str | PathLike[str] | None = None,
+    window_us: int = 1_000_000,
+    offset_us: int = 0,
+    questions: Sequence[str] | str | PathLike[str] | None = None,
+    views: Sequence[int] = (5, 1),
+    keep_events: bool = False,
+) -> CutReport:
+    """Cut a recording into windows that overlap by half, as the dataset folder that `open_scenes` opens.
+
+    As `cut_dsec` does it: windows start at the first frame; those without frames, or with fewer events than pictures to
+    draw, are set aside. The recording becomes a sequence named after its file. `out` can be extended by further
+    recordings. Both are read as streams: one window of events and of frames is in memory.
+
+    Args:
+        events: a recording of any format that `load_events` opens.
+        out: the dataset folder; its name becomes the entries' "split".
+        video: any video that FFmpeg reads; None takes the frames of `events` itself (M3ED, MVSEC).
+        window_us: length of a window in microseconds.
+        offset_us: the time on the events' clock at which the frames' clock is zero.
+        questions: asked of every window: the questions, or a file (see `load_questions`); None leaves them open.
+        views: event pictures a window: 5 writes `event_image/`, 1 writes `event_image_1f/`.
+        keep_events: also write `event_npy/`.
+
+    Raises:
+        FileNotFoundError: there is no such recording or video.
+        ValueError: one of them is damaged, they have no window in common, or `out` has another recording of the name.
+    """
+    path, out = Path(events), own_folder(out)
+    asked = load_questions(questions) if isinstance(questions, str | PathLike) else tuple(questions or ())
+    entry = {"qa": [{"question": question} for question in asked]} if asked else {}
+    with EventFile(path) as file:
+        settings: dict[str, Any] = cut_settings(window_us, views, keep_events)
+        settings |= {"recording": [path.name, path.stat().st_size], "offset_us": offset_us, "questions": list(asked)}
+        if not (was_cut := is_cut(path.stem, out, settings)):
+            with closing(open_frames(video or path, offset_us)) as frames:
+                spans = windows(frames.times, window_us)
+                if not cut_recording(path.stem, file, frames, out, spans, settings, annotate=lambda *_: dict(entry)):
+                    forget_sequence(path.stem, out)
+                    raise ValueError(_nothing_in_common(file, frames, window_us, len(spans)))
+    return finish_folder(out, int(not was_cut), int(was_cut))
+
+
+def open_frames(path: str | PathLike[str], offset_us: int = 0) -> Frames:
+    """Open the frames of a video, or of a recording that holds them, as the first bytes tell.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds no frames.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Hdf5Frames(path, offset_us)
+    return VideoFrames(path, offset_us)
+
+
+def _nothing_in_common(events: EventFile, frames: Frames, window_us: int, count: int) -> str:
+    span = events.span()
+    seen = f"{frames.path}: frames from {frames.times[0]} to {frames.times[-1]} us"
+    if count == 0:
+        return f"{seen}: shorter than one window of {window_us} us"
+    if span is None:
+        return f"{events.path}: holds no events"
+    return (
+        f"{events.path}: events from {span[0]} to {span[1]} us, {seen}: no window of {window_us} us has both; "
+        f"an offset of {span[0] - int(frames.times[0])} us (--offset-us) would let both begin together"
+    )
