@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from egptlib.models._structure import is_llama
+
 if TYPE_CHECKING:
     from egptlib.models import Model
 
@@ -87,9 +89,8 @@ class BatchReader:
 
     def __init__(self, model: Model, layers: Sequence[int] = ()) -> None:
         decoder: Any = model.language_model
-        first = decoder.layers[0].self_attn if hasattr(decoder, "layers") else None
-        if not all(hasattr(first, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim")):
-            raise ValueError(f"{model.name}: expected a Llama language model, found {type(decoder).__name__}")
+        if not is_llama(decoder):
+            raise ValueError(f"{model.name}: expected a plain Llama language model, found {type(decoder).__name__}")
         if any(not 1 <= number <= len(decoder.layers) for number in layers):
             raise ValueError(f"layers {list(layers)}: {model.name} has layers 1 to {len(decoder.layers)}")
         self.model, self.layers, self._decoder = model, tuple(layers), decoder

@@ -18,7 +18,9 @@ from transformers import DynamicCache
 
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
+from egptlib.models._rules import Rules, generation_rules
 from egptlib.models._stopwatch import Stopwatch
+from egptlib.models._structure import check_given, whole_cache
 
 
 @dataclass
@@ -45,10 +47,13 @@ class Prompt:
         embeds: [1, T, H], visual tokens in place.
         given: what else the class hands to its language model together with them: `position_ids` that are not
             0, 1, 2, ... (M-RoPE), an `attention_mask` that is not causal, visual inputs of further layers (DeepStack).
+        ids: int64 [t], the prompt's ids where the rules of a generation_config.json look back at them, as in
+            `generate` called with ids. None: they see the answer alone, as in `generate` called with embeddings.
     """
 
     embeds: Tensor
     given: dict[str, Any] = field(default_factory=dict)
+    ids: Tensor | None = None
 
     @classmethod
     def of(cls, embedded: Tensor | Prompt) -> Prompt:
@@ -58,7 +63,7 @@ class Prompt:
     def offset(self) -> int:
         """Position of the first token behind the prompt, less its number."""
         positions = self.given.get("position_ids")
-        return 0 if positions is None else int(positions.max()) + 1 - self.embeds.shape[1]
+        return 0 if positions is None else int(positions.flatten()[-1]) + 1 - self.embeds.shape[1]
 
 
 @dataclass
@@ -66,7 +71,8 @@ class State:
     """Where a sequence stands.
 
     Attributes:
-        logits: [1, V], what the last position says about the next token.
+        logits: [1, V], what the last position says about the next token; here and in every `Step` after the rules of
+            the checkpoint's generation_config.json (`rules`), as `generate` chooses from them.
         hidden: [1, 1, H], last hidden state (after the final norm) of the prompt's last position.
         cache: keys and values of all positions read; `KeyValues` where the model takes the lean pass.
         length: how many that are.
@@ -74,6 +80,8 @@ class State:
             alone), after so many layers and before the final norm; as asked for at the prefill
             (`Model.prefill(layers=)`), mostly none.
         offset: position of the next token, less `length` (`Prompt.offset`).
+        rules: what the generation_config.json does to logits here; mostly None.
+        lean: the lean pass that reads into `cache`, if it is `KeyValues`: a sequence stays with the pass that began it.
     """
 
     logits: Tensor
@@ -82,6 +90,8 @@ class State:
     length: int
     layers: dict[int, Tensor] = field(default_factory=dict)
     offset: int = 0
+    rules: Rules | None = None
+    lean: LeanLlama | None = None
 
 
 class Step(NamedTuple):
@@ -128,10 +138,6 @@ class Model(ABC):
         self.final_norm: nn.Module = language_model.norm  # type: ignore[assignment]
         self.eos_token_ids = _eos_token_ids(module, tokenizer)
         self._lean: LeanLlama | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For another process: packed weights cannot travel, and are packed again there at the first prefill."""
-        return self.__dict__ | {"_lean": None}
 
     @abstractmethod
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
@@ -183,36 +189,42 @@ class Model(ABC):
             layers: numbers of decoder layers, from 1 on, after which the states are kept as well, here and in every
                 later pass (`State.layers`).
             after: where the prompt's beginning has been read already: fewer than T positions, which are not read
-                again. Its cache is taken over, unless the prompt carries more than embeddings, or the cache is of the
-                other pass (a hook was set in between).
+                again. Its cache is taken over, unless the prompt carries more than embeddings, or another pass filled
+                it (a hook was set in between).
 
         Raises:
-            ValueError: a layer that the model does not have.
+            ValueError: a layer that the model does not have, a prompt without what its class hands to its language
+                model besides embeddings, or a generation_config.json that cannot be followed.
         """
         count = len(self.language_model.layers)  # type: ignore[arg-type]
         if unknown := [number for number in layers if not 1 <= number <= count]:
             raise ValueError(f"layers: {self.name} has layers 1 to {count}, found {unknown[0]}")
         prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
-        embeds = prompt.embeds
+        check_given(self.module, self.language_model, prompt.given)
+        embeds, length, rules = prompt.embeds, prompt.embeds.shape[1], self.rules(prompt)
         taken = dict.fromkeys(layers, embeds)
-        self._lean = lean_pass(self.language_model, self._lean) if len(embeds) == 1 else None
+        self._lean = lean_pass(self.language_model, self._lean)
         lean = None if prompt.given else self._lean
-        length, kept = embeds.shape[1], None if after is None or prompt.given else after.cache
-        if kept is not None and isinstance(kept, KeyValues) == (lean is not None):
+        kept = None if after is None or prompt.given or after.lean is not lean else after.cache
+        if kept is not None:
             embeds = embeds[:, kept.get_seq_length() :]
-        else:
-            kept = None
         if lean is not None:
-            buffers = kept if isinstance(kept, KeyValues) else lean.cache(length + 128)
-            hidden = lean(embeds[0], buffers, taken, last=True)[None]
-            return State(self.lm_head(hidden[:, -1]), hidden, buffers, length, taken)
-        cache = kept or DynamicCache(config=self.language_model.config)
-        with _layers_taken(self.language_model, taken):
-            read = self.language_model(
-                inputs_embeds=embeds, past_key_values=cache, use_cache=True, **prompt.given
-            ).last_hidden_state
-        hidden, taken = read[:, -1:], {number: states[-1:] for number, states in taken.items()}
-        return State(self.lm_head(hidden[:, -1]), hidden, cache, length, taken, prompt.offset)
+            cache: Any = kept or lean.cache(length + 128)
+            hidden = lean(embeds[0], cache, taken, last=True)[None]
+        else:
+            cache = kept or whole_cache(self.language_model)
+            with _layers_taken(self.language_model, taken):
+                hidden = self.language_model(
+                    inputs_embeds=embeds, past_key_values=cache, use_cache=True, **prompt.given
+                ).last_hidden_state[:, -1:]
+            taken = {number: states[-1:] for number, states in taken.items()}
+        logits = self.lm_head(hidden[:, -1])
+        logits = logits if rules is None else rules(logits)
+        return State(logits, hidden, cache, length, taken, prompt.offset, rules, lean)
+
+    def rules(self, prompt: Prompt) -> Rules | None:
+        """What the checkpoint's generation_config.json does to logits after this prompt; None for most."""
+        return generation_rules(self.module, prompt.ids, prompt.embeds.shape[1], self.device)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, state: State) -> Tensor:
@@ -222,9 +234,11 @@ class Model(ABC):
         """
         first = state.length + state.offset
         state.length += tokens.shape[1]
+        if state.rules is not None:
+            state.rules.read(tokens[0])
         if isinstance(state.cache, KeyValues):
-            assert self._lean is not None
-            return self._lean(self.token_embedding(tokens[0]), state.cache, state.layers)[None]
+            assert state.lean is not None
+            return state.lean(self.token_embedding(tokens[0]), state.cache, state.layers)[None]
         given = {}
         if state.offset:
             given["position_ids"] = torch.arange(first, first + tokens.shape[1], device=tokens.device)[None]
@@ -241,6 +255,8 @@ class Model(ABC):
         """
         hidden = self.read(tokens, state)
         logits = self.lm_head(hidden)
+        if state.rules is not None:
+            logits = state.rules(logits[0])[None]
         state.logits = logits[:, -1]
         return Step(logits, hidden)
 
@@ -248,6 +264,8 @@ class Model(ABC):
         """Forget the positions from `length` on. `state.logits` is stale until the next step."""
         if not 0 <= length <= state.length:
             raise ValueError(f"rollback: expected a length between 0 and {state.length}, found {length}")
+        if state.rules is not None:
+            state.rules.forget(state.length - length)
         state.cache.crop(length - state.length)  # transformers takes the number to remove, negative
         state.length = length
 
@@ -306,10 +324,12 @@ class Model(ABC):
             hidden = state.hidden[0]
             if ids.shape[1] > 1:
                 hidden = torch.cat([hidden, self.read(ids[:, :-1], state)[0]])
-            return hidden, self.lm_head(hidden)
-        embeds = torch.cat([prompt.embeds, self.token_embedding(ids[:, :-1]).to(prompt.embeds.dtype)], dim=1)
-        hidden = self.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0, -ids.shape[1] :]
-        return hidden, self.lm_head(hidden)
+        else:
+            embeds = torch.cat([prompt.embeds, self.token_embedding(ids[:, :-1]).to(prompt.embeds.dtype)], dim=1)
+            read = self.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            hidden = read[0, -ids.shape[1] :]
+        logits, rules = self.lm_head(hidden), self.rules(prompt)
+        return hidden, logits if rules is None else rules.after(ids[0, :-1])(logits)
 
     def decode_text(self, token_ids: Sequence[int] | Tensor) -> str:
         ids = token_ids.tolist() if isinstance(token_ids, Tensor) else list(token_ids)

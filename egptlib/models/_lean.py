@@ -7,10 +7,13 @@ is mostly such overhead. Quantized and unusual models keep transformers' own pas
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaModel
+
+from egptlib.models._structure import is_llama
 
 COPY_LIMIT = 2**30  # bytes of weights up to which fused copies are made; larger models keep their own alone
 PACKED_FOR = 256  # tokens that oneDNN's packed weights are laid out for; with few tokens no other layout was faster
@@ -68,7 +71,7 @@ class Projection:
 class LeanLlama:
     """The pass from embeddings to last hidden states; see `lean_pass` for which models it takes."""
 
-    def __init__(self, model: LlamaModel):
+    def __init__(self, model: Any):
         config = model.config
         self.model = model
         self.eps, self.hidden = config.rms_norm_eps, config.hidden_size
@@ -91,6 +94,10 @@ class LeanLlama:
         self.norm = model.norm.weight.detach()
         self._cos = self._sin = torch.empty(0)
         self._band = torch.empty(SHORT, SHORT - 1)  # no reach yet
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: packed weights cannot travel, and are packed again there."""
+        return LeanLlama, (self.model,)
 
     def cache(self, capacity: int) -> KeyValues:
         weight = self.norm
@@ -190,33 +197,26 @@ class LeanLlama:
 def lean_pass(model: nn.Module, before: LeanLlama | None = None) -> LeanLlama | None:
     """The lean pass of a language model, or None where it has to keep its own.
 
-    Taken are Llamas in float32 or bfloat16 on one device, not quantized, without biases, hooks or training mode.
+    Taken are Llamas (`is_llama`) in float32 or bfloat16 on one device, not quantized or adapted, without biases.
     `before` is given back where its weights are still those of the model.
     """
-    if not isinstance(model, LlamaModel) or model.training:
+    if not is_llama(model):
         return None
     if before is not None and before.model is model and before.versions == weight_versions(model):
         return before
-    config = model.config
-    linears = [module for module in model.layers.modules() if "Linear" in type(module).__name__]
-    plain = all(type(module) is nn.Linear and module.bias is None for module in linears)
+    linears = [
+        projection
+        for layer in model.layers  # type: ignore[union-attr]
+        for projection in (*layer.self_attn.children(), layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
+    ]
     kinds = {(p.dtype, p.device) for p in model.parameters()}
     usual = (
-        plain
+        all(type(module) is nn.Linear and module.bias is None for module in linears)
         and len(kinds) == 1
         and next(iter(kinds))[0] in (torch.float32, torch.bfloat16)
-        and config.hidden_act == "silu"
-        and config.rope_parameters["rope_type"] in ("default", "linear", "llama3")
-        and not any(_is_watched(module) for module in model.modules())
+        and model.config.hidden_act == "silu"  # type: ignore[union-attr]
     )
     return LeanLlama(model) if usual else None
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody wants to see its passes. transformers leaves hooks of its own behind after the first
-    `output_hidden_states=True`, which do nothing in other passes."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(getattr(hook, "__module__", "") != "transformers.utils.output_capturing" for hook in hooks)
 
 
 def weight_versions(model: nn.Module) -> tuple[tuple[int, int], ...]:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from egptlib.models._interface import Model, State
-from egptlib.models._lean import KeyValues
 from egptlib.models._stopwatch import synchronize
 
 STEP_PARTS = ("attention products", "attention", "MLP products", "lm head", "choice", "rest")
@@ -99,7 +98,7 @@ class _Clock:
 @contextmanager
 def _clocked(model: Model, state: State, clock: _Clock) -> Iterator[None]:
     hooks = clock.hooks("lm head", model.lm_head)
-    lean = model._lean if isinstance(state.cache, KeyValues) else None
+    lean = state.lean
     if lean is not None:
         layers = lean.layers
         lean.layers = [_clocked_layer(layer, clock) for layer in layers]

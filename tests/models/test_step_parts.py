@@ -39,11 +39,11 @@ def test_a_part_that_is_made_slow_is_the_one_that_grows(
         if slow == "lm head":
             patch.setattr(model.lm_head, "forward", wait(model.lm_head.forward))
         elif lean:
-            assert model._lean is not None
+            assert state.lean is not None
             place = {"attention products": 1, "MLP products": 4}[slow]
-            changed = [list(layer) for layer in model._lean.layers]
+            changed = [list(layer) for layer in state.lean.layers]
             changed[1][place] = wait(changed[1][place])
-            patch.setattr(model._lean, "layers", [tuple(layer) for layer in changed])
+            patch.setattr(state.lean, "layers", [tuple(layer) for layer in changed])
         else:
             part = layers[1].self_attn.k_proj if slow == "attention products" else layers[1].mlp.up_proj
             patch.setattr(part, "forward", wait(part.forward))

@@ -1,0 +1,131 @@
+"""What the passes written here are exact for, decided by what a model is made of, part by part.
+
+Names tell little: a Qwen3 has a Llama's projections and norms on queries and keys besides. So a model is taken only
+where each of its parts is of a class whose code was read, and where nobody listens to them. All others keep the pass
+of their own class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.models.llama import modeling_llama as llama
+from transformers.models.mistral import modeling_mistral as mistral
+from transformers.models.qwen2 import modeling_qwen2 as qwen2
+
+# model -> decoder layer, attention, MLP, norm, rotary embedding. Their `forward`s are one, but for the window that
+# Mistral and Qwen2 may have.
+LLAMAS = {
+    llama.LlamaModel: (
+        llama.LlamaDecoderLayer, llama.LlamaAttention, llama.LlamaMLP, llama.LlamaRMSNorm, llama.LlamaRotaryEmbedding
+    ),
+    mistral.MistralModel: (
+        mistral.MistralDecoderLayer, mistral.MistralAttention, mistral.MistralMLP, mistral.MistralRMSNorm,
+        mistral.MistralRotaryEmbedding,
+    ),
+    qwen2.Qwen2Model: (
+        qwen2.Qwen2DecoderLayer, qwen2.Qwen2Attention, qwen2.Qwen2MLP, qwen2.Qwen2RMSNorm, qwen2.Qwen2RotaryEmbedding
+    ),
+}  # fmt: skip
+STEADY_ROPES = ("default", "linear", "llama3")  # others turn by angles that change with the longest position seen
+PARTS = {
+    "model": {"embed_tokens", "layers", "norm", "rotary_emb"},
+    "layer": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
+    "attention": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
+}
+# What a language model's `forward` may take without a prompt of pictures needing it.
+USUAL_ARGUMENTS = {
+    "self", "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache",
+    "cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "kwargs",
+}  # fmt: skip
+
+
+def is_llama(model: Any) -> bool:
+    """Whether a language model computes what a Llama does: causal attention over all positions, turned by steady
+    angles, and a gated MLP, in evaluation mode. Its projections may be quantized, adapted (LoRA) or have biases."""
+    if type(model) not in LLAMAS or model.training or is_watched(model):
+        return False
+    layer_class, attention_class, mlp_class, norm_class, rotary_class = LLAMAS[type(model)]
+    config = model.config
+    norms = [model.norm]
+    for layer in model.layers:
+        if type(layer) is not layer_class or _parts(layer) != PARTS["layer"]:
+            return False
+        attention, mlp = layer.self_attn, layer.mlp
+        if type(attention) is not attention_class or _parts(attention) != PARTS["attention"] or not attention.is_causal:
+            return False
+        if attention.scaling != attention.head_dim**-0.5 or type(mlp) is not mlp_class or _parts(mlp) != PARTS["mlp"]:
+            return False
+        norms += [layer.input_layernorm, layer.post_attention_layernorm]
+    return (
+        _parts(model) == PARTS["model"]
+        and len(model.layers) == config.num_hidden_layers
+        and all(type(norm) is norm_class and norm.variance_epsilon == config.rms_norm_eps for norm in norms)
+        and type(model.rotary_emb) is rotary_class
+        and config.rope_parameters["rope_type"] in STEADY_ROPES
+        and getattr(config, "sliding_window", None) is None
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+    )
+
+
+def _parts(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+def is_watched(model: nn.Module) -> bool:
+    """Whether somebody wants to see the passes of a module within, or has put another `forward` there.
+
+    transformers leaves hooks of its own behind after the first `output_hidden_states=True`, which do nothing in other
+    passes.
+    """
+    everywhere = torch.nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return True
+    return any(
+        "forward" in vars(module)
+        or any(
+            getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        )
+        for module in model.modules()
+    )
+
+
+def whole_cache(model: Any) -> DynamicCache:
+    """An empty cache that holds every position, so that any number of them can be forgotten.
+
+    transformers' cache of a sliding window drops what has left the window, and a roll-back would need it again; with
+    all keys at hand the mask alone keeps to the window.
+
+    Raises:
+        ValueError: layers whose state is not keys and values by position (linear attention, convolutions).
+    """
+    own = DynamicCache(config=model.config)
+    if other := {type(layer) for layer in own.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+        names = ", ".join(sorted(kind.__name__ for kind in other))
+        raise ValueError(f"{type(model).__name__}: expected a cache of keys and values by position, found {names}")
+    return DynamicCache()
+
+
+def check_given(module: Any, language_model: nn.Module, given: dict[str, Any]) -> None:
+    """See that a prompt holds all that its class hands to its language model beside the embeddings.
+
+    Raises:
+        ValueError: something is not there; class and argument are named.
+    """
+    wanted = set(inspect.signature(language_model.forward).parameters) - USUAL_ARGUMENTS
+    if any(hasattr(part, "get_rope_index") for part in (module, getattr(module, "model", None))):
+        wanted.add("position_ids")
+    if hasattr(module, "create_masks_for_generate"):
+        wanted.add("attention_mask")
+    if missing := sorted(wanted - set(given)):
+        raise ValueError(
+            f"{type(module).__name__}: its language model reads more than embeddings: expected `embed` to give a "
+            f"Prompt with {', '.join(missing)} in `given`"
+        )
