@@ -59,6 +59,28 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         temporary.write_bytes(json_bytes(text + "\n"))
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds NaN or infinity (which JSON has not), or something else than an object.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        content = json.loads(Path(path).read_bytes(), parse_constant=refuse)
+    except RecursionError:
+        raise ValueError(f"{path}: expected a JSON object, found one nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
 def json_bytes(text: str) -> bytes:
     """JSON text as UTF-8; a lone surrogate, which UTF-8 has no bytes for, as the escape that JSON has for it."""
     return text.encode("utf-8", "backslashreplace")

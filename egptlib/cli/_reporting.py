@@ -137,7 +137,7 @@ def report(
     """Write one HTML page for each run and an index page; all of it opens offline."""
     from egptlib.reporting import default_root, write_report
 
-    print(f"report -> {write_report(runs or default_root(), out)}")
+    print(f"report -> {write_report(runs or default_root(), out, _note)}")
 
 
 @app.command()
@@ -149,7 +149,7 @@ def paper(
     """Export figures (PDF), tables (booktabs LaTeX) and numbers (newcommands) of finished runs, and a main.tex."""
     from egptlib.reporting import default_root, write_paper
 
-    path, counts = write_paper(runs or default_root(), out, starred=starred)
+    path, counts = write_paper(runs or default_root(), out, starred=starred, tell=_note)
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" -> {path}")
 
 
@@ -189,7 +189,10 @@ def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[
 
     _check_pairs(jobs)
     outcomes = run_notebooks(jobs, root, report=tell, **options)
-    print(f"report -> {write_report(root)}")
+    try:
+        print(f"report -> {write_report(root, tell=_note)}")
+    except (OSError, ValueError) as error:  # the notebooks have done what they were to do
+        print(f"egptlib: no report: {error}", file=sys.stderr)
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     if failed:
         print(f"egptlib: {failed} of {len(outcomes)} notebooks failed", file=sys.stderr)
@@ -202,6 +205,10 @@ def _check_pairs(jobs: "Sequence[Job]") -> None:
         from egptlib.models import pair_settings
 
         pair_settings(pair)
+
+
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def _describe(job: "Job", varying: "Sequence[str]" = ()) -> str:

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from egptlib._paths import write_json
+from egptlib._paths import read_json, write_json
 from egptlib.reporting._runner import running_cell
-from egptlib.reporting._runs import read_json
 
 
 def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:

@@ -1,13 +1,9 @@
 """Reports: one self-contained HTML file per run and an index page; no script, no request, formulas as MathML."""
 
 import base64
-import html
 import io
-import itertools
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -16,212 +12,97 @@ from typing import Any
 import jinja2
 import nbformat
 from markupsafe import Markup
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import Preprocessor, TagRemovePreprocessor
-from traitlets.config import Config
 
-from egptlib._paths import atomic_write
+from egptlib.reporting._cells import Heading, notebook_html
+from egptlib.reporting._export import Export
 from egptlib.reporting._runner import describe_error
-from egptlib.reporting._runs import list_runs, newest_runs, read_json, read_status
-from egptlib.reporting._summary import shown, summarize
+from egptlib.reporting._runs import newest_runs, read_settings, read_status, readable_runs
+from egptlib.reporting._static import POLICY
+from egptlib.reporting._summary import page_name, shown, summarize
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CARD_METRICS = 6
 _THUMBNAIL_WIDTH = 640  # pixels; a card is about half as wide
 
 
-@dataclass(frozen=True)
-class Heading:
-    """One line of the table of contents."""
-
-    level: int
-    text: str
-    slug: str
-
-
-def write_report(root: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+def write_report(
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Write one page for each run below `root` and an index page; return the index.
 
-    Of runs of one notebook with equal parameters only the newest gets a page. Existing pages of other runs
-    are removed, so that the folder can be sent to somebody as it is.
+    Of runs of one notebook with equal parameters only the newest gets a page. Pages of an earlier report are removed,
+    so that the folder can be sent to somebody as it is; other files there stay (see `Export`). A run that cannot be
+    shown is left out, and named on the index page. A page runs nothing and loads nothing, whoever made the run.
 
     Args:
         root: folder with run folders.
         out: folder for the pages, default ``root/report``.
+        tell: called with a line about each run that is left out, and each page that somebody has edited.
 
     Raises:
         FileNotFoundError: `root` is no folder, or holds no run.
+        FileExistsError: `out` holds files under these names that are not an earlier report's.
     """
     root = Path(root)
     out = Path(out) if out is not None else root / "report"
-    runs = newest_runs(list_runs(root))
-    if not runs:
+    readable, left_out = readable_runs(root)
+    if not readable and not left_out:
         raise FileNotFoundError(f"{root}: holds no finished run; `egptlib run --out {root}` makes them")
-    cards = []
-    for folder in runs:
-        page, card = _page(folder)
-        _write(out / card["page"], page)
-        cards.append(card)
+    runs, cards = list[Path](), list[dict[str, Any]]()
+    newest = newest_runs(readable)
+    with Export(out, ["index.html", *(page_name(folder) for folder in newest)]) as export:
+        for folder in newest:
+            try:
+                page, card = _page(folder)
+            except Exception as error:  # whatever somebody's files hold: it ends this page, not the others
+                kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+                left_out[folder.name] = f"{kind}{error}"
+                continue
+            export.write(card["page"], page)
+            runs.append(folder)
+            cards.append(card)
+        export.write("index.html", _index(runs, cards, left_out))
+    for name, why in left_out.items():
+        tell(f"{root / name}: left out: {why}")
+    for name, new in export.kept.items():
+        tell(f"{out / name}: edited by somebody, so it stays" + (f"; the new one is {new}" if new else ""))
+    return out / "index.html"
+
+
+def _index(runs: Sequence[Path], cards: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> str:
     titles = {card["notebook"]: card["title"] for card in cards}
-    index = _environment().get_template("index.html.j2").render(
+    return _environment().get_template("index.html.j2").render(
+        policy=POLICY,
         css=_css(),
         runs=cards,
+        left_out=left_out,
         failed=sum(card["state"] != "done" for card in cards),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        facts=_facts(runs[-1]),
+        facts=_facts(runs[-1]) if runs else {},
         summaries=[
             {"summary": summary, "svg": _svg(summary.figure), "title": titles[summary.notebook]}
             for summary in summarize(runs)
             if len(summary.rows) > 1  # one run's figures stand on its card
         ],
     )  # fmt: skip
-    _write(out / "index.html", index)
-    for stale in set(out.glob("*.html")) - {out / card["page"] for card in cards} - {out / "index.html"}:
-        stale.unlink()
-    return out / "index.html"
-
-
-def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tuple[str, list[Heading]]:
-    """Convert an executed notebook to the HTML of its cells and its headings.
-
-    Cells tagged ``remove-cell`` or ``interactive`` are left out, those tagged ``hide-input`` keep their
-    outputs only. Pictures that the text names, relative to `folder`, are embedded.
-    """
-    exporter = _Exporter(
-        template_name="notebook",
-        extra_template_basedirs=[str(_TEMPLATES)],
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-        config=Config(
-            TagRemovePreprocessor={
-                "enabled": True,
-                "remove_cell_tags": {"remove-cell", "interactive", "papermill-error-cell-tag"},
-                "remove_input_tags": {"hide-input"},
-            }
-        ),
-    )
-    for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
-        exporter.register_preprocessor(preprocessor, enabled=True)
-    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
-    return re.sub(r'<table[^>]*class="dataframe".*?</table>', _aligned, body, flags=re.DOTALL), exporter.headings
-
-
-_CELL = re.compile(r"<(t[dh])>(.*?)</t[dh]>", re.DOTALL)
-_NUMBER = re.compile(r"[-+–]?[\d.,]*(e[-+]\d+)?%?")
-_NO_WRAP = 24  # characters that a column of text takes without a break
-
-
-def _aligned(table: re.Match[str]) -> str:
-    """Set columns of text to the left, head included, and let long names in heads break at underscores.
-
-    A column is one of text when one of its cells holds no number.
-    """
-    rows = [_CELL.findall(row) for row in table[0].split("</tr>")]
-    columns = zip(*(row for row in rows if row and all(kind == "td" for kind, _ in row)))
-    texts = [[html.unescape(text) for _, text in column] for column in columns]
-    kinds = [
-        "" if all(_NUMBER.fullmatch(text) for text in column)
-        else ' class="text short"' if max(map(len, column)) <= _NO_WRAP
-        else ' class="text"'
-        for column in texts
-    ]  # fmt: skip
-    if len({len(row) for row in rows if row}) > 1 or not kinds:  # cells that span others, or no rows
-        return table[0]
-    position = itertools.count()
-
-    def mark(cell: re.Match[str]) -> str:
-        kind, text = cell.groups()
-        shown = text.replace("_", "_<wbr>") if kind == "th" else text
-        return f"<{kind}{kinds[next(position) % len(kinds)]}>{shown}</{kind}>"
-
-    return _CELL.sub(mark, table[0])
-
-
-def to_mathml(latex: str, display: str = "inline") -> str:
-    """Return a LaTeX formula as MathML, which browsers render by themselves; as code where it cannot be read."""
-    from latex2mathml.converter import convert
-
-    try:
-        return str(convert(latex.strip(), display=display))
-    except Exception:  # latex2mathml raises a class of its own for each kind of bad input
-        return f"<code>{html.escape(latex)}</code>"
-
-
-class _StaticOutputs(Preprocessor):
-    """Drops what needs a script: widgets and JavaScript outputs."""
-
-    _live = ("application/vnd.jupyter.widget-view+json", "application/javascript")
-
-    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        nb.metadata.pop("widgets", None)
-        for cell in nb.cells:
-            if cell.cell_type == "code":
-                cell.outputs = [o for o in cell.outputs if not any(kind in o.get("data", {}) for kind in self._live)]
-        return nb, resources
-
-
-class _Renderer(IPythonRenderer):
-    """Markdown to HTML with MathML formulas; notes each heading and gives it an id."""
-
-    def __init__(self, headings: list[Heading], **options: Any) -> None:
-        super().__init__(**options)
-        self._headings = headings
-
-    def heading(self, text: str, level: int, **attrs: Any) -> str:
-        plain = html.unescape(re.sub(r"<[^>]+>", "", text)).strip()
-        base = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "section"
-        taken = {heading.slug for heading in self._headings}
-        slug = next(s for n in range(len(taken) + 1) if (s := f"{base}-{n}" if n else base) not in taken)
-        self._headings.append(Heading(level, plain, slug))
-        return f'<h{level} id="{slug}">{text}</h{level}>\n'
-
-    def block_math(self, body: str) -> str:
-        return to_mathml(body, "block")
-
-    def inline_math(self, body: str) -> str:
-        return to_mathml(body)
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return to_mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
-
-
-class _Exporter(HTMLExporter):
-    """nbconvert's exporter with our renderer; `headings` are those of the last notebook."""
-
-    def __init__(self, **options: Any) -> None:
-        self.headings: list[Heading] = []
-        super().__init__(**options)
-        self.register_filter("mathml", lambda text: to_mathml(text.strip().strip("$"), "block"))
-        self.register_filter("markdown2html", self._markdown)
-
-    @jinja2.pass_context
-    def _markdown(self, context: Any, source: str) -> str:
-        cell, resources = context.get("cell", {}), context.get("resources", {})
-        renderer = _Renderer(
-            self.headings,
-            escape=False,
-            attachments=cell.get("attachments", {}),
-            embed_images=True,
-            path=resources.get("metadata", {}).get("path", ""),
-        )
-        return str(MarkdownWithMath(renderer=renderer).render(source))
 
 
 def _page(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the page of a run and its card on the index page."""
-    status, parameters = read_status(folder) or {}, read_json(folder / "params.json")
-    headline = read_json(folder / "headline.json") or _scalars(read_json(folder / "metrics.json"))
+    status, parameters = read_status(folder) or {}, read_settings(folder / "params.json")
+    headline = read_settings(folder / "headline.json") or _scalars(read_settings(folder / "metrics.json"))
     body, headings = "", list[Heading]()
     if (folder / "out.ipynb").is_file():
-        body, headings = notebook_html(nbformat.read(folder / "out.ipynb", as_version=4), folder)
+        body, headings = notebook_html(_read_notebook(folder / "out.ipynb"), folder)
     notebook = str(status.get("notebook", folder.name))
     dataset = Path(str(parameters.get("dataset", ""))).name
     title = next((h.text for h in headings if h.level == 1), notebook)
     error = describe_error(status) if status.get("state") != "done" else None
     facts = {"run": folder.name, "started": status.get("started"), "seconds": status.get("seconds")}
     page = _environment().get_template("page.html.j2").render(
+        policy=POLICY,
         css=_css(),
         highlight_css=_highlight_css(),
         title=title,
@@ -236,7 +117,7 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
     )  # fmt: skip
     settings = [str(parameters[key]) for key in ("split", "pair") if key in parameters]
     return page, {
-        "page": f"{folder.name}.html",
+        "page": page_name(folder),
         "title": title,
         "notebook": notebook,
         "dataset": dataset,
@@ -249,9 +130,17 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
     }
 
 
+def _read_notebook(path: Path) -> nbformat.NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises many kinds, KeyError among them
+        reason = " ".join(str(error).split())[:80]
+        raise ValueError(f"{path.name}: not a notebook ({type(error).__name__}: {reason})") from error
+
+
 def _facts(folder: Path) -> dict[str, Any]:
     """What a run's figures depend on besides its parameters."""
-    return {name: value for name, value in read_json(folder / "environment.json").items() if value is not None}
+    return {name: value for name, value in read_settings(folder / "environment.json").items() if value is not None}
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,11 +169,6 @@ def _thumbnail(folder: Path) -> str | None:
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 @cache

@@ -10,17 +10,18 @@ Folder::
 """
 
 import itertools
+import json
 import math
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egptlib._paths import atomic_write, write_json
 from egptlib.figures import DOUBLE_COLUMN, SINGLE_COLUMN
-from egptlib.reporting._runs import list_runs, newest_runs, read_json, read_stars, read_status
+from egptlib.reporting._export import Export, file_name
+from egptlib.reporting._runs import newest_runs, read_settings, read_stars, read_status, readable_runs
 from egptlib.reporting._sweep import differing
 
 if TYPE_CHECKING:
@@ -38,75 +39,119 @@ _ESCAPES = {
 }  # fmt: skip
 
 
+@dataclass
+class _Contents:
+    """What the runs give: LaTeX lines, and what `sources.json` says of each macro and file."""
+
+    lines: list[str] = field(default_factory=list)
+    floats: list[str] = field(default_factory=list)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, str | Path] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
 def write_paper(
-    root: str | os.PathLike[str], out: str | os.PathLike[str], *, starred: bool = False
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    starred: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, dict[str, int]]:
     """Write figures, tables and numbers of the finished runs below `root`; return ``main.tex`` and how many of each.
 
-    Of finished runs of one notebook with equal parameters the newest is taken. Files of an earlier export are replaced.
+    Of finished runs of one notebook with equal parameters the newest is taken. Files of an earlier export are replaced,
+    but for those that somebody has edited: these stay, with the new ones beside them (see `Export`).
 
     Args:
         root: folder with run folders.
         out: folder to write to.
         starred: only take starred runs.
+        tell: called with a line about each run that is left out, and each file that somebody has edited.
 
     Raises:
         FileNotFoundError: `root` is no folder, or holds no run to take.
+        FileExistsError: `out` holds files under these names that are not an earlier export's.
     """
     root, out = Path(root), Path(out)
     stars = read_stars(root)
-    runs = newest_runs([f for f in list_runs(root) if (read_status(f) or {}).get("state") == "done"])
+    readable, damaged = readable_runs(root)
+    runs = newest_runs([f for f in readable if (read_status(f) or {}).get("state") == "done"])
     runs = [f for f in runs if not starred or f.name in stars]
+    for name, why in damaged.items():
+        tell(f"{root / name}: left out: {why}")
     if not runs:
         raise FileNotFoundError(f"{root}: holds no {'starred' if starred else 'finished'} run")
-    for name in ("figures", "tables"):
-        shutil.rmtree(out / name, ignore_errors=True)
-        (out / name).mkdir(parents=True)
-    sources: dict[str, dict[str, Any]] = {}
-    lines, floats, left_out = list[str](), list[str](), dict[str, str]()
+    contents = _Contents(left_out=damaged)
     for folder, words in zip(runs, _names(runs)):
-        slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())
-        origin = {"run": folder.name, "revision": read_json(folder / "environment.json").get("revision")}
-        lines += ["", f"% {folder.name}, git revision {origin['revision'] or 'unknown'}"]
-        for file, name, value, text in _numbers(folder):
-            macro = _macro([*words, *re.split(r"[^A-Za-z0-9.]+", name)], sources)
-            sources[macro] = {**origin, "file": file, "name": name, "value": value}
-            lines.append(f"\\newcommand{{{macro}}}{{{text}}} % {file}: {_comment(name)} = {_comment(str(value))}")
-        for pdf in sorted((folder / "figures").glob("*.pdf")):
-            target = f"figures/{slug}-{pdf.name}"
-            shutil.copyfile(pdf, out / target)
-            sources[target] = {**origin, "file": f"figures/{pdf.name}"}
-            floats.append(_float("figure", _figure_body(pdf, target), f"{_sentence(pdf.stem)} ({' '.join(words)})."))
-        for table in sorted(folder.glob("*.csv")):
-            rows, why_not = _read_table(table)
-            if rows is None:
-                left_out[f"{folder.name}/{table.name}"] = why_not
-                continue
-            target = f"tables/{slug}-{table.stem}.tex"
-            text = f"% {folder.name}/{table.name}\n{_tabular(rows)}"
-            _write(out / target, text)
-            sources[target] = {**origin, "file": table.name}
-            wide = _characters(rows) > _ONE_COLUMN_CHARACTERS
-            floats.append(_float("table", (_fit(target), wide), f"{_sentence(table.stem)} ({' '.join(words)})."))
+        _add(contents, folder, words)
     intro = (
         "% Made by `egptlib paper`. Each number names the run and file it is from; sources.json says it to programs."
     )
-    _write(out / "numbers.tex", "\n".join([intro, *lines, ""]))
-    write_json(out / "sources.json", {"sources": sources, "left_out": left_out})
-    _write(out / "main.tex", _main(floats))
+    sources = {"sources": contents.sources, "left_out": contents.left_out}
+    contents.files |= {
+        "numbers.tex": "\n".join([intro, *contents.lines, ""]),
+        "sources.json": json.dumps(sources, indent=2, ensure_ascii=True, allow_nan=False) + "\n",
+        "main.tex": _main(contents.floats),
+    }
+    with Export(out, contents.files) as export:
+        for name, content in contents.files.items():
+            export.write(name, content)
+    for name, new in export.kept.items():
+        tell(f"{out / name}: edited by somebody, so it stays" + (f"; the new one is {new}" if new else ""))
     kinds = {"figures": "figures/", "tables": "tables/", "numbers": "\\"}
-    counts = {kind: sum(name.startswith(start) for name in sources) for kind, start in kinds.items()}
+    counts = {kind: sum(name.startswith(start) for name in contents.sources) for kind, start in kinds.items()}
     return out / "main.tex", {"runs": len(runs), **counts}
 
 
+def _add(contents: _Contents, folder: Path, words: Sequence[str]) -> None:
+    """Add the numbers, figures and tables of one run."""
+    slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())
+    revision = read_settings(folder / "environment.json").get("revision")
+    origin = {"run": folder.name, "revision": revision}
+    contents.lines += ["", f"% {escape(folder.name)}, git revision {escape(str(revision or 'unknown'))}"]
+    for file, name, value, text in _numbers(folder):
+        macro = _macro([*words, *re.split(r"[^A-Za-z0-9.]+", name)], contents.sources)
+        contents.sources[macro] = {**origin, "file": file, "name": name, "value": value}
+        source = escape(f"{file}: {name} = {value}")
+        contents.lines.append(f"\\newcommand{{{macro}}}{{{text}}} % {source}")
+    for pdf in _own_files(folder / "figures", "*.pdf"):
+        target = f"figures/{file_name(f'{slug}-{pdf.stem}')}.pdf"
+        try:
+            body = _figure_body(pdf, target)
+        except Exception as error:  # pypdf raises many kinds on a damaged file
+            contents.left_out[f"{folder.name}/figures/{pdf.name}"] = f"not readable as PDF: {error}"
+            continue
+        contents.files[target] = pdf
+        contents.sources[target] = {**origin, "file": f"figures/{pdf.name}"}
+        contents.floats.append(_float("figure", body, f"{_sentence(pdf.stem)} ({' '.join(words)})."))
+    for table in _own_files(folder, "*.csv"):
+        rows, why_not = _read_table(table)
+        if rows is None:
+            contents.left_out[f"{folder.name}/{table.name}"] = why_not
+            continue
+        target = f"tables/{file_name(f'{slug}-{table.stem}')}.tex"
+        contents.files[target] = f"% {escape(f'{folder.name}/{table.name}')}\n{_tabular(rows)}"
+        contents.sources[target] = {**origin, "file": table.name}
+        wide = _characters(rows) > _ONE_COLUMN_CHARACTERS
+        contents.floats.append(_float("table", (_fit(target), wide), f"{_sentence(table.stem)} ({' '.join(words)})."))
+
+
+def _own_files(folder: Path, pattern: str) -> list[Path]:
+    """Return files of a folder; a link may lead anywhere, and what is there is not the run's."""
+    return [path for path in sorted(folder.glob(pattern)) if path.is_file() and not path.is_symlink()]
+
+
 def escape(text: str) -> str:
-    """Return text for LaTeX; a letter that T1 fonts lack becomes its code, as in ``U+4F60``."""
+    """Return text for LaTeX, in a paragraph or behind ``%``; a letter that T1 fonts lack becomes its code, ``U+4F60``.
+
+    Everything that a run says goes through here: what comes out is one line, and holds no command of the run's.
+    """
     return "".join(_ESCAPES.get(c, c if " " <= c <= "~" or "\xa1" <= c <= "\xff" else f"U+{ord(c):04X}") for c in text)
 
 
 def _names(runs: Sequence[Path]) -> list[list[str]]:
     """Return words that tell the runs apart: notebook, dataset, and the parameters that differ between namesakes."""
-    parameters = [read_json(folder / "params.json") for folder in runs]
+    parameters = [read_settings(folder / "params.json") for folder in runs]
     notebooks = [str((read_status(folder) or {}).get("notebook", "")) for folder in runs]
     base = [
         (re.sub(r"^\d+_", "", notebook), Path(str(given.get("dataset", ""))).name)
@@ -117,17 +162,17 @@ def _names(runs: Sequence[Path]) -> list[list[str]]:
         namesakes = [other for other, of_other in zip(parameters, base) if of_other == key]
         varying = [name for name in differing(namesakes) if name != "dataset"]
         extra = [word for name in varying for word in (name, Path(str(given.get(name))).name)]
-        names.append([word for part in (*key, *extra) for word in str(part).replace("_", " ").split()])
+        name = [word for part in (*key, *extra) for word in str(part).replace("_", " ").split()]
+        numbered = ([*name, *map(str, number)] for number in itertools.chain([()], zip(itertools.count(2))))
+        names.append(next(candidate for candidate in numbered if candidate not in names))
     return names
 
 
 def _macro(words: Sequence[str], taken: Mapping[str, Any]) -> str:
     """Return a command name: letters only, digits spelled out, a letter more where it is taken."""
-    spelled = "".join(
-        "".join(_DIGITS[int(c)] if c.isdigit() else "Point" if c == "." else c for c in word[:1].upper() + word[1:])
-        for word in words
-    )
-    name = "\\" + re.sub(r"[^A-Za-z]", "", spelled)
+    spelling = dict(zip("0123456789.", (*_DIGITS, "Point")))
+    spelled = "".join(spelling.get(c, c) for word in words for c in word[:1].upper() + word[1:])
+    name = "\\" + (re.sub(r"[^A-Za-z]", "", spelled) or "Number")
     endings = itertools.chain([""], (chr(65 + n % 26) * (1 + n // 26) for n in itertools.count()))
     return next(candidate for ending in endings if (candidate := name + ending) not in taken)
 
@@ -135,10 +180,9 @@ def _macro(words: Sequence[str], taken: Mapping[str, Any]) -> str:
 def _numbers(folder: Path) -> Iterator[tuple[str, str, Any, str]]:
     """Yield file, name, value and LaTeX text of each number, and of the headline's texts such as ``91.1%``."""
     for file in ("metrics.json", "headline.json"):
-        for name, value in read_json(folder / file).items():
-            if isinstance(value, bool) or not isinstance(
-                value, int | float | (str if file == "headline.json" else int)
-            ):
+        for name, value in read_settings(folder / file).items():
+            kinds = int | float | str if file == "headline.json" else int | float
+            if isinstance(value, bool) or not isinstance(value, kinds) or value in (math.inf, -math.inf):
                 continue
             yield file, name, value, value_text(value)
 
@@ -160,7 +204,10 @@ def _read_table(path: Path) -> "tuple[DataFrame | None, str]":
     """Return a table, or None and why it is no table for a paper."""
     import pandas as pd
 
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        return None, f"not readable as CSV: {error}"
     if not 0 < len(frame) <= _MAX_ROWS:
         return None, f"{len(frame)} rows; at most {_MAX_ROWS} are taken"
     if (width := _characters(frame)) > _MAX_CHARACTERS:
@@ -218,10 +265,6 @@ def _sentence(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _comment(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _main(floats: Sequence[str]) -> str:
     return "\n".join(
         [
@@ -244,8 +287,3 @@ def _main(floats: Sequence[str]) -> str:
             "",
         ]
     )
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egptlib._paths import write_json
+from egptlib._paths import read_json, write_json
 from egptlib.reporting._notebooks import Job
-from egptlib.reporting._runs import read_json, read_status
+from egptlib.reporting._runs import read_status
 
 # What a kernel without anyone watching needs. Figures go through matplotlib's inline backend whatever the shell says.
 _HEADLESS = {

@@ -43,19 +43,23 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 import egptlib
-from egptlib._paths import atomic_write, project_root, write_json
+from egptlib._paths import atomic_write, project_root, read_json, write_json
 from egptlib.figures import apply_style, paper_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+_STATUS: dict[str, type | UnionType] = {"notebook": str, "state": str, "started": str, "seconds": int | float}
+_KINDS: dict[type | UnionType, str] = {str: "text", int | float: "a number"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -199,14 +203,13 @@ def describe_environment() -> dict[str, Any]:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """Return a run's ``status.json``, or None when it has none or it cannot be read as one."""
     try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        return read_json(folder / "status.json")
     except (OSError, ValueError):
         return None
-    return status if isinstance(status, dict) else None
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Path]:
-    """Return the run folders below `root`, finished or failed, sorted by name.
+    """Return the run folders below `root`, finished, failed or damaged, sorted by name.
 
     Raises:
         FileNotFoundError: `root` is no folder.
@@ -214,7 +217,26 @@ def list_runs(root: str | os.PathLike[str]) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such run folder; `egptlib run` makes one")
-    return [f for f in sorted(root.iterdir()) if not f.name.startswith(".") and read_status(f) is not None]
+    return [f for f in sorted(root.iterdir()) if not f.name.startswith(".") and (f / "status.json").is_file()]
+
+
+def readable_runs(root: str | os.PathLike[str]) -> tuple[list[Path], dict[str, str]]:
+    """Return the run folders of `root` whose files can be read, and of each other one its name and why it cannot."""
+    runs, damaged = list[Path](), dict[str, str]()
+    for folder in list_runs(root):
+        try:
+            status = {"seconds": 0.0, "started": ""} | read_json(folder / "status.json")
+            for field, kind in _STATUS.items():
+                if not isinstance(status.get(field), kind):
+                    found = repr(status[field]) if field in status else "none"
+                    raise ValueError(f"{folder / 'status.json'}: {field}: expected {_KINDS[kind]}, found {found}")
+            for name in ("params", "metrics", "headline", "environment"):
+                read_settings(folder / f"{name}.json")
+        except (OSError, ValueError) as error:
+            damaged[folder.name] = str(error)
+        else:
+            runs.append(folder)
+    return runs, damaged
 
 
 def newest_runs(folders: Sequence[Path]) -> list[Path]:
@@ -222,7 +244,7 @@ def newest_runs(folders: Sequence[Path]) -> list[Path]:
     newest: dict[str, tuple[str, Path]] = {}
     for folder in folders:
         status = read_status(folder) or {}
-        key = json.dumps([status.get("notebook"), read_json(folder / "params.json")], sort_keys=True)
+        key = json.dumps([status.get("notebook"), read_settings(folder / "params.json")], sort_keys=True)
         started = str(status.get("started", ""))
         if key not in newest or started >= newest[key][0]:
             newest[key] = (started, folder)
@@ -232,35 +254,39 @@ def newest_runs(folders: Sequence[Path]) -> list[Path]:
 def collect(root: str | os.PathLike[str]) -> "DataFrame":
     """Return one row per run below `root`: run, notebook, state, seconds, starred, then parameters and metrics.
 
-    A metric whose name is also a parameter's keeps its name with ``metric_`` in front.
+    A metric whose name is also a parameter's keeps its name with ``metric_`` in front. A run with a damaged file is
+    left out, with a warning that names it.
     """
+    runs, damaged = readable_runs(root)
+    for name, why in damaged.items():
+        warnings.warn(f"{name} is left out: {why}", stacklevel=2)
+    return run_table(runs, read_stars(Path(root)))
+
+
+def run_table(runs: Sequence[Path], stars: Mapping[str, str]) -> "DataFrame":
+    """Return the table of `collect` for runs that can be read."""
     import pandas as pd
 
-    rows, stars = [], read_stars(Path(root))
-    for folder in list_runs(root):
+    rows = []
+    for folder in runs:
         status = read_status(folder) or {}
         row: dict[str, Any] = {"run": folder.name}
         row |= {key: status.get(key) for key in ("notebook", "state", "seconds")}
         row["starred"] = folder.name in stars
-        row |= read_json(folder / "params.json")
-        metrics = read_json(folder / "metrics.json")
+        row |= read_settings(folder / "params.json")
+        metrics = read_settings(folder / "metrics.json")
         rows.append(row | {f"metric_{k}" if k in row else k: v for k, v in metrics.items()})
     return pd.DataFrame(rows)
 
 
 def read_stars(root: Path) -> dict[str, str]:
     """Return the starred runs of a folder of runs, each with its note (which may be empty)."""
-    return {str(name): str(note) for name, note in read_json(root / "stars.json").items()}
+    return {str(name): str(note) for name, note in read_settings(root / "stars.json").items()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one where there is no file."""
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run, or an empty one where there is no file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _checked(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egptlib._paths import write_json
-from egptlib.reporting._runs import collect, list_runs, read_json, read_stars
+from egptlib.reporting._runs import list_runs, read_settings, read_stars, readable_runs, run_table
 from egptlib.reporting._sweep import differing
 
 if TYPE_CHECKING:
@@ -38,20 +38,26 @@ def set_star(folder: Path, note: str | None) -> None:
 
 
 def overview(root: Path, *, notebook: str | None = None, starred: bool = False) -> str:
-    """Return one line per run: star, state, seconds, the parameters that differ within its notebook, name, note."""
-    frame = collect(root)
+    """Return one line per run: star, state, seconds, the parameters that differ within its notebook, name, note.
+
+    A run with a damaged file has a line that says so.
+    """
+    runs, damaged = readable_runs(root)
+    stars = read_stars(root)
+    frame = run_table(runs, stars)
     if len(frame) and notebook is not None:
         frame = frame[frame["notebook"].str.startswith(notebook)]
     if len(frame) and starred:
         frame = frame[frame["starred"]]
-    stars, lines = read_stars(root), []
-    parameters = {run: read_json(root / run / "params.json") for run in frame.get("run", ())}
+    lines = []
+    parameters = {run: read_settings(root / run / "params.json") for run in frame.get("run", ())}
     for _, of_notebook in frame.groupby("notebook", sort=True) if len(frame) else ():
         varying = differing([parameters[run] for run in of_notebook["run"]])
         for run, state, seconds in zip(of_notebook["run"], of_notebook["state"], of_notebook["seconds"]):
             values = " ".join(f"{k}={_value(parameters[run][k])}" for k in varying if k in parameters[run])
             note = f"  # {stars[run]}" if stars.get(run) else ""
             lines.append(f"{'*' if run in stars else ' '} {state:<6} {seconds:>6.0f} s  {run}  {values}{note}".rstrip())
+    lines += [f"  damaged         {name}: {why}" for name, why in damaged.items()]
     return "\n".join([*lines, f"{len(lines)} run{'s'[: len(lines) != 1]} in {root}"])
 
 
@@ -65,7 +71,7 @@ def compare_runs(folders: Sequence[Path]) -> "DataFrame":
     sources = ("params.json", "metrics.json")
     rows: list[dict[str, Any]] = []
     for source in sources:
-        contents = [read_json(folder / source) for folder in folders]
+        contents = [read_settings(folder / source) for folder in folders]
         for name in differing(contents):
             values: list[Any] = [content.get(name) for content in contents]
             if any(isinstance(value, list | dict) for value in values):

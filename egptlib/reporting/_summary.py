@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egptlib.reporting._runs import read_json, read_status
+from egptlib.reporting._export import file_name
+from egptlib.reporting._runs import read_settings, read_status
 from egptlib.reporting._sweep import differing
 
 if TYPE_CHECKING:
@@ -44,12 +45,17 @@ def summarize(folders: Sequence[Path]) -> list[Summary]:
     return [_summary(notebook, runs) for notebook, runs in sorted(groups.items())]
 
 
+def page_name(folder: Path) -> str:
+    """Return the file name of a run's page."""
+    return f"{file_name(folder.name)}.html"
+
+
 def quantity(value: Any) -> tuple[float, str] | None:
     """Read a headline figure, a number or a text such as ``91.1%`` or ``12.3 ms``, as number and unit."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int | float):
+    if _is_number(value):
         return float(value), ""
+    if value is None or isinstance(value, int | float):
+        return None
     match = _NUMBER.fullmatch(str(value).strip())
     return (float(match[1].replace(",", "")), match[2] or "") if match else None
 
@@ -64,15 +70,15 @@ def shown(value: Any) -> str:
 
 
 def _summary(notebook: str, folders: Sequence[Path]) -> Summary:
-    parameters = [read_json(folder / "params.json") for folder in folders]
-    headlines = [read_json(folder / "headline.json") for folder in folders]
+    parameters = [read_settings(folder / "params.json") for folder in folders]
+    headlines = [read_settings(folder / "headline.json") for folder in folders]
     varying = differing(parameters)
     names = list(dict.fromkeys(name for headline in headlines for name in headline))
     rows = []
     for folder, given, headline in zip(folders, parameters, headlines):
         seconds = float((read_status(folder) or {}).get("seconds", 0.0))
         cells = [shown(given.get(name)) for name in varying] + [shown(headline.get(name)) for name in names]
-        rows.append((f"{folder.name}.html", [*cells, f"{seconds:.0f} s"]))
+        rows.append((page_name(folder), [*cells, f"{seconds:.0f} s"]))
     columns = [name.replace("_", " ") for name in [*varying, *names]] + ["took"]
     return Summary(notebook, columns, rows, _figure(parameters, varying, names, headlines))
 
@@ -107,5 +113,9 @@ def _figure(
 
 def _is_axis(values: Sequence[Any]) -> bool:
     """Three or more different numbers make an axis."""
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return numbers and len(set(values)) >= 3
+    return all(map(_is_number, values)) and len(set(values)) >= 3
+
+
+def _is_number(value: Any) -> bool:
+    """A number that can be drawn: JSON may hold 1e999."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

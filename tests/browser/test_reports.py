@@ -91,6 +91,6 @@ def test_pictures_have_two_pixels_a_point(chromium: "Browser", report: Path) -> 
 
 
 def _formula() -> str:
-    from egptlib.reporting._html import to_mathml
+    from egptlib.reporting._cells import to_mathml
 
     return to_mathml(r"\frac{\tau}{\gamma c + v(\gamma)}", "block")

@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 
 from egptlib._paths import write_json
-from egptlib.reporting._html import notebook_html, to_mathml, write_report
+from egptlib.reporting._cells import notebook_html, to_mathml
+from egptlib.reporting._html import write_report
+from egptlib.reporting._runs import collect
+from egptlib.reporting._stars import overview
 
 from .conftest import _cell
 
@@ -26,7 +29,8 @@ def _png() -> str:
 
 
 def _output(**data: Any) -> nbformat.NotebookNode:
-    return nbformat.v4.new_output("display_data", data={name.replace("__", "/"): v for name, v in data.items()})
+    kinds = {name.replace("svg_xml", "svg+xml").replace("__", "/"): content for name, content in data.items()}
+    return nbformat.v4.new_output("display_data", data=kinds)
 
 
 def _notebook() -> nbformat.NotebookNode:
@@ -63,12 +67,15 @@ class _Page(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.tags: list[str] = []
+        self.handlers: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         for name, value in attrs:
-            if name == "id":
+            if name.startswith("on"):
+                self.handlers.append(name)
+            elif name == "id":
                 self.ids.append(value or "")
             elif tag == "a" and name == "href":
                 self.links.append(value or "")
@@ -112,7 +119,7 @@ def test_cells_become_static_html(root: Path) -> None:
 def test_a_page_loads_nothing_and_its_contents_lead_somewhere(root: Path) -> None:
     index = write_report(root)
     assert index == root / "report" / "index.html"
-    for path in index.parent.iterdir():
+    for path in index.parent.glob("*.html"):
         text = path.read_text(encoding="utf-8")
         page = _Page(text)
         assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
@@ -139,7 +146,7 @@ def test_only_the_newest_of_equal_runs_has_a_page(root: Path) -> None:
     _write_run(root / "01_toy-streets-0000", "2026-01-03T00:00:00")  # the same parameters, another library
     _write_run(root / "01_toy-streets-cccc", "2026-01-01T00:00:00", gamma=5)
     write_report(root)
-    pages = {path.name for path in (root / "report").iterdir()}
+    pages = {path.name for path in (root / "report").glob("*.html")}
     assert pages == {"index.html", "01_toy-streets-0000.html", "01_toy-streets-cccc.html"}
 
 
@@ -173,6 +180,105 @@ def test_columns_of_text_stand_left_and_of_numbers_right() -> None:
 
 
 def test_tables_that_are_not_plain_stay_as_they_are() -> None:
-    wide = '<table class="dataframe"><tr><th colspan="2">both</th></tr><tr><td>1</td><td>2</td></tr></table>'
+    rows = '<tr><th colspan="2">both</th></tr><tr><td>1</td><td>2</td></tr>'
+    wide = f'<table class="dataframe"><tbody>{rows}</tbody></table>'
     body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("code", "t", outputs=[_output(text__html=wide)])]))
     assert wide in body
+
+
+FOREIGN = """before
+<script>var harmless = 1</script>
+<img src="https://example.org/remote.png" alt="a remote picture" onload="var harmless = 1">
+<a href="javascript:void(0)">a link</a> <a href="https://example.org/">the web</a>
+<iframe src="https://example.org/"></iframe><style>p { color: red }</style><b>after</b>"""
+
+
+def _foreign(text: str = FOREIGN) -> nbformat.NotebookNode:
+    cells = [
+        _cell("markdown", f"# Somebody's\n\n{text}"),
+        _cell("code", "x", outputs=[_output(text__html=f"<div>{text}"), _output(image__svg_xml="<svg/>")]),
+        _cell("code", "y", outputs=[_output(text__markdown=text), _output(image__png=f'x"><script>{text}')]),
+        _cell("markdown", "## The $x^2$ end"),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def _is_static(text: str) -> bool:
+    """An independent look: no tag, attribute or address of the page runs or loads anything."""
+    page = _Page(text)
+    return (
+        not {"script", "iframe", "object", "embed", "form", "link", "svg", "base"} & set(page.tags)
+        and not page.handlers
+        and all(address.startswith("data:image/") for address in page.loads)
+        and all(link.startswith(("#", "http", "mailto:", "index.html")) for link in page.links)
+    )
+
+
+def test_somebody_elses_notebook_runs_and_loads_nothing_and_a_line_says_what_went() -> None:
+    body, headings = notebook_html(_foreign())
+    assert _is_static(body) and not _is_static(FOREIGN)
+    assert body.count("<b>after</b>") >= 3 and body.count("before") >= 3 and "harmless" not in body
+    notes = re.findall(r'<p class="left-out">(.*?)</p>', body)
+    assert len(notes) == 3
+    for what in ("a script", "https://example.org/remote.png", "a page within the page", "a style sheet"):
+        assert all(what in note for note in notes)
+    assert [heading.level for heading in headings] == [1, 2] and "<msup>" in body
+
+
+def test_an_output_with_a_script_from_elsewhere_keeps_the_rest() -> None:
+    output = _output(text__html='<div id="p"></div><script src="https://cdn.example.org/plot.js"></script><p>rest</p>')
+    body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("code", "plot", outputs=[output])]))
+    assert "cdn.example.org" not in body and "<p>rest</p>" in body and "Left out here" in body and "a script" in body
+    whole, _ = notebook_html(
+        nbformat.v4.new_notebook(cells=[_cell("code", "plot", outputs=[_output(text__html="hi")])])
+    )
+    assert "Left out" not in whole
+
+
+def test_a_picture_from_outside_the_run_is_not_embedded(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    (tmp_path / "run" / "link.png").symlink_to(tmp_path / "outside.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "run" / "in side.png")
+    text = "![a](../outside.png) ![b](link.png) ![c](in%20side.png) <img src='../outside.png'>"
+    body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("markdown", text)]), tmp_path / "run")
+    assert len(re.findall('src="', body)) == 1 and 'alt="c"' in body
+
+
+def test_every_page_forbids_what_it_does_not_need(root: Path) -> None:
+    for path in write_report(root).parent.glob("*.html"):
+        head = path.read_text(encoding="utf-8").partition("</head>")[0]
+        (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', head)
+        rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+        assert rules["default-src"] == "&#39;none&#39;" and rules["img-src"] == "data:" and "script-src" not in rules
+        assert head.index("Content-Security-Policy") < head.index("<style>")
+
+
+def test_a_run_that_cannot_be_shown_is_named_and_the_others_have_pages(root: Path) -> None:
+    for name in ("notebook", "settings", "status", "deep", "kind"):
+        _write_run(root / f"02_{name}", "2026-01-01T00:00:00", gamma=name)
+    whole = (root / "02_notebook/out.ipynb").read_bytes()
+    (root / "02_notebook/out.ipynb").write_bytes(whole[: len(whole) // 2])
+    (root / "02_settings/params.json").write_text('{"a": ')
+    (root / "02_status/status.json").write_text("")
+    (root / "02_deep/metrics.json").write_text("[" * 100_000)
+    (root / "02_kind/status.json").write_text('{"notebook": [1], "state": "done"}')
+    told: list[str] = []
+    index = write_report(root, tell=told.append)
+    assert {path.stem for path in index.parent.glob("*.html")} == {"index", "01_toy-streets-aaaa"}
+    text = index.read_text(encoding="utf-8")
+    for name, file in (("notebook", "out.ipynb"), ("settings", "params.json"), ("status", "status.json"),
+                       ("deep", "metrics.json"), ("kind", "notebook: expected text")):  # fmt: skip
+        assert f"02_{name}" in text and any(f"02_{name}: left out" in line and file in line for line in told)
+    assert len(told) == 5 and "damaged         02_deep" in overview(root)
+    with pytest.warns(UserWarning, match="is left out"):
+        assert list(collect(root)["run"]) == ["01_toy-streets-aaaa", "02_notebook"]
+
+
+def test_a_runs_name_cannot_be_an_address(root: Path) -> None:
+    for name in ("javascript:void(0)", "index", 'a" onload="x'):
+        _write_run(root / name, "2026-01-01T00:00:00", gamma=name)
+    index = write_report(root)
+    page = _Page(index.read_text(encoding="utf-8"))
+    assert len(list(index.parent.glob("*.html"))) == 5
+    assert all(link.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+\.html", link) for link in page.links)

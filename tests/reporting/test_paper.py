@@ -127,3 +127,48 @@ def test_main_compiles(root: Path, tmp_path: Path) -> None:
     text = " ".join(page.extract_text() for page in PdfReader(main.with_suffix(".pdf")).pages)
     for kind, name in (("Figure", "figures"), ("Table", "tables")):
         assert len(set(re.findall(rf"{kind} (\d+):", text))) == counts[name]
+
+
+def test_what_a_run_says_cannot_become_a_command(root: Path, tmp_path: Path) -> None:
+    """Every line of numbers.tex is a comment or a definition of ours, and no text of the run's has a backslash left."""
+    hostile = "x\n\\harmless{}\r\x85\u2028\\harmless"
+    folder = root / "04_feature_acceptance-streets-3"
+    write_json(folder / "environment.json", {"revision": hostile})
+    write_json(folder / "headline.json", {hostile: hostile})
+    write_json(folder / "metrics.json", {hostile: 1, "²": 2, "三": 3, "big": 1e300})
+    (folder / "rates.csv").write_text("a\\harmless,b\n\\harmless,1\n")
+    (folder / "figures" / "narrow.pdf").rename(folder / "figures" / "a}\\harmless{.pdf")
+    folder.rename(root / "04_x\n\\harmless")
+    main, _ = write_paper(root, tmp_path / "paper")
+    for path in (main, main.parent / "numbers.tex", *main.parent.glob("tables/*.tex")):
+        text = path.read_text(encoding="utf-8")
+        assert "\\harmless" not in text and all(c == "\n" or c.isprintable() for c in text)
+        if path.name == "numbers.tex":
+            ours = re.compile(r"|% .*|\\newcommand\{\\[A-Za-z]+\}\{.*\} % .*")
+            assert all(ours.fullmatch(line) for line in text.split("\n"))
+    assert "textbackslash{}harmless" in (main.parent / "numbers.tex").read_text()
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", path.name) for path in main.parent.rglob("*.*"))
+
+
+def test_damaged_files_and_links_are_left_out_by_name(root: Path, tmp_path: Path) -> None:
+    folder = root / "05_token_alignment-streets-x"
+    (folder / "empty.csv").write_text("")
+    (folder / "figures" / "torn.pdf").write_bytes(b"%PDF-1.4 torn")
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    (folder / "linked.csv").symlink_to(tmp_path / "secret.csv")
+    (root / "04_feature_acceptance-streets-5" / "metrics.json").write_text('{"a": NaN}')
+    told: list[str] = []
+    main, counts = write_paper(root, tmp_path / "paper", tell=told.append)
+    left_out = json.loads((main.parent / "sources.json").read_text())["left_out"]
+    assert {f"{folder.name}/empty.csv", f"{folder.name}/figures/torn.pdf"} < left_out.keys()
+    assert counts["runs"] == 2 and not list(main.parent.glob("tables/*linked*"))
+    assert len(told) == 1 and "NaN is no JSON number" in told[0] and "metrics.json" in told[0]
+
+
+def test_an_edited_main_stays_beside_the_new_one(root: Path, tmp_path: Path) -> None:
+    main, _ = write_paper(root, tmp_path / "paper")
+    main.write_text("my paper")
+    told: list[str] = []
+    write_paper(root, tmp_path / "paper", tell=told.append)
+    assert main.read_text() == "my paper" and "documentclass" in main.with_name("main.new.tex").read_text()
+    assert len(told) == 1 and "main.tex: edited by somebody" in told[0] and "main.new.tex" in told[0]

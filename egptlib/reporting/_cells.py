@@ -1,0 +1,180 @@
+"""The cells of an executed notebook as static HTML: formulas as MathML, pictures embedded, columns aligned."""
+
+import base64
+import html
+import itertools
+import mimetypes
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+import jinja2
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import Preprocessor, TagRemovePreprocessor
+from traitlets.config import Config
+
+from egptlib.reporting._static import left_out_line, noted, static
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """One line of the table of contents."""
+
+    level: int
+    text: str
+    slug: str
+
+
+def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tuple[str, list[Heading]]:
+    """Convert an executed notebook to the HTML of its cells and its headings.
+
+    Cells tagged ``remove-cell`` or ``interactive`` are left out, those tagged ``hide-input`` keep their
+    outputs only. Pictures that the text names, relative to `folder`, are embedded. Whoever made the notebook, the
+    result runs nothing and loads nothing (see `static`); where that takes something away, a line says so.
+    """
+    exporter = _Exporter(
+        template_name="notebook",
+        extra_template_basedirs=[str(_TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+        config=Config(
+            TagRemovePreprocessor={
+                "enabled": True,
+                "remove_cell_tags": {"remove-cell", "interactive", "papermill-error-cell-tag"},
+                "remove_input_tags": {"hide-input"},
+            }
+        ),
+    )
+    for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
+        exporter.register_preprocessor(preprocessor, enabled=True)
+    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
+    aligned = re.sub(r'<table[^>]*class="dataframe".*?</table>', _aligned, body, flags=re.DOTALL)
+    return static(aligned), exporter.headings
+
+
+_CELL = re.compile(r"<(t[dh])>(.*?)</t[dh]>", re.DOTALL)
+_NUMBER = re.compile(r"[-+–]?[\d.,]*(e[-+]\d+)?%?")
+_NO_WRAP = 24  # characters that a column of text takes without a break
+
+
+def _aligned(table: re.Match[str]) -> str:
+    """Set columns of text to the left, head included, and let long names in heads break at underscores.
+
+    A column is one of text when one of its cells holds no number.
+    """
+    rows = [_CELL.findall(row) for row in table[0].split("</tr>")]
+    columns = zip(*(row for row in rows if row and all(kind == "td" for kind, _ in row)))
+    texts = [[html.unescape(text) for _, text in column] for column in columns]
+    kinds = [
+        "" if all(_NUMBER.fullmatch(text) for text in column)
+        else ' class="text short"' if max(map(len, column)) <= _NO_WRAP
+        else ' class="text"'
+        for column in texts
+    ]  # fmt: skip
+    if len({len(row) for row in rows if row}) > 1 or not kinds:  # cells that span others, or no rows
+        return table[0]
+    position = itertools.count()
+
+    def mark(cell: re.Match[str]) -> str:
+        kind, text = cell.groups()
+        shown = text.replace("_", "_<wbr>") if kind == "th" else text
+        return f"<{kind}{kinds[next(position) % len(kinds)]}>{shown}</{kind}>"
+
+    return _CELL.sub(mark, table[0])
+
+
+def to_mathml(latex: str, display: str = "inline") -> str:
+    """Return a LaTeX formula as MathML, which browsers render by themselves; as code where it cannot be read."""
+    from latex2mathml.converter import convert
+
+    try:
+        return str(convert(latex.strip(), display=display))
+    except Exception:  # latex2mathml raises a class of its own for each kind of bad input
+        return f"<code>{html.escape(latex)}</code>"
+
+
+class _StaticOutputs(Preprocessor):
+    """Puts a line in the place of what is nothing but script: widgets and JavaScript outputs."""
+
+    _live: ClassVar = {
+        "application/vnd.jupyter.widget-view+json": "a widget",
+        "application/javascript": "a script",
+    }
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        nb.metadata.pop("widgets", None)
+        for cell in nb.cells:
+            for output in cell.outputs if cell.cell_type == "code" else ():
+                if live := [what for kind, what in self._live.items() if kind in output.get("data", {})]:
+                    output.data = {"text/html": left_out_line(live)}
+        return nb, resources
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown to HTML with MathML formulas and embedded pictures; notes each heading and gives it an id."""
+
+    def __init__(self, headings: list[Heading], **options: Any) -> None:
+        super().__init__(**options)
+        self._headings = headings
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        plain = html.unescape(re.sub(r"<[^>]+>", "", text)).strip()
+        base = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "section"
+        taken = {heading.slug for heading in self._headings}
+        slug = next(s for n in range(len(taken) + 1) if (s := f"{base}-{n}" if n else base) not in taken)
+        self._headings.append(Heading(level, plain, slug))
+        return f'<h{level} id="{slug}">{text}</h{level}>\n'
+
+    def _src_to_base64(self, src: str) -> str | None:
+        """Return a picture attached to the cell, or a file within the run's folder, as a data address."""
+        name = unquote(src)
+        if name.startswith("attachment:"):
+            kinds = self.attachments.get(name.removeprefix("attachment:"), {})
+            return next((f"data:{kind};base64,{content}" for kind, content in kinds.items()), None)
+        folder, path = Path(self.path).resolve(), Path(self.path, name).resolve()
+        kind = mimetypes.guess_type(path)[0]
+        if not path.is_relative_to(folder) or not path.is_file() or kind is None:
+            return None
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+    def _embed_image_or_attachment(self, src: str) -> str:
+        return self._src_to_base64(src) or src
+
+    def block_math(self, body: str) -> str:
+        return to_mathml(body, "block")
+
+    def inline_math(self, body: str) -> str:
+        return to_mathml(body)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return to_mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
+
+
+class _Exporter(HTMLExporter):
+    """nbconvert's exporter with our renderer; `headings` are those of the last notebook."""
+
+    def __init__(self, **options: Any) -> None:
+        self.headings: list[Heading] = []
+        super().__init__(**options)
+        self.register_filter("noted", noted)
+        self.register_filter("mathml", lambda text: to_mathml(text.strip().strip("$"), "block"))
+        self.register_filter("markdown2html", self._markdown)
+
+    @jinja2.pass_context
+    def _markdown(self, context: Any, source: str) -> str:
+        cell, resources = context.get("cell", {}), context.get("resources", {})
+        renderer = _Renderer(
+            self.headings,
+            escape=False,
+            attachments=cell.get("attachments", {}),
+            embed_images=True,
+            path=resources.get("metadata", {}).get("path", ""),
+        )
+        return noted(str(MarkdownWithMath(renderer=renderer).render(source)))
