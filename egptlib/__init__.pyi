@@ -8,6 +8,7 @@ from .metrics import replay as replay
 from .metrics import token_acceptance as token_acceptance
 from .models import load_pair as load_pair
 from .scenes import event_images as event_images
+from .scenes import load_events as load_events
 from .scenes import open_scenes as open_scenes
 from .traces import Trace as Trace
 

@@ -51,3 +51,13 @@ def smoke_outcomes(tmp_path_factory: pytest.TempPathFactory) -> "list[Outcome]":
         for threshold in (0.1, 0.5):
             jobs += plan(find_notebooks(["04"]), {"smoke": True, "threshold": threshold})
         return run_notebooks(jobs, folder / "runs", timeout=600)
+
+
+@pytest.fixture(scope="session")
+def one_street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root (for EGPTLIB_DATA) with one sequence of streets, a second long."""
+    from egptlib.scenes.streets._make import make_streets
+
+    root = tmp_path_factory.mktemp("data")
+    make_streets(root / "streets" / "streets_test_1s", "test", 1, seconds=1.0, workers=1)
+    return root

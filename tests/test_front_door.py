@@ -10,16 +10,6 @@ import pytest
 import egptlib
 
 
-@pytest.fixture(scope="module")
-def one_street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with one short sequence of streets."""
-    from egptlib.scenes.streets._make import make_streets
-
-    root = tmp_path_factory.mktemp("data")
-    make_streets(root / "streets" / "streets_test_1s", "test", 1, seconds=1.0, workers=1)
-    return root
-
-
 def test_it_shows_a_dozen_names_and_loads_none() -> None:
     assert 10 <= len(dir(egptlib)) <= 15 and egptlib.__all__ == dir(egptlib)
     code = (

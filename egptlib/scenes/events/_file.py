@@ -37,6 +37,15 @@ def load_events(
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, holds something else, points to other files, or its pickle names anything but
             plain numpy arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> from egptlib.scenes import save_events
+        >>> both = {"x": np.array([3, 0]), "y": np.array([1, 0]), "t": np.array([10, 25]), "p": np.array([1, -1])}
+        >>> save_events("events.npy", both)
+        >>> events = load_events("events.npy", start_us=20)
+        >>> events["x"].tolist(), events["t"].tolist(), events["p"].tolist()
+        ([0], [25], [0])
     """
     with EventFile(path, time_unit=time_unit) as file:
         return file.window(start_us, stop_us)
