@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -39,19 +41,34 @@ def build(settings: AdapterSettings) -> Adapter:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, atomically."""
+    """Write tensors as safetensors, atomically, with a checksum of all of them."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+        save_file(tensors, temporary, {"checksum": _checksum(tensors)})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; ValueError names it where it is damaged."""
+    """Read a safetensors file; ValueError names it where it is damaged. One without a checksum is taken as it is."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found")
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            told = (file.metadata() or {}).get("checksum")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    if told is not None and told != _checksum(tensors):
+        raise ValueError(f"{path}: damaged: other weights than were written")
+    return tensors
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes, in order of name, in hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:

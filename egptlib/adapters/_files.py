@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from egptlib._paths import write_json
+from egptlib._json import read_sealed, write_sealed
 from egptlib.adapters._build import build, create_adapter, fill, read_tensors, write_tensors
 from egptlib.adapters._legacy import load_legacy
 from egptlib.adapters._levels import Adapter
@@ -39,7 +38,7 @@ def save_adapter(adapter: Adapter, folder: str | os.PathLike[str], **notes: Any)
         The folder.
     """
     folder = Path(folder)
-    write_json(
+    write_sealed(
         folder / SETTINGS,
         {"format": FORMAT, "version": VERSION, "settings": adapter.settings.to_dict(), "notes": notes},
     )
@@ -81,11 +80,8 @@ def read_settings(path: Path) -> AdapterSettings:
     """Read the settings in an `adapter.json`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; expected an adapter's folder, or a .pt of the earlier trainer")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
+    content = read_sealed(path)
+    if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"{path}: not an adapter's settings; expected format {FORMAT!r} version {VERSION}")
     settings = content.get("settings")
     if not isinstance(settings, dict) or not isinstance(settings.get("level"), str):

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from egptlib._paths import write_json
-from egptlib.adapters._build import write_tensors
+from egptlib._json import read_sealed, write_sealed
+from egptlib.adapters._build import read_tensors, write_tensors
 
 Row = dict[str, float]
 
@@ -165,7 +164,7 @@ def fit(
             if _best(history, settings.monitor, sign) == epoch:
                 save_best(folder / "best", row)
             _keep(folder / "state.safetensors", named, optimiser, history)
-            write_json(folder / "history.json", history)
+            write_sealed(folder / "history.json", {"epochs": history})
         accelerator.wait_for_everyone()
     return Fit(folder, history, _best(history, settings.monitor, sign), sum(row["seconds"] for row in history))
 
@@ -206,9 +205,9 @@ def _stopped(history: list[Row], settings: FitSettings, sign: float) -> bool:
 
 def _check_same(path: Path, told: dict[str, Any]) -> None:
     if not path.is_file():
-        write_json(path, told)
+        write_sealed(path, told)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_sealed(path)
     for name in sorted(before.keys() | told.keys()):
         if before.get(name) != told.get(name):
             raise ValueError(
@@ -231,13 +230,15 @@ def _keep(
 def _restore(path: Path, named: list[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer) -> list[Row]:
     if not path.is_file():
         return []
-    with safe_open(path, framework="pt") as file, torch.no_grad():
-        for name, parameter in named:
-            parameter.copy_(file.get_tensor(f"weight.{name}"))
-            optimiser.state[parameter] = {
-                "step": file.get_tensor(f"step.{name}").to(parameter.device),
-                "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
-            }
-        history: list[Row] = json.loads(bytes(file.get_tensor("history").tolist()))
+    tensors = read_tensors(path)
+    try:
+        with torch.no_grad():
+            for name, parameter in named:
+                parameter.copy_(tensors[f"weight.{name}"])
+                optimiser.state[parameter] = {
+                    kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in ("step", "exp_avg", "exp_avg_sq")
+                }
+        history: list[Row] = json.loads(bytes(tensors["history"].tolist()))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: not the state of this training ({error})") from None
     return history

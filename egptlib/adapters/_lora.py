@@ -6,7 +6,6 @@ Low-rank updates (Hu et al. 2021) on q, k, v and o of every layer of the drafter
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from egptlib._paths import write_json
+from egptlib._json import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS
 
@@ -152,7 +151,7 @@ def save_lora(lora: DrafterLora, folder: str | os.PathLike[str], **notes: Any) -
     """Write the updates alone (`adapter.safetensors`) and their settings (`adapter.json`); returns the folder."""
     folder = Path(folder)
     told = {"level": lora.level, **asdict(lora.settings)}
-    write_json(folder / SETTINGS, {"format": FORMAT, "version": VERSION, "settings": told, "notes": notes})
+    write_sealed(folder / SETTINGS, {"format": FORMAT, "version": VERSION, "settings": told, "notes": notes})
     write_tensors(folder / WEIGHTS, dict(lora.updates()))
     return folder
 
@@ -170,7 +169,7 @@ def load_lora(path: str | os.PathLike[str], pair: Pair) -> DrafterLora:
     if not (folder / SETTINGS).is_file():
         raise FileNotFoundError(f"{folder / SETTINGS}: not found; expected the folder of an L6 adapter")
     try:
-        settings = dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["settings"])
+        settings = dict(read_sealed(folder / SETTINGS)["settings"])
         level = settings.pop("level")
         if level != DrafterLora.level:
             raise ValueError(f"level is {level!r}; expected 'L6'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from egptlib._paths import write_json
+from egptlib._json import read_sealed, write_sealed
 from egptlib.adapters._build import fill, read_tensors, write_tensors
 from egptlib.adapters._files import SETTINGS, WEIGHTS
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
@@ -73,7 +72,7 @@ class TokenAdapter(nn.Module):
     def save(self, folder: str | os.PathLike[str], **notes: Any) -> Path:
         """Write `adapter.json` and `adapter.safetensors`."""
         folder = Path(folder)
-        write_json(folder / SETTINGS, {"format": FORMAT, "settings": asdict(self.settings), "notes": notes})
+        write_sealed(folder / SETTINGS, {"format": FORMAT, "settings": asdict(self.settings), "notes": notes})
         write_tensors(folder / WEIGHTS, self.state_dict())
         return folder
 
@@ -85,7 +84,7 @@ class TokenAdapter(nn.Module):
             folder = folder / "best"
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"{folder / SETTINGS}: not found; expected a token adapter's folder")
-        content = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        content = read_sealed(folder / SETTINGS)
         if content.get("format") != FORMAT:
             raise ValueError(f"{folder / SETTINGS}: format {content.get('format')!r}; expected {FORMAT!r}")
         adapter = cls(TokenAdapterSettings(**content["settings"]))

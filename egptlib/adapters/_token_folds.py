@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib._paths import write_json
+from egptlib._json import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.adapters._fit import FitSettings, Row
 from egptlib.adapters._judge import Judgement, Majority, judge_tokens, length_gain
@@ -60,7 +59,7 @@ class TokenFolds:
         path = Path(folder) / FOLDS
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not found; expected a finished run of `egptlib train-tokens`")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path)
         if content.get("format") != FORMAT:
             raise ValueError(f"{path}: format {content.get('format')!r}; expected {FORMAT!r}")
         guesses = read_tensors(Path(folder) / GUESSES)
@@ -216,5 +215,5 @@ def cross_validate_tokens(
         guesses[ADAPTER][rows] = rank_tokens(TokenAdapter.load(result.folder), drafter[rows], NUM_RANKS)
     write_tensors(folder / GUESSES, {"target": target, **guesses})
     told: Mapping[str, object] = {"adapter": asdict(settings), "training": asdict(training)}
-    write_json(folder / FOLDS, {"format": FORMAT, **told, "histories": histories, "held_majority": held_majority})
+    write_sealed(folder / FOLDS, {"format": FORMAT, **told, "histories": histories, "held_majority": held_majority})
     return TokenFolds.open(folder)

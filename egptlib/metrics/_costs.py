@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from egptlib._paths import write_json
+from egptlib._json import parse_json, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,21 @@ class Costs:
         Raises:
             ValueError: not a JSON object, a field unknown or missing, a value that does not fit.
         """
-        return cls._from_object(json.loads(text))
+        return cls._from_object(parse_json(text, "costs"))
 
     def save(self, path: str | Path) -> None:
-        """Write the costs to a JSON file, atomically."""
-        write_json(path, asdict(self))
+        """Write the costs to a JSON file, atomically, with a checksum."""
+        write_sealed(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Costs":
-        """Read a file that `save` wrote. Errors are those of `from_json` and name the file."""
+        """Read a file that `save` wrote. Errors are those of `from_json` and name the file.
+
+        A file without `checksum` may come from anybody; one whose checksum does not fit is refused.
+        """
+        content = read_sealed(path)
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls._from_object(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

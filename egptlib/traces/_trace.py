@@ -1,6 +1,5 @@
 """A trace: what a run left that replay and the cost model need, one row a sample."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -9,12 +8,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from egptlib._paths import atomic_write
 from egptlib.metrics import Tag
+from egptlib.traces._parquet import read_table, write_table
 
 TracePath = Literal["target", "free"]
-_HEADER = b"egptlib_trace"
-_VERSION = 1
+_HEADER: dict[str, Any] = {
+    "path": str, "pair": str, "device": str, "precision": str, "versions": dict, "source": str,
+    "end_token_ids": list, "max_new_tokens": int | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -200,40 +201,35 @@ class Trace:
         return traces[0]._with([row for trace in traces for row in trace.rows])
 
     def save(self, path: str | Path) -> None:
-        """Write a parquet file, atomically; what holds for all rows stands in its schema's metadata."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        """Write a parquet file, atomically, with a digest over all of it; `_parquet` says how.
 
-        header = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"} | {"format": _VERSION}
-        table = pa.Table.from_pylist([_flat(row) for row in self.rows], schema=_schema())
-        table = table.replace_schema_metadata({_HEADER: json.dumps(header).encode()})
-        with atomic_write(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        Raises:
+            ValueError: a number or a text that parquet has no room for.
+        """
+        header = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
+        write_table(path, header, [_flat(row) for row in self.rows])
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: not a parquet file, not a trace, or one of another format version.
+            ValueError: not a parquet file, not a trace, one of another format version, or other bytes than were
+                written.
             OSError: the file cannot be read.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        Path(path).stat()  # a missing file is an OSError of its own, whatever parquet would say
-        try:
-            table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a readable parquet file ({error})") from None
-        header = json.loads((table.schema.metadata or {}).get(_HEADER, b"{}"))
-        if header.pop("format", None) != _VERSION:
-            raise ValueError(f"{path}: not a trace of format {_VERSION}")
-        if table.schema.names != _schema().names:
-            raise ValueError(f"{path}: expected columns {_schema().names}, found {table.schema.names}")
-        rows = [_row(record) for record in table.to_pylist()]
+        header, records = read_table(path)
+        for name, kind in _HEADER.items():
+            if not isinstance(header.get(name), kind):
+                raise ValueError(f"{path}: header: field {name!r} is {header.get(name)!r}; expected {kind}")
+        if unknown := sorted(header.keys() - _HEADER.keys()):
+            raise ValueError(f"{path}: header: unknown field {unknown[0]!r}")
         header["source"] = header["source"] or str(path)
-        return cls(rows, **header | {"end_token_ids": tuple(header["end_token_ids"])})
+        try:
+            rows = [_row(record) for record in records]
+            return cls(rows, **header | {"end_token_ids": tuple(header["end_token_ids"])})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def _with(self, rows: list[TraceRow]) -> "Trace":
         return Trace(**{f.name: getattr(self, f.name) for f in fields(self)} | {"rows": rows})
@@ -254,17 +250,6 @@ class Trace:
         return array
 
 
-def count_rows(path: str | Path) -> int | None:
-    """Number of rows of a trace, without reading them; None where there is no such file, or a damaged one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-
-
 def _flat(row: TraceRow) -> dict[str, Any]:
     """A row as parquet keeps it: maps as lists of pairs, rounds and events as one list a field."""
     record = asdict(row)
@@ -281,31 +266,3 @@ def _row(record: dict[str, Any]) -> TraceRow:
     record["rounds"] = [(r["drafted"], r["accepted"], r["gained"]) for r in record["rounds"]]
     record["events"] = [TraceEvent(**event | {"info": dict(event["info"])}) for event in record["events"]]
     return TraceRow(**record)
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    text, seconds, count = pa.string(), pa.float64(), pa.int32()
-    ids, floats, stages = pa.list_(count), pa.list_(pa.float32()), pa.map_(text, seconds)
-    rounds = pa.list_(pa.struct([("drafted", count), ("accepted", count), ("gained", count)]))
-    event = [("lane", text), ("stage", text), ("start", seconds), ("end", seconds), ("info", pa.map_(text, count))]
-    types = {
-        "sample": text,
-        "question": text,
-        "target_ids": ids,
-        "drafter_ids": ids,
-        "overlap": floats,
-        "confidence": floats,
-        "num_tokens": count,
-        "method": text,
-        "tag": text,
-        "rounds": rounds,
-        "events": pa.list_(pa.struct(event)),
-        "target_stages": stages,
-        "drafter_stages": stages,
-        "total_seconds": seconds,
-        "target_prompt_length": count,
-        "drafter_prompt_length": count,
-    }
-    return pa.schema(list(types.items()))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,36 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     content = json.loads((folder / "adapter.json").read_text())
     content["settings"]["bottleneck"] = 9
     (folder / "adapter.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"adapter\.json: damaged: its checksum does not fit"):
+        load_adapter(folder)
+    del content["checksum"]
+    (folder / "adapter.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"tensor 'blocks\.0\.down\.weight' is \[8, 32\]; expected \[9, 32\]"):
         load_adapter(folder)
     content["settings"]["bottleneck"] = "wide"
     (folder / "adapter.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"field 'settings\.bottleneck' is 'wide'; expected int"):
         load_adapter(folder)
+
+
+def test_no_flipped_bit_gives_other_weights_or_settings(tmp_path: Path) -> None:
+    folder = save_adapter(create_adapter("L1", 32, **SMALL), tmp_path / "a", epoch=3)
+    truth = load_adapter(folder)
+    chance = random.Random(5)
+    refused = 0
+    for name in ("adapter.json", "adapter.safetensors") * 40:
+        path = folder / name
+        whole = path.read_bytes()
+        bit = chance.randrange(8 * len(whole))
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            found = load_adapter(folder)
+            assert found.settings == truth.settings
+            assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), truth.state_dict().values()))
+        except ValueError as error:
+            assert name in str(error)
+            refused += 1
+        path.write_bytes(whole)
+    assert refused > 70

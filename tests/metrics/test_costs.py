@@ -65,6 +65,8 @@ def test_beyond_what_was_measured_is_refused(gamma: int) -> None:
         ('{"target_step": 1.0, "drafter_step": 1.0, "drafter_passes": {"0": 1.0}}', "size of at least 1"),
         ('{"target_step": 1.0, "drafter_step": 1.0, "target_stages": 3}', "target_stages: expected an object"),
         ("{", "Expecting"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"target_step": 1.0, "drafter_step": 1.0, "checksum": "0"}', "checksum does not fit"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -72,6 +74,20 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         Costs.load(tmp_path / "c.json")
     assert "c.json" in str(raised.value)
+
+
+def test_no_flipped_bit_gives_other_costs(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    FULL.save(path)
+    whole = path.read_bytes()
+    for bit in range(3, 8 * len(whole), 11):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            assert Costs.load(path) == FULL
+        except ValueError as error:
+            assert "costs.json" in str(error)
 
 
 def test_the_median_of_costs_is_that_of_every_figure() -> None:

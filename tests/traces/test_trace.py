@@ -1,5 +1,7 @@
 """Traces: the parquet round trip, what they say, and what is refused."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +87,73 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         Trace.load(tmp_path / "other.parquet")
     with pytest.raises(FileNotFoundError):
         Trace.load(tmp_path / "none.parquet")
+
+
+def test_no_flipped_bit_gives_other_values(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    TRACE.save(path)
+    whole = path.read_bytes()
+    for bit in range(5, 8 * len(whole), 397):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"t\.parquet"):
+            Trace.load(path)
+
+
+def rewritten(path: Path, header: dict[str, Any], columns: dict[str, Any] | None = None, digest: bool = True) -> None:
+    """A trace by another writer: header fields and columns changed, its digest right."""
+    TRACE.save(path)
+    table = pq.read_table(path)
+    told = json.loads(table.schema.metadata[b"egptlib_trace"]) | header
+    table = table.slice(0, 1)
+    for name, column in (columns or {}).items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    table = table.replace_schema_metadata({b"egptlib_trace": json.dumps(told).encode()})
+    none = b"sha256:" + b"0" * 64
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        if digest:
+            writer.add_key_value_metadata({b"egptlib_sha256": none})
+    data = path.read_bytes()
+    path.write_bytes(data.replace(none, b"sha256:" + hashlib.sha256(data).hexdigest().encode()))
+
+
+def test_a_trace_of_the_version_before_is_read(tmp_path: Path) -> None:
+    rewritten(tmp_path / "t.parquet", {"format": 1}, digest=False)
+    assert Trace.load(tmp_path / "t.parquet").rows == ROWS[:1]
+    rewritten(tmp_path / "t.parquet", {}, digest=False)
+    with pytest.raises(ValueError, match="damaged: other bytes than were written"):
+        Trace.load(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        ({"format": 3}, {}, "not a trace of format 2"),
+        ({"pair": 7}, {}, "field 'pair' is 7"),
+        ({"end_token_ids": "2"}, {}, "field 'end_token_ids' is '2'"),
+        ({"colour": "red"}, {}, "unknown field 'colour'"),
+        ({"path": "up"}, {}, "path: expected one of"),
+        ({}, {"sample": pa.array([5])}, "column 'sample' is int64; expected string"),
+        ({}, {"target_ids": pa.array([["5"]])}, "column 'target_ids' is list"),
+        ({}, {"target_ids": pa.array([None], pa.list_(pa.int32()))}, "t.parquet"),
+        ({}, {"overlap": pa.array([[0.5]], pa.list_(pa.float32()))}, "overlap has 1 values for 4 tokens"),
+    ],
+)
+def test_wrong_types_with_a_right_digest(tmp_path: Path, header: dict, columns: dict, message: str) -> None:
+    rewritten(tmp_path / "t.parquet", header, columns)
+    with pytest.raises(ValueError, match=r"t\.parquet") as caught:
+        Trace.load(tmp_path / "t.parquet")
+    assert message in str(caught.value)
+
+
+def test_a_text_that_has_no_bytes_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"t\.parquet: a row cannot be stored"):
+        Trace([TraceRow("caf\ud800", "", [1])]).save(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: a row cannot be stored"):
+        Trace([TraceRow("a", "", [2**40])]).save(tmp_path / "t.parquet")
+    assert not list(tmp_path.iterdir())
 
 
 def sample(**others: Any) -> SimpleNamespace:
