@@ -12,11 +12,11 @@ from egptlib.cli._app import app
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="Dataset folder, or folder of hidden states.")],
+    data: Annotated[Path, typer.Argument(help="Dataset folder, recording, sequence, or folder of hidden states.")],
     deep: Annotated[bool, typer.Option("--deep", help="Hidden states: compare the checksums of every byte.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Hidden states: mend the index where that is safe.")] = False,
 ) -> None:
-    """Name everything that is broken in a folder of scenes or of hidden states; exit code 1 when something is."""
+    """Name everything that is broken in scenes, recordings or hidden states; exit code 1 when something is."""
     if (data / "index.json").exists() or (data / "chunks").is_dir():
         from egptlib.hidden_states import check_store, repair_store
 
@@ -27,9 +27,9 @@ def check(
                 print(line)
                 problems = [f"{data}: {lost} samples are lost"] * (lost > 0) + list(check_store(data, deep))
     else:
-        from egptlib.scenes import check_folder
+        from egptlib.scenes import check_scenes
 
-        problems = check_folder(data)
+        problems = check_scenes(data)
     for problem in problems:
         print(problem)
     if problems:
@@ -75,7 +75,7 @@ def cut_dsec(
 
 @app.command()
 def make_scenes(
-    events: Annotated[Path, typer.Option(help="A recording, in any format that data/README.md lists.")],
+    events: Annotated[Path, typer.Option(help="A recording, in any format of data/README.md, or EvQA's folder.")],
     out: Annotated[Path, typer.Option(help="Dataset folder to make, or to add this recording to.")],
     video: Annotated[Path | None, typer.Option(help="A video; left out: the recording's own frames.")] = None,
     window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
@@ -84,9 +84,12 @@ def make_scenes(
     keep_events: Annotated[bool, typer.Option(help="Also keep the raw events of each window.")] = False,
 ) -> None:
     """Cut a recording and its video into windows that overlap by half, as a dataset folder."""
+    from egptlib.scenes import is_evqa, make_evqa, parse_window
     from egptlib.scenes import make_scenes as make
-    from egptlib.scenes import parse_window
 
+    if is_evqa(events):
+        print(make_evqa(events, out, keep_events=keep_events))
+        return
     report = make(
         events,
         out,

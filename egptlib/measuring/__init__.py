@@ -2,6 +2,7 @@
 
 from egptlib.measuring._agreement import Agreement, CascadeAgreement, record_agreement, record_cascade
 from egptlib.measuring._changes import Changes, compare_answers, compare_scenes
+from egptlib.measuring._choices import ChoiceScore, chosen_option, score_choices
 from egptlib.measuring._costs import CostReport, measure_costs, report_costs
 from egptlib.measuring._divergences import Divergences, Parted, find_divergences
 from egptlib.measuring._hiding import Contention, HidingRun, compare_prefill_hiding, contention
@@ -24,6 +25,7 @@ __all__ = [
     "BlankedDrafter",
     "CascadeAgreement",
     "Changes",
+    "ChoiceScore",
     "Contention",
     "CostReport",
     "Divergences",
@@ -32,6 +34,7 @@ __all__ = [
     "MethodRuns",
     "Parted",
     "Speed",
+    "chosen_option",
     "compare_answers",
     "compare_prefill_hiding",
     "compare_scenes",
@@ -43,6 +46,7 @@ __all__ = [
     "record_cascade",
     "report_costs",
     "run_methods",
+    "score_choices",
     "slot_agreement",
     "slot_rejections",
     "transformers_generate",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._check import Problem as Problem
     from egptlib.scenes._check import check_folder as check_folder
+    from egptlib.scenes._check_recordings import check_scenes as check_scenes
     from egptlib.scenes._clips import make_clips as make_clips
     from egptlib.scenes._cutting import CutReport as CutReport
     from egptlib.scenes._cutting import parse_window as parse_window
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._dsec import cut_sequence as cut_sequence
     from egptlib.scenes._dsec import find_sequences as find_sequences
     from egptlib.scenes._dsec import write_dsec_sequence as write_dsec_sequence
+    from egptlib.scenes._evqa import is_evqa as is_evqa
+    from egptlib.scenes._evqa import make_evqa as make_evqa
     from egptlib.scenes._folder import SceneFolder as SceneFolder
     from egptlib.scenes._folder import open_scenes as open_scenes
     from egptlib.scenes._index import INDEX_NAME as INDEX_NAME
@@ -46,10 +49,12 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 _NAMES = {
     "_check": ("Problem", "check_folder"),
+    "_check_recordings": ("check_scenes",),
     "_clips": ("make_clips",),
     "_cutting": ("CutReport", "parse_window", "write_index"),
     "_dsec": ("cut_dsec", "cut_sequence", "find_sequences", "write_dsec_sequence"),
     "events": ("EventFile", "Events", "load_events", "save_events"),
+    "_evqa": ("is_evqa", "make_evqa"),
     "_folder": ("SceneFolder", "open_scenes"),
     "_index": ("INDEX_NAME",),
     "_questions": ("QUESTIONS", "load_questions"),

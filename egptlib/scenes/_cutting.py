@@ -26,6 +26,11 @@ _PARTS = ".cut"  # one JSON a finished sequence: what resuming looks at and the 
 Annotator = Callable[[str, int, int], dict[str, Any]]
 
 
+def always(keys: dict[str, Any]) -> Annotator:
+    """Return an annotator that gives every window the same keys."""
+    return lambda *_: dict(keys)
+
+
 @dataclass(frozen=True)
 class CutReport:
     """What was cut; `samples` counts the whole folder, `set_aside` names its windows that lack frames or events."""
@@ -163,7 +168,7 @@ def _frames_inside(times: np.ndarray, start: int, stop: int) -> range:
     The bounds are moved by a tenth of a frame period, so that a jitter of microseconds in the image clock does not
     give 19 frames in one window and 21 in the next.
     """
-    slack = float(np.median(np.diff(times))) / 10
+    slack = float(np.median(np.diff(times))) / 10 if len(times) > 1 else 0
     first, last = np.searchsorted(times, [start - slack, stop - slack], side="left")
     return range(int(first), int(last))
 

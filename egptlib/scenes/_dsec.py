@@ -97,7 +97,7 @@ def find_sequences(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     """Return the DSEC sequences at `paths`, each a sequence or a folder of sequences; ValueError if one has none."""
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = [path] if _is_sequence(path) else sorted(filter(_is_sequence, path.glob("*")))
+        inside = [path] if is_sequence(path) else sorted(filter(is_sequence, path.glob("*")))
         if not inside:
             raise ValueError(f"{path}: no DSEC sequence here (expected SEQ/{_EVENTS} and SEQ/{_TIMES})")
         found += inside
@@ -107,7 +107,8 @@ def find_sequences(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     return found
 
 
-def _is_sequence(path: Path) -> bool:
+def is_sequence(path: Path) -> bool:
+    """Whether a folder is laid out as a sequence of DSEC."""
     return (path / _EVENTS).is_file() and (path / _TIMES).is_file()
 
 
@@ -167,11 +168,16 @@ def cut_sequence(
     """Cut one sequence into `out` (see `cut_dsec`) and return its number of samples; call `write_index` at the end."""
     sequence, out = Path(sequence), own_folder(out)
     settings = cut_settings(window_us, views, keep_events)
-    frames = PngFrames(sequence / _FRAMES, _read_timestamps(sequence / _TIMES))
+    frames = dsec_frames(sequence)
     label = _sequence_metadata(sequence).get("events", "recorded")
     spans, name = windows(frames.times, window_us), sequence.resolve().name
     with EventFile(sequence / _EVENTS) as events:
         return cut_recording(name, events, frames, out, spans, settings, label=label, annotate=annotate)
+
+
+def dsec_frames(sequence: Path) -> PngFrames:
+    """Open the frames of a sequence with their times."""
+    return PngFrames(sequence / _FRAMES, _read_timestamps(sequence / _TIMES))
 
 
 def _read_timestamps(path: Path) -> np.ndarray:

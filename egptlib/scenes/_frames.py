@@ -1,13 +1,14 @@
 """Frames with their times, one class a place they come from; never more of them in memory than a window needs."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from egptlib.scenes._images import frame_files, read_frame
+from egptlib.scenes._images import frame_files, natural, read_frame
 from egptlib.scenes._video import iterate_video
 
 
@@ -21,8 +22,8 @@ class Frames:
 
     def __init__(self, path: str | PathLike[str], times: np.ndarray) -> None:
         self.path, self.times = Path(path), np.asarray(times, dtype=np.int64)
-        if len(self.times) == 0 or np.any(np.diff(self.times) <= 0):
-            raise ValueError(f"{path}: the times of its {len(self.times)} frames must be increasing")
+        if np.any(np.diff(self.times) <= 0):
+            raise ValueError(f"{path}: the times of its frames must be increasing")
         self._kept: dict[int, np.ndarray] = {}
         self._shape: tuple[int, ...] = ()
 
@@ -30,6 +31,10 @@ class Frames:
         """Return these frames, uint8 [H, W, 3] RGB; ValueError when one is damaged or of another size."""
         self._kept = {i: self._kept[i] if i in self._kept else self._checked(i) for i in indices}
         return list(self._kept.values())
+
+    def span(self) -> tuple[int, int] | None:
+        """Time of the first and of the last frame in microseconds, None without frames."""
+        return (int(self.times[0]), int(self.times[-1])) if len(self.times) else None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -93,34 +98,89 @@ class Hdf5Frames(Frames):
     )
 
     def __init__(self, path: str | PathLike[str], offset_us: int = 0) -> None:
-        import h5py
+        from egptlib.scenes.events._hdf5 import check_hdf5_field
 
-        from egptlib.scenes.events._hdf5 import check_hdf5_field, find_hdf5_node
-
-        self._file = h5py.File(path, "r")
-        found = [[find_hdf5_node(self._file, name, Path(path)) for name in place[:2]] for place in self._PLACES]
-        complete = [number for number, nodes in enumerate(found) if None not in nodes]
-        if not complete:
+        self._file = _open_hdf5(path)
+        found = self._find(self._file, Path(path))
+        if found is None:
             raise ValueError(f"{path}: holds no frames in a known layout (M3ED: ovc, MVSEC: davis/left/image_raw)")
-        (data, times), (place, _, per_unit) = found[complete[0]], self._PLACES[complete[0]]
+        data, times, per_unit = found
         self._data = check_hdf5_field(data, Path(path))
         seconds = check_hdf5_field(times, Path(path))[()]
         is_picture = self._data.ndim == 3 or (self._data.ndim == 4 and self._data.shape[3] in (1, 3))
         if not is_picture or self._data.dtype != np.uint8 or len(self._data) != len(seconds):
             raise ValueError(
-                f"{path}: {place} is {self._data.dtype} {self._data.shape} with {len(seconds)} times; "
+                f"{path}: {data.name} is {self._data.dtype} {self._data.shape} with {len(seconds)} times; "
                 "expected uint8 [N, H, W] or [N, H, W, 1 or 3] with N times"
             )
+        if not np.all(np.isfinite(seconds)):
+            raise ValueError(f"{path}: {times.name} holds times that are not finite")
         super().__init__(path, np.rint(seconds * per_unit).astype(np.int64) + offset_us)
+
+    @classmethod
+    def are_in(cls, path: str | PathLike[str]) -> bool:
+        """Whether an HDF5 file holds frames in a known layout."""
+        with closing(_open_hdf5(path)) as file:
+            return cls._find(file, Path(path)) is not None
+
+    @classmethod
+    def _find(cls, file: Any, path: Path) -> tuple[Any, Any, int] | None:
+        from egptlib.scenes.events._hdf5 import find_hdf5_node
+
+        for place, clock, per_unit in cls._PLACES:
+            data, times = (find_hdf5_node(file, name, path) for name in (place, clock))
+            if data is not None and times is not None:
+                return data, times, per_unit
+        return None
 
     def _load(self, index: int) -> np.ndarray:
         try:
             frame = np.asarray(self._data[index])
         except OSError as error:
             raise ValueError(f"{self._name(index)} cannot be read: {error}") from error
-        if frame.ndim == 2 or frame.shape[2] == 1:
-            return np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)
-        return np.ascontiguousarray(frame[..., ::-1])
+        return _grey(frame) if frame.ndim == 2 or frame.shape[2] == 1 else np.ascontiguousarray(frame[..., ::-1])
 
     def close(self) -> None:
         self._file.close()
+
+
+class Hdf5Images(Frames):
+    """Grey frames [H, W], each a dataset `images/NAME` with its time as attribute `timestamp` (EvQA); often none."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        from egptlib.scenes.events._hdf5 import check_hdf5_field, find_hdf5_node
+
+        self._file = _open_hdf5(path)
+        group = find_hdf5_node(self._file, "images", Path(path))
+        names = sorted(group or (), key=natural)
+        nodes = [find_hdf5_node(self._file, f"images/{name}", Path(path)) for name in names]
+        self._images = [check_hdf5_field(node, Path(path)) for node in nodes]
+        for image in self._images:
+            if image.dtype != np.uint8 or image.ndim != 2 or "timestamp" not in image.attrs:
+                raise ValueError(
+                    f"{path}: {image.name} is {image.dtype} {image.shape}; expected uint8 [H, W] with a 'timestamp'"
+                )
+        super().__init__(path, np.array([int(image.attrs["timestamp"]) for image in self._images], dtype=np.int64))
+
+    def _load(self, index: int) -> np.ndarray:
+        try:
+            return _grey(np.asarray(self._images[index]))
+        except OSError as error:
+            raise ValueError(f"{self._name(index)} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open_hdf5(path: str | PathLike[str]) -> Any:
+    import h5py
+    import hdf5plugin  # noqa: F401  registers blosc, zstd, lz4, ...
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable HDF5 file: {error}") from error
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    return np.repeat(frame.reshape(*frame.shape[:2], 1), 3, axis=2)

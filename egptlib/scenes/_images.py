@@ -9,13 +9,14 @@ import numpy as np
 
 def frame_files(folder: str | PathLike[str]) -> list[Path]:
     """Return the PNG files of a folder in the order of the numbers in their names: 2.png before 10.png."""
-    return sorted(Path(folder).glob("*.png"), key=_natural)
+    return sorted(Path(folder).glob("*.png"), key=lambda path: natural(path.name))
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", path.name)
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort by this key to have names in the order of the numbers in them."""
+    parts = re.split(r"([0-9]+)", name)
     # texts stand at even places, numbers at odd ones; the whole name tells 1.png from 01.png
-    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], path.name
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], name
 
 
 def read_image(path: str | PathLike[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 from egptlib.scenes._cutting import (
     CutReport,
+    always,
     cut_recording,
     cut_settings,
     finish_folder,
@@ -61,7 +62,7 @@ def make_scenes(
         if not (was_cut := is_cut(path.stem, out, settings)):
             with closing(open_frames(video or path, offset_us)) as frames:
                 spans = windows(frames.times, window_us)
-                if not cut_recording(path.stem, file, frames, out, spans, settings, annotate=lambda *_: dict(entry)):
+                if not cut_recording(path.stem, file, frames, out, spans, settings, annotate=always(entry)):
                     forget_sequence(path.stem, out)
                     raise ValueError(_nothing_in_common(file, frames, window_us, len(spans)))
     return finish_folder(out, int(not was_cut), int(was_cut))
@@ -77,21 +78,30 @@ def open_frames(path: str | PathLike[str], offset_us: int = 0) -> Frames:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video")
+    return Hdf5Frames(path, offset_us) if _is_hdf5(path) else VideoFrames(path, offset_us)
+
+
+def has_frames(path: Path) -> bool:
+    """Whether a recording of events holds frames too."""
+    return _is_hdf5(path) and Hdf5Frames.are_in(path)
+
+
+def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(16)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Hdf5Frames(path, offset_us)
-    return VideoFrames(path, offset_us)
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def _nothing_in_common(events: EventFile, frames: Frames, window_us: int, count: int) -> str:
     span = events.span()
-    seen = f"{frames.path}: frames from {frames.times[0]} to {frames.times[-1]} us"
+    shown = frames.span()
+    if shown is None:
+        return f"{frames.path}: holds no frames"
+    seen = f"{frames.path}: frames from {shown[0]} to {shown[1]} us"
     if count == 0:
         return f"{seen}: shorter than one window of {window_us} us"
     if span is None:
         return f"{events.path}: holds no events"
     return (
         f"{events.path}: events from {span[0]} to {span[1]} us, {seen}: no window of {window_us} us has both; "
-        f"an offset of {span[0] - int(frames.times[0])} us (--offset-us) would let both begin together"
+        f"an offset of {span[0] - shown[0]} us (--offset-us) would let both begin together"
     )

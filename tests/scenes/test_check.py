@@ -4,13 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from egptlib.scenes import check_folder
-from tests.scenes.conftest import read_entries, write_entries
+from egptlib.scenes import check_folder, check_scenes, save_events, write_video
+from tests.scenes.conftest import numbered_frame, random_events, read_entries, write_entries
 from tests.scenes.events.test_npy import Malicious
+from tests.scenes.test_dsec import make_sequence
+from tests.scenes.test_evqa import write_evqa
+from tests.scenes.test_recording import write_m3ed
 
 
 def test_a_good_folder_has_no_problem(users_folder: Path) -> None:
@@ -92,3 +96,33 @@ def test_a_broken_index_is_one_problem(tmp_path: Path, content: str | None) -> N
     problems = check_folder(tmp_path)
     assert len(problems) == 1
     assert "EventGPT_Instruction_Subset.json" in problems[0].message
+
+
+def test_recordings_are_read_to_their_end(tmp_path: Path) -> None:
+    """Files of events, their own frames, videos, a sequence of DSEC, EvQA's folder: each good one, then damaged."""
+    save_events(tmp_path / "rec.npy", random_events(50))
+    write_m3ed(tmp_path / "m3ed.h5", random_events(5000, span_us=2_000_000), colour=False)
+    write_video(tmp_path / "clip.mp4", [numbered_frame(number) for number in range(20)])
+    folder, _, _ = make_sequence(tmp_path / "dsec/seq", frames=6)
+    write_evqa(tmp_path / "EvQA")
+    places = [tmp_path / name for name in ("rec.npy", "m3ed.h5", "clip.mp4", "dsec", "EvQA")]
+    assert [check_scenes(path) for path in [*places, folder]] == [[]] * 6
+
+    save_events(tmp_path / "rec.npy", random_events(0))
+    with h5py.File(tmp_path / "m3ed.h5", "r+") as file:
+        position = file["ovc/left/data"].id.get_chunk_info(30).byte_offset
+    with (tmp_path / "m3ed.h5").open("r+b") as file:
+        file.seek(position)
+        file.write(bytes(range(255, 225, -1)))
+    (tmp_path / "clip.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:-200])
+    (folder / "images/left/rectified/000003.png").write_bytes(b"")
+    (tmp_path / "EvQA/h5_files/DSEC/10.h5").unlink()
+    problems = [check_scenes(path) for path in places]
+    assert [len(found) for found in problems] == [1, 1, 1, 1, 2]
+    wrong = ["rec.npy: holds no events", "m3ed.h5: frame 30 cannot be read", "clip.mp4: damaged", "000003.png", "10.h5"]
+    for found, message in zip(problems, wrong, strict=True):
+        assert message in str(found[0])
+    assert [found[0].sample for found in problems] == ["", "", "", "seq", "DSEC_10"]
+    assert [str(problem) for problem in check_scenes(tmp_path / "nowhere")] == [
+        f"{tmp_path / 'nowhere'}: no such dataset folder"
+    ]

@@ -144,7 +144,7 @@ def test_an_h5_without_frames_or_with_strange_ones(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["davis/left/image_raw"] = np.zeros((3, 4, 5), np.float32)
         file["davis/left/image_raw_ts"] = np.arange(3.0)
-    with pytest.raises(ValueError, match=r"a\.h5: davis/left/image_raw is float32"):
+    with pytest.raises(ValueError, match=r"a\.h5: /davis/left/image_raw is float32"):
         make_scenes(tmp_path / "a.h5", tmp_path / "out")
 
 
