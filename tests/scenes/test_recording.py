@@ -1,5 +1,7 @@
 """From a recording and a video to a folder, against masks over all events and frames that carry their number."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -166,3 +168,23 @@ def test_a_scene_of_arrays_in_memory() -> None:
             Scene.from_events(events, frames, "What moves?")
     with pytest.raises(ValueError, match="cannot draw 5"):
         Scene.from_events({key: values[:3] for key, values in events.items()}, clip, event_views=5)
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_on_a_real_recording_with_a_made_video(tmp_path: Path, shared: Path) -> None:
+    """95.9 ms of a Prophesee camera, cut by the command line, then notebook 04 in a process of its own."""
+    from egptlib.reporting._notebooks import find_notebooks, plan
+    from egptlib.reporting._runner import run_notebooks
+
+    write_video(tmp_path / "clip.mp4", (numbered_frame(number) for number in range(20)), fps=200)
+    command = [sys.executable, "-m", "egptlib", "make-scenes", "--events", str(shared / "samples/gen3_evt2.raw")]
+    command += ["--video", str(tmp_path / "clip.mp4"), "--window", "40ms", "--offset-us", "913716224"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 samples" in done.stdout
+    scenes = open_scenes(tmp_path / "out", event_views=5)
+    assert sum(row["num_events"] for row in scenes.metadata()[::2]) == 419_249  # of the first 80 ms
+    (outcome,) = run_notebooks(
+        plan(find_notebooks(["04"]), {"smoke": True, "dataset": str(scenes.folder)}), tmp_path / "runs"
+    )
+    assert outcome.state == "done", outcome
