@@ -38,7 +38,7 @@ from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
-from egptlib.decoding._session import SceneSession
+from egptlib.decoding._session import SceneSession, ask_together
 from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_vocabulary
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "WatchingDrafter",
     "acceptance_by_position",
     "as_drafter",
+    "ask_together",
     "common_vocabulary",
     "first_divergence",
     "hidden_prefill_generate",

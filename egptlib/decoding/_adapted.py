@@ -11,10 +11,10 @@ from torch import Tensor
 from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun, token_states
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
-from egptlib.decoding._model_drafter import ModelDrafter, common_prefix
+from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model, State
+from egptlib.models import Model, State, common_prefix
 
 
 class AdapterDrafter(ModelDrafter):

@@ -13,12 +13,12 @@ from torch import Tensor
 from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, WatchingDrafter
 from egptlib.decoding._generation import Generation, Recorder, Round
 from egptlib.decoding._lengths import DraftLength, FixedLength
-from egptlib.decoding._model_drafter import ModelDrafter, common_prefix
+from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._vocabulary import shared_vocabulary
-from egptlib.models import Model, State
+from egptlib.models import Model, State, common_prefix
 
 
 def speculative_generate(

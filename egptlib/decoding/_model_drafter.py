@@ -13,7 +13,7 @@ from egptlib.decoding._generation import Recorder
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model, State
+from egptlib.models import Model, State, common_prefix
 
 
 class ModelDrafter:
@@ -42,11 +42,13 @@ class ModelDrafter:
         if self._kept is None or self._kept.scene is not scene:
             self._kept = None if scene is None else PromptReader(self.model, scene, "drafter")
 
+    def reader(self, scene: Any) -> PromptReader:
+        """Reads prompts about a scene: the one kept, if it is about this scene, or a new one."""
+        kept = self._kept
+        return kept if kept is not None and kept.scene is scene else PromptReader(self.model, scene, "drafter")
+
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
-        reader = self._kept
-        if reader is None or reader.scene is not scene:
-            reader = PromptReader(self.model, scene, "drafter")
-        self.begin(reader.read(question, recorder))
+        self.begin(self.reader(scene).read(question, recorder))
 
     def begin(self, state: State) -> None:
         """Draft from a prompt that was read already."""
@@ -100,11 +102,3 @@ class ModelDrafter:
         assert self.state is not None
         self.rows.extend(self.model.read(torch.tensor([tokens], device=self.device), self.state)[0])
         self.read += tokens
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading items two sequences share."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))

@@ -29,8 +29,6 @@ class PromptReader:
 
     def encode(self, question: str, recorder: Recorder) -> Prompt:
         """A question's prompt: preprocess and see."""
-        if self._versions != (versions := weight_versions(self.model.module)):
-            self._versions, self._inputs, self._state = versions, None, None
         with recorder(self.lane, "preprocess", self.model.device):
             self._inputs = self.model.encode(self.scene, question, like=self._inputs)
         with recorder(self.lane, "vision", self.model.device), torch.no_grad():
@@ -38,22 +36,53 @@ class PromptReader:
 
     def read(self, question: str, recorder: Recorder, layers: Sequence[int] = ()) -> State:
         """Preprocess, see and prefill, each stage recorded; `layers` as in `Model.prefill`."""
+        self._look_at_weights()
         prompt = self.encode(question, recorder)
         with recorder(self.lane, "prefill", self.model.device):
-            kept, self._state = self._kept_of(prompt), None
+            # At least one position is read: its state predicts the first token of the answer.
+            kept, self._state = self._kept(prompt, prompt.embeds.shape[1] - 1), None
             self._prompt, self._state = prompt, self.model.prefill(prompt, layers, kept)
         return self._state
 
-    def _kept_of(self, prompt: Prompt) -> State | None:
-        """The state of the prompt before, rolled back to what it shares with this one; None: nothing can be kept."""
+    def read_together(self, questions: Sequence[str], recorder: Recorder) -> tuple[State | None, list[Tensor]]:
+        """Read what the prompts of some questions have in common, but no whole prompt.
+
+        Returns:
+            The state there (None: nothing is common), which must not be used after the next prompt is read; and the
+            embeddings [t, H] that follow in each prompt.
+
+        Raises:
+            ValueError: a prompt carries more than embeddings.
+        """
+        self._look_at_weights()
+        prompts = [self.encode(question, recorder) for question in questions]
+        if any(prompt.given for prompt in prompts):
+            raise ValueError(f"{self.model.name}: prompts that carry more than embeddings are read one by one")
+        first = prompts[0].embeds
+        length = min(min(same_beginning(first, p.embeds), p.embeds.shape[1] - 1) for p in prompts)
+        with recorder(self.lane, "prefill", self.model.device):
+            common = Prompt(first[:, :length])
+            state, self._state = self._kept(common, length), None
+            if length and (state is None or state.length < length):
+                state = self.model.prefill(common, after=state)
+            self._prompt, self._state = common, state if length else None
+        return self._state, [p.embeds[0, length:] for p in prompts]
+
+    def _look_at_weights(self) -> None:
+        if self._versions != (versions := weight_versions(self.model.module)):
+            self._versions, self._inputs, self._state = versions, None, None
+
+    def _kept(self, prompt: Prompt, most: int) -> State | None:
+        """The state of the prompt before, rolled back to what it shares with this one, at most so many positions.
+
+        None: nothing can be kept.
+        """
         state = self._state
         if state is None or self._prompt.given or prompt.given:
             return None
         if state.length != state.cache.get_seq_length():
             return None  # a pass over it was interrupted
-        # At least one position is read: its state predicts the first token of the answer.
-        same = same_beginning(self._prompt.embeds, prompt.embeds)
-        self.model.rollback(state, min(same, prompt.embeds.shape[1] - 1))
+        self.model.rollback(state, min(same_beginning(self._prompt.embeds, prompt.embeds), most))
         return state
 
 

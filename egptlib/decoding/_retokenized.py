@@ -9,10 +9,10 @@ import torch
 
 from egptlib.decoding._drafters import Draft, Stop, certain
 from egptlib.decoding._generation import Recorder
-from egptlib.decoding._model_drafter import ModelDrafter, common_prefix
+from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model
+from egptlib.models import Model, common_prefix
 
 
 class RetokenizedDrafter:

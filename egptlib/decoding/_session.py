@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_g
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._rules import Rule
 from egptlib.decoding._sampling import Sampling
+from egptlib.decoding._together import Asked, answer_together, drafts_together, same_drafter
 from egptlib.models import Model
 
 
@@ -67,3 +70,66 @@ class SceneSession:
             rule=rule,
             reader=self._reader,
         )
+
+    def ask_all(
+        self,
+        questions: Sequence[str],
+        *,
+        gamma: int | DraftLength = 8,
+        max_new_tokens: int = 50,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+        rule: Rule | None = None,
+    ) -> list[Generation]:
+        """Answer questions together: see `ask_together`."""
+        options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens, "sampling": sampling}
+        return ask_together([(self, questions)], **options, generator=generator, rule=rule)[0]
+
+
+def ask_together(
+    asked: Sequence[tuple[SceneSession, Sequence[str]]],
+    *,
+    gamma: int | DraftLength = 8,
+    max_new_tokens: int = 50,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+    rule: Rule | None = None,
+) -> list[list[Generation]]:
+    """Answer questions about one or several scenes in one batch.
+
+    Rows share their scene's beginning, which is stored once; each has its own draft and its own number of accepted
+    tokens, and leaves when it ends. No answer depends on the others: greedy ones equal `ask`'s up to ties within
+    rounding, drawn ones come from a generator of their own, seeded by `generator` in the order of the questions.
+
+    Together are drafted for: a model (EventGPT), n-grams, fixed sequences, and heads. With another drafter, and where a
+    model is no Llama, the questions are answered one after the other.
+
+    Args:
+        asked: sessions with one target and one drafter, and what is asked about each scene.
+        gamma, max_new_tokens, sampling, generator, rule: as in `speculative_generate`.
+
+    Returns:
+        The answers by session, in the order of their questions. `events` are those of the whole batch.
+
+    Raises:
+        ValueError: sessions of several targets or drafters, or a limit below 1.
+    """
+    asked = [(session, list(questions)) for session, questions in asked]
+    if not asked:
+        return []
+    first = asked[0][0]
+    if any(each.target is not first.target or not same_drafter(each.drafter, first.drafter) for each, _ in asked):
+        raise ValueError("ask_together: expected sessions with one target and one drafter")
+    options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens, "sampling": sampling, "rule": rule}
+    options["generator"] = generator
+    if not drafts_together(first.drafter, first.target):
+        return [[session.ask(question, **options) for question in questions] for session, questions in asked]
+    starts = list(accumulate((len(questions) for _, questions in asked), initial=0))
+    rows = [range(*ends) for ends in pairwise(starts)]
+    batch = [
+        Asked(each._reader, each.drafter, questions, own)
+        for (each, questions), own in zip(asked, rows, strict=True)
+        if own
+    ]
+    answers = answer_together(first.target, first.drafter, batch, **options) if batch else []
+    return [answers[own.start : own.stop] for own in rows]

@@ -13,8 +13,10 @@ from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._peak import peak_bytes
 from egptlib.models._preprocess import Preprocessor
+from egptlib.models._rows import check_rows
 from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
+from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix
 from egptlib.models._video_llava import VideoModel, load_video_llava
 
 if TYPE_CHECKING:  # its drawing of streets is not needed to load a pair
@@ -38,10 +40,15 @@ __all__ = [
     "Prompt",
     "Prompts",
     "Reading",
+    "RowDraft",
+    "RowDrafter",
     "State",
     "Step",
     "Stopwatch",
+    "Tracks",
     "VideoModel",
+    "check_rows",
+    "common_prefix",
     "describe_pair",
     "load_pair",
     "load_video_llava",

@@ -17,6 +17,7 @@ from egptlib.decoding import (
     Drafter,
     DrafterProcess,
     DrafterThread,
+    FixedLength,
     HeadDrafter,
     ModelDrafter,
     NgramDrafter,
@@ -26,15 +27,18 @@ from egptlib.decoding import (
     Sampling,
     SceneSession,
     SequenceDrafter,
+    ask_together,
     common_vocabulary,
     shared_vocabulary,
     speculative_generate,
 )
+from egptlib.decoding._together import drafts_together
 from egptlib.measuring import BlankedDrafter
 from egptlib.models import Model, load_pair
+from egptlib.models._rows import Rows
 from egptlib.scenes import open_scenes
 
-from .conftest import VOCAB, TextModel, make_model, plain
+from .conftest import EOS, VOCAB, TextModel, make_model, plain
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,6 +108,96 @@ def test_answers_are_those_of_one_call_each(kind: str, target: TextModel, drafte
     assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3")
     if isinstance(proposes, DrafterThread | DrafterProcess):
         proposes.close()
+
+
+@pytest.mark.parametrize("kind", ["model", "narrow", "nothing", "n-grams", "by text", "L5F", "E3"])
+def test_answers_together_are_those_alone(kind: str, target: TextModel, drafter: TextModel) -> None:
+    """Three scenes of none to five questions at once; drawn answers depend on nothing but their own chance."""
+    chance = random.Random(kind)
+    proposes, accepted = MAKE[kind](target, drafter), 0
+    scenes = [[chance.randrange(3, VOCAB) for _ in range(length)] for length in (0, 4, 9)]
+    asked = [
+        (SceneSession(target, proposes, scene), [q or "7" for q in random_questions(chance, number)])
+        for scene, number in zip(scenes, (3, 0, 5), strict=True)
+    ]
+    expected = [
+        [plain(target, [*session.scene, *map(int, question.split())], 40) for question in questions]
+        for session, questions in asked
+    ]
+    for limit, gamma in ((1, 3), (14, 4), (40, FixedLength(7, 0.3)), (9, 0)):
+        answers = ask_together(asked, gamma=gamma, max_new_tokens=limit)
+        for each, outs in zip(expected, answers, strict=True):
+            for whole, out in zip(each, outs, strict=True):
+                assert out.token_ids.tolist() == whole[:limit], (whole, limit)
+                assert sum(r.gained for r in out.rounds) == len(out.token_ids) - 1
+                accepted += sum(r.accepted for r in out.rounds)
+    assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3")
+    session, questions = asked[2]
+    assert session.ask(questions[0]).token_ids.tolist() == session.ask_all(questions)[0].token_ids.tolist()
+    options: dict[str, Any] = {"max_new_tokens": 10, "sampling": Sampling(0.9), "gamma": 3}
+    if drafts_together(proposes, target):
+        few, many = (
+            session.ask_all(some, generator=torch.Generator().manual_seed(1), **options)
+            for some in (questions[:2], questions)
+        )
+        assert all(torch.equal(a.token_ids, b.token_ids) for a, b in zip(few, many, strict=False))
+
+
+def test_together_draws_from_the_targets_distribution(target: TextModel, drafter: TextModel) -> None:
+    """First two tokens of many rows against the exact distribution."""
+    session, sampling = SceneSession(target, drafter, [5, 9, 4]), Sampling(0.8, top_k=6)
+    num_rows, found = 1500, torch.zeros(VOCAB, VOCAB)
+    generator = torch.Generator().manual_seed(0)
+    for out in session.ask_all(["7"] * num_rows, gamma=2, max_new_tokens=3, sampling=sampling, generator=generator):
+        tokens = out.token_ids.tolist()
+        found[tokens[0], tokens[1] if len(tokens) > 1 else EOS] += 1 / num_rows
+    state = target.prefill(target.encode([5, 9, 4], "7"))
+    expected = torch.zeros(VOCAB, VOCAB)
+    for first, p in enumerate(sampling.probabilities(state.logits[0]).tolist()):
+        if first == EOS:
+            expected[first, EOS] = p
+        elif p:
+            _, logits = target.forward_answer(target.encode([5, 9, 4], "7"), [first, 0])
+            expected[first] = p * sampling.probabilities(logits[1])
+    assert 0.5 * (found - expected).abs().sum() < 0.06  # total variation; with 36 outcomes chance alone gives 0.05
+
+
+def test_together_with_models_of_other_kinds(target: TextModel, drafter: TextModel) -> None:
+    """bfloat16 rounds; a hooked model takes its own layers; sessions have to be of one pair."""
+    hooked = make_model(0, layers=3)
+    hooked.module.model.layers[1].register_forward_hook(lambda module, inputs, output: None)
+    outs = SceneSession(hooked, drafter, [5, 9, 4]).ask_all(["7", "8 3", "4"], max_new_tokens=12)
+    expected = [plain(target, [5, 9, 4, *rest], 12) for rest in ([7], [8, 3], [4])]
+    assert [out.token_ids.tolist() for out in outs] == expected
+    with pytest.raises(ValueError, match="expected sessions with one target and one drafter"):
+        ask_together([(SceneSession(each, drafter, [5]), ["7"]) for each in (target, hooked)])
+    with pytest.raises(ValueError, match="max_new_tokens: expected at least 1"):
+        SceneSession(target, drafter, [5]).ask_all(["7"], max_new_tokens=0)
+    assert ask_together([]) == []
+    assert SceneSession(target, drafter, [5]).ask_all([]) == []
+
+
+def test_a_scenes_beginning_is_read_and_stored_once(
+    target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, own = list[int](), list[int]()
+    monkeypatch.setattr(target, "prefill", counting(target, read))
+    add = Rows.add
+
+    def noted(self: Rows, state: Any, rows: Any, capacity: int) -> None:
+        add(self, state, rows, capacity)
+        if self.model is target:
+            own.append(capacity)
+            assert self._scenes[-1].prefix[0][0].data_ptr() == state.cache.buffer.data_ptr()
+
+    monkeypatch.setattr(Rows, "add", noted)
+    scene = [chance % 20 + 3 for chance in range(200)]
+    session = SceneSession(target, drafter, scene)
+    for _ in range(2):
+        session.ask_all(["7 8", "9", "7 10 11"], max_new_tokens=20)
+    session.ask("9")
+    assert read == [200, 1]
+    assert own == [3 + 20] * 2
 
 
 def test_only_what_is_new_is_read(target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +277,5 @@ def test_a_scene_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
         assert [out.token_ids.tolist() for out in outs] == own
         assert len(seen) == 2
         assert all(len([e for e in out.events if e.stage == "prefill"]) == 2 for out in outs)
+    together = SceneSession(pair.target, pair.drafter, scene).ask_all(scene.questions[:3], max_new_tokens=20)
+    assert [out.token_ids.tolist() for out in together] == own

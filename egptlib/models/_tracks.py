@@ -1,0 +1,152 @@
+"""Answers of many rows, brought to any continuation by forgetting and reading, and drafted for, in one pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from egptlib.models._rows import Rows
+
+if TYPE_CHECKING:
+    from egptlib.models._interface import Model, State
+
+Choose = Callable[[Sequence[int], Tensor], list[int]]
+"""Row numbers and their logits [rows, V] -> the token of each."""
+
+
+class Tracks:
+    """What rows have read behind their prompts.
+
+    Args:
+        model: see `Rows`, which says which are taken.
+        layers: numbers of decoder layers whose states are kept besides the last ones.
+
+    Attributes:
+        ids: by row, the answer tokens that were read.
+        states: by row, one [1 + layers, H] more than that; number t predicts token t.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[int] = ()):
+        self.model, self.rows = model, Rows(model, layers)
+        self.ids: dict[int, list[int]] = {}
+        self.states: dict[int, list[Tensor]] = {}
+
+    def begin(self, scenes: Sequence[tuple[State | None, Mapping[int, Tensor]]], max_new_tokens: int) -> None:
+        """Read the rest of every prompt.
+
+        Args:
+            scenes: the state after a scene's beginning (see `Rows.add`), and by row the embeddings [t, H] that follow,
+                t at least 1.
+            max_new_tokens: as many will follow at most, drafts included.
+        """
+        for state, rest in scenes:
+            self.rows.add(state, list(rest), max(map(len, rest.values())) + max_new_tokens)
+        prompts = {row: embeds for _, rest in scenes for row, embeds in rest.items()}
+        counts = [len(prompts[row]) for row in self.rows.rows]
+        read = self.rows.read(torch.cat([prompts[row] for row in self.rows.rows]), counts)
+        for row, states in zip(self.rows.rows, read.split(counts), strict=True):
+            self.ids[row], self.states[row] = [], [states[-1].clone()]  # the rest of the prompt's need not stay
+
+    def drop(self, row: int) -> None:
+        """Let a row leave; what it read stays here."""
+        self.rows.drop(row)
+
+    def catch_up(self, answers: Mapping[int, Sequence[int]]) -> tuple[Tensor, dict[int, int]]:
+        """Bring rows to their answers in one pass; rows that are not named stay where they are.
+
+        Returns:
+            What was read, [N, 1 + layers, H], and how many of it are whose, in order.
+        """
+        new: dict[int, list[int]] = {}
+        for row in self.rows.rows:
+            if (answer := answers.get(row)) is not None:
+                have, answer = self.ids[row], list(answer)
+                same = len(have) if answer[: len(have)] == have else common_prefix(have, answer)
+                if same < len(self.ids[row]):
+                    self.rows.forget(row, len(self.ids[row]) - same)
+                    del self.ids[row][same:], self.states[row][same + 1 :]
+                if same < len(answer):
+                    new[row] = answer[same:]
+        counts = {row: len(tokens) for row, tokens in new.items()}
+        if not new:
+            return torch.empty(0), counts
+        together = torch.tensor([token for tokens in new.values() for token in tokens], device=self.model.device)
+        read = self.rows.read(self.model.token_embedding(together), [counts.get(row, 0) for row in self.rows.rows])
+        for (row, tokens), states in zip(new.items(), read.split(list(counts.values())), strict=True):
+            self.ids[row] += tokens
+            self.states[row] += states.unbind()
+        return read, counts
+
+
+@dataclass
+class RowDraft:
+    """A row's draft: tokens in the target's ids, the drafter's probability of each, and the logits [V] behind them."""
+
+    tokens: list[int] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+
+
+class RowDrafter(Tracks):
+    """Drafts for all rows at once with one model.
+
+    Args:
+        to_own: the target's ids to this model's.
+        to_target: logits [n, V of this model] to the target's vocabulary.
+        end_token_ids: the target's; a draft ends with one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        to_own: Callable[[Sequence[int]], list[int]],
+        to_target: Callable[[Tensor], Tensor],
+        end_token_ids: frozenset[int],
+        layers: Sequence[int] = (),
+    ):
+        super().__init__(model, layers)
+        self.to_own, self.to_target, self.end_token_ids = to_own, to_target, end_token_ids
+
+    @torch.no_grad()
+    def propose(
+        self,
+        answers: Mapping[int, Sequence[int]],
+        counts: Mapping[int, int],
+        stop: Callable[[float], bool] | None = None,
+        choose: Choose | None = None,
+    ) -> dict[int, RowDraft]:
+        """Draft up to counts[row] tokens after answers[row], at least 1 each; `stop` as in the single drafters."""
+        drafts = {row: RowDraft() for row in answers}
+        along = {row: self.to_own(answer) for row, answer in answers.items()}
+        while along:
+            self.catch_up(along)
+            logits = self.to_target(self.model.lm_head(torch.stack([self.states[row][-1][0] for row in along])))
+            best, chosen = logits.max(dim=-1)
+            tokens = chosen.tolist() if choose is None else choose(list(along), logits)
+            picked = best
+            if choose is not None:
+                picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+            confidence = (picked - logits.logsumexp(dim=-1)).exp().tolist()
+            for row, token, sure, own in zip(list(along), tokens, confidence, logits, strict=True):
+                draft = drafts[row]
+                draft.tokens.append(token)
+                draft.confidence.append(sure)
+                draft.logits.append(own)
+                full = len(draft.tokens) == counts[row] or token in self.end_token_ids
+                if full or (stop is not None and stop(sure)):
+                    del along[row]
+                else:
+                    along[row] += self.to_own([token])
+        return drafts
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading items two sequences share."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
