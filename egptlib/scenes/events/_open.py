@@ -25,6 +25,10 @@ def open_source(path: Path) -> Source:
         from egptlib.scenes.events._npy import open_npy
 
         return open_npy(path)
+    if head.startswith(b"% "):
+        from egptlib.scenes.events._prophesee import open_prophesee
+
+        return open_prophesee(path)
     raise ValueError(f"{path}: not a recording of events in a known format (data/README.md lists them)")
 
 
