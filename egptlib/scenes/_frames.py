@@ -1,7 +1,8 @@
 """Frames with their times, one class a place they come from; never more of them in memory than a window needs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -69,19 +70,50 @@ class PngFrames(Frames):
         return str(self._files[index])
 
 
-class VideoFrames(Frames):
-    """A video; it is decoded once for the times, and once more as windows are read."""
+class StreamedFrames(Frames):
+    """Frames that can only be read one after the other: once for the times, and once more as windows are read."""
 
     def __init__(self, path: str | PathLike[str], offset_us: int = 0) -> None:
-        super().__init__(path, np.array([picture.time_us + offset_us for picture in iterate_video(path)]))
-        self._ahead: Iterator[tuple[int, Any]] = iter(())
+        self.path = Path(path)
+        super().__init__(path, np.array([time + offset_us for time, _ in self._iterate()], dtype=np.int64))
+        self._ahead: Iterator[tuple[int, Callable[[], np.ndarray]]] = iter(())
         self._next = len(self.times)
+
+    def _iterate(self) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """Yield the time of each frame in microseconds, and a call that gives its pixels."""
+        raise NotImplementedError
 
     def _load(self, index: int) -> np.ndarray:
         if index < self._next:  # the first one, or a step back
-            self._ahead = enumerate(iterate_video(self.path))
-        self._next = index + 1
-        return next(picture for number, picture in self._ahead if number == index).to_ndarray()
+            self._ahead, self._next = self._iterate(), 0
+        for _, pixels in self._ahead:
+            self._next += 1
+            if self._next > index:
+                return pixels()
+        raise ValueError(f"{self._name(index)} is no longer there")
+
+
+class VideoFrames(StreamedFrames):
+    """The frames of a video that a player shows."""
+
+    def _iterate(self) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        return ((picture.time_us, picture.to_ndarray) for picture in iterate_video(self.path))
+
+
+class Aedat4Frames(StreamedFrames):
+    """The frames of an AEDAT4 recording (DAVIS cameras), of its first stream of frames."""
+
+    def _iterate(self) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        import aedat
+
+        first = None
+        try:
+            for packet in aedat.Decoder(str(self.path)):
+                if "frame" in packet and first in (None, packet["stream_id"]):
+                    first, frame = packet["stream_id"], packet["frame"]
+                    yield int(frame["t"]), partial(_eight_bits, frame["pixels"])
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{self.path}: damaged AEDAT4 file: {error}") from error
 
 
 class Hdf5Frames(Frames):
@@ -180,6 +212,12 @@ def _open_hdf5(path: str | PathLike[str]) -> Any:
         return h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: not a readable HDF5 file: {error}") from error
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """The upper eight bits of grey, RGB or RGBA."""
+    frame = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    return _grey(frame) if frame.ndim == 2 else np.ascontiguousarray(frame[..., :3])
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From a recording and its frames to scenes: any format of events, with a video or the frames of the same file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ from egptlib.scenes._cutting import (
     own_folder,
     windows,
 )
-from egptlib.scenes._frames import Frames, Hdf5Frames, VideoFrames
+from egptlib.scenes._frames import Aedat4Frames, Frames, Hdf5Frames, VideoFrames
 from egptlib.scenes._questions import load_questions
 from egptlib.scenes.events import EventFile
 
@@ -42,7 +42,8 @@ def make_scenes(
     Args:
         events: a recording of any format that `load_events` opens.
         out: the dataset folder; its name becomes the entries' "split".
-        video: any video that FFmpeg reads; None takes the frames of `events` itself (M3ED, MVSEC).
+        video: any video that FFmpeg reads; None takes the frames of `events` itself (M3ED, MVSEC,
+            AEDAT4).
         window_us: length of a window in microseconds.
         offset_us: the time on the events' clock at which the frames' clock is zero.
         questions: asked of every window: the questions, or a file (see `load_questions`); None leaves them open.
@@ -59,6 +60,8 @@ def make_scenes(
     with EventFile(path) as file:
         settings: dict[str, Any] = cut_settings(window_us, views, keep_events)
         settings |= {"recording": [path.name, path.stat().st_size], "offset_us": offset_us, "questions": list(asked)}
+        if video is None and _own_frames(path) is None:
+            raise ValueError(f"{path}: holds no frames beside its events; video= (--video) names them")
         if not (was_cut := is_cut(path.stem, out, settings)):
             with closing(open_frames(video or path, offset_us)) as frames:
                 spans = windows(frames.times, window_us)
@@ -78,17 +81,22 @@ def open_frames(path: str | PathLike[str], offset_us: int = 0) -> Frames:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video")
-    return Hdf5Frames(path, offset_us) if _is_hdf5(path) else VideoFrames(path, offset_us)
+    return (_own_frames(path) or VideoFrames)(path, offset_us)
 
 
 def has_frames(path: Path) -> bool:
-    """Whether a recording of events holds frames too."""
-    return _is_hdf5(path) and Hdf5Frames.are_in(path)
+    """Whether a recording of events may hold frames too."""
+    kind = _own_frames(path)
+    return kind is not None and (kind is not Hdf5Frames or Hdf5Frames.are_in(path))
 
 
-def _is_hdf5(path: Path) -> bool:
+def _own_frames(path: Path) -> Callable[..., Frames] | None:
+    """Return what reads the frames of a recording of events, None for formats that have none."""
     with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        head = file.read(12)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Hdf5Frames
+    return Aedat4Frames if head == b"#!AER-DAT4.0" else None
 
 
 def _nothing_in_common(events: EventFile, frames: Frames, window_us: int, count: int) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from egptlib.scenes import Scene, check_folder, event_images, make_scenes, open_scenes, read_frames, write_video
+from egptlib.scenes._recording import open_frames
 from egptlib.scenes.events import save_events
+from tests.scenes.aedat4 import write_aedat4
 from tests.scenes.conftest import frame_number, numbered_frame, random_events
 
 PERIOD, START = 50_000, 913_716_224  # a camera's clock counts from when it was switched on
@@ -75,6 +78,8 @@ def test_clocks_that_do_not_meet_are_named(tmp_path: Path) -> None:
     assert (
         make_scenes(recording, tmp_path / "out", video=video, offset_us=START).samples == 3
     )  # nothing stands in the way
+    with pytest.raises(ValueError, match=r"rec\.npy: holds no frames beside its events; video="):
+        make_scenes(recording, tmp_path / "out2")
     with pytest.raises(FileNotFoundError, match=r"none\.mp4: no such video"):
         make_scenes(recording, tmp_path / "out2", video=tmp_path / "none.mp4")
 
@@ -134,6 +139,27 @@ def test_a_sequence_of_mvsec_holds_both(tmp_path: Path) -> None:
     assert raw is not None
     np.testing.assert_array_equal(raw["p"], events["p"][inside])
     np.testing.assert_allclose(raw["t"] - raw["t"][0], events["t"][inside] - events["t"][0], atol=1)
+
+
+@pytest.mark.parametrize("kind", ["grey", "grey of 16 bits", "colour"])
+def test_frames_of_an_aedat4_recording(tmp_path: Path, kind: str) -> None:
+    """Its frames are in OpenCV's order of colours; those of 16 bits have their upper eight taken."""
+    frames = [numbered_frame(number) for number in range(20)]
+    stored = [frame[..., 0] if "grey" in kind else frame.copy() for frame in frames]
+    if kind == "colour":
+        for frame, expected in zip(stored, frames):
+            frame[..., 2], expected[..., 0] = 250, 250  # red
+    if kind == "grey of 16 bits":
+        stored = [256 * frame.astype(np.uint16) + 77 for frame in stored]
+    path = write_aedat4(tmp_path / "rec.aedat4", random_events(2500), stored, START + PERIOD * np.arange(20))
+    with closing(open_frames(path)) as source:
+        np.testing.assert_array_equal(source.times, START + PERIOD * np.arange(20))
+        for window in (range(0, 10), range(5, 15), range(2, 4), range(19, 20)):  # forward, and a step back
+            for number, frame in zip(window, source.read(window), strict=True):
+                np.testing.assert_array_equal(frame, frames[number])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"rec\.aedat4: damaged AEDAT4 file"):
+        open_frames(path)
 
 
 def test_an_h5_without_frames_or_with_strange_ones(tmp_path: Path) -> None:
