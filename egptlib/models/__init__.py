@@ -7,9 +7,11 @@ from egptlib.models._describe import describe_pair
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
+from egptlib.models._language_model import LanguageModel
 from egptlib.models._lean import weight_versions
 from egptlib.models._load import Pair, load_pair, num_shared_tokens
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
+from egptlib.models._open import check_against_generate, open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._peak import peak_bytes
 from egptlib.models._preprocess import Preprocessor
@@ -18,6 +20,7 @@ from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
 from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix
 from egptlib.models._video_llava import VideoModel, load_video_llava
+from egptlib.models._vision_language import VisionLanguageModel
 
 if TYPE_CHECKING:  # its drawing of streets is not needed to load a pair
     from egptlib.models.mini._training import train_mini
@@ -32,6 +35,7 @@ __all__ = [
     "EventGPTConfig",
     "EventModel",
     "Inputs",
+    "LanguageModel",
     "MemoryPlan",
     "Model",
     "Pair",
@@ -47,12 +51,15 @@ __all__ = [
     "Stopwatch",
     "Tracks",
     "VideoModel",
+    "VisionLanguageModel",
+    "check_against_generate",
     "check_rows",
     "common_prefix",
     "describe_pair",
     "load_pair",
     "load_video_llava",
     "num_shared_tokens",
+    "open_model",
     "pair_settings",
     "peak_bytes",
     "plan_memory",

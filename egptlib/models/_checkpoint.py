@@ -37,13 +37,13 @@ def checkpoint_folder(name: str | Path, patterns: list[str] | None = None) -> Pa
         raise ValueError(f"{name}: no such folder, and no such model on the hub ({reason})") from None
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The `config.json` of a folder. Raises ValueError where there is none or it is no JSON object."""
-    path = Path(folder, "config.json")
+def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a checkpoint folder. Raises ValueError where there is none or it is no JSON object."""
+    path = Path(folder, name)
     try:
         fields = json.loads(path.read_text())
     except OSError as error:
-        raise ValueError(f"{path}: expected a model's config.json ({error.strerror})") from None
+        raise ValueError(f"{path}: expected a model's {name} ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(fields, dict):

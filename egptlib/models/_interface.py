@@ -30,13 +30,13 @@ class Inputs:
     Attributes:
         input_ids: int64 [1, t], with placeholders for the visual tokens.
         pixel_values: the tower's input, in the layout of the model.
-        visual: the visual tokens [..., hidden], filled by the first `embed`, so that further questions about the
-            scene (see `Model.encode(..., like=)`) do not run the tower again.
+        visual: the visual tokens, as the model keeps them, filled by the first `embed`, so that further questions about
+            the scene (see `Model.encode(..., like=)`) do not run the tower again.
     """
 
     input_ids: Tensor
     pixel_values: Tensor
-    visual: Tensor | None = None
+    visual: Any = None
 
 
 @dataclass
@@ -61,7 +61,10 @@ class Prompt:
 
     @property
     def offset(self) -> int:
-        """Position of the first token behind the prompt, less its number."""
+        """Position of the first token behind the prompt, less its number.
+
+        It follows the prompt's last one, as in `generate`, even where a clip's seconds (M-RoPE) have run further.
+        """
         positions = self.given.get("position_ids")
         return 0 if positions is None else int(positions.flatten()[-1]) + 1 - self.embeds.shape[1]
 
@@ -125,13 +128,16 @@ class Model(ABC):
         name: how reports call it.
         module: the transformers model.
         tokenizer: its tokenizer.
-        preprocessor: images to pixel values.
+        preprocessor: images to pixel values; None where the model has its own way.
         language_model: the part between embeddings and logits; it ends with the final norm.
         lm_head: hidden states to logits.
     """
 
-    def __init__(self, name: str, module: Any, tokenizer: Any, preprocessor: Preprocessor, language_model: nn.Module):
-        self.name, self.module, self.tokenizer, self.preprocessor = name, module, tokenizer, preprocessor
+    def __init__(
+        self, name: str, module: Any, tokenizer: Any, preprocessor: Preprocessor | None, language_model: nn.Module
+    ):
+        self.name, self.module, self.tokenizer = name, module, tokenizer
+        self.preprocessor: Any = preprocessor
         self.language_model = language_model
         self.lm_head: nn.Linear = module.get_output_embeddings()
         self.token_embedding: nn.Embedding = module.get_input_embeddings()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from egptlib.models._event_model import EventModel
 from egptlib.models._interface import Model
+from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._quantization import Quantization, loading_options
-from egptlib.models._video_llava import Form, VideoModel
+from egptlib.models._video_llava import Form
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load_pair(
 
     Args:
         name: "mini" (the small pair in this package), the path of a `pair.toml`, or with `drafter` and `target` how
-            the pair is called.
+            the pair is called. Any two checkpoints make a pair, see `open_model`.
         others: as in `PairSettings`; what is given comes before what the file says.
 
     Raises:
@@ -78,10 +78,10 @@ def load_pair(
         settings.quantization, settings.torch_dtype, settings.target_device or settings.device
     )
     start = time.perf_counter()
-    opened_drafter = EventModel.from_pretrained(folders["drafter"], settings.visual_tower, **drafter_options)
+    opened_drafter = open_model(folders["drafter"], "events", visual_tower=settings.visual_tower, **drafter_options)
     between = time.perf_counter()
-    opened_target = VideoModel.from_pretrained(
-        folders["target"], settings.form, prompt=settings.prompt, **target_options
+    opened_target = open_model(
+        folders["target"], "frames", form=settings.form, prompt=settings.prompt, **target_options
     )
     seconds = {"drafter": between - start, "target": time.perf_counter() - between}
     shared = num_shared_tokens(opened_drafter, opened_target)

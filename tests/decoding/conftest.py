@@ -18,7 +18,7 @@ class TextModel(Model):
     """A Llama that reads token ids instead of pictures."""
 
     def __init__(self, module: Any, tokenizer: Any, name: str):
-        super().__init__(name, module, tokenizer, None, module.model)  # type: ignore[arg-type]
+        super().__init__(name, module, tokenizer, None, module.model)
 
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
         scene = [*scene, *map(int, question.split())]

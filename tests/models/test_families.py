@@ -1,0 +1,273 @@
+"""Each family of vision-language models, as target and as drafter, against transformers: its own processors (golden
+values: they need torchvision), its `generate`, its `output_hidden_states`. Tiny random checkpoints of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from egptlib.decoding import (
+    Draft,
+    DrafterThread,
+    ModelDrafter,
+    Sampling,
+    SequenceDrafter,
+    common_vocabulary,
+    hidden_prefill_generate,
+    pipelined_generate,
+    speculative_generate,
+)
+from egptlib.models import Model, Prompt, VisionLanguageModel, check_against_generate, open_model
+from egptlib.models._processors import spelled
+
+from .families import FAMILIES, WORDS, make_words, save, text_fields
+
+LIMIT = 12
+CLIPS = ("internvl", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+GOLDEN = Path(__file__).parent / "golden" / "processors.safetensors"
+QUESTION = "What moves?"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return FAMILIES[request.param](tmp_path_factory.mktemp("families") / request.param)
+
+
+@pytest.fixture(scope="module")
+def target(folder: Path) -> Model:
+    return open_model(folder, "frames", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def drafter(folder: Path) -> Model:
+    return open_model(folder, "events", dtype=torch.float32)
+
+
+def frames_of_noise() -> np.ndarray:
+    """uint8 [6, 80, 96, 3]: blocks of colour with a slope, so that how they are resized shows."""
+    blocks = np.random.default_rng(5).integers(0, 256, (6, 5, 6, 3)).repeat(16, 1).repeat(16, 2)
+    return ((blocks + np.arange(96)[:, None]) % 256).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Any:
+    frames = frames_of_noise()
+    return SimpleNamespace(
+        event_images=list(255 - frames[:2]), frames=frames,
+        metadata={"clip": (20, 20.0)}, frame_indices=(0, 3, 7, 11, 15, 19),
+    )  # fmt: skip
+
+
+def generated(model: Model, scene: Any, question: str, **options: Any) -> list[int]:
+    """transformers' own answer, from ids and pixel values."""
+    given = model.generate_inputs(model.encode(scene, question))
+    with torch.no_grad():
+        out = model.module.generate(**given, max_new_tokens=LIMIT, **({"do_sample": False} | options))
+    answer: list[int] = out[0, given["input_ids"].shape[1] :].tolist()
+    return answer
+
+
+class Erring:
+    """Proposes the reference with every third token wrong: drafts that are kept in part, roll-backs at all lengths."""
+
+    device, name = torch.device("cpu"), "erring"
+
+    def __init__(self, reference: Sequence[int]):
+        self.tokens = [token if i % 3 else token + 1 for i, token in enumerate(reference, 2)]
+
+    def start(self, *_: Any) -> None: ...
+
+    def propose(self, answer: Sequence[int], count: int, *_: Any) -> Draft:
+        return Draft(self.tokens[len(answer) : len(answer) + count], [1.0] * count)
+
+
+def check_decoding(target: Model, drafter: Model, prompts: Sequence[tuple[Any, str]]) -> None:
+    """Every way of decoding gives `generate`'s tokens; an answer's states are `output_hidden_states`."""
+    own = ModelDrafter(drafter, common_vocabulary(drafter, target))
+    for scene, question in prompts:
+        expected = generated(target, scene, question)
+        assert len(set(expected)) > 3  # not one token for ever
+        answer = target.greedy(scene, question, LIMIT)
+        assert answer.token_ids.tolist() == expected
+        for gamma in (3, 8):
+            found = speculative_generate(target, Erring(expected), scene, question, gamma=gamma, max_new_tokens=LIMIT)
+            assert found.token_ids.tolist() == expected
+            assert {r.accepted for r in found.rounds} >= {2}
+        with DrafterThread(own, target.eos_token_ids) as running:
+            for way in (hidden_prefill_generate, pipelined_generate):
+                assert way(target, running, scene, question, max_new_tokens=LIMIT).token_ids.tolist() == expected
+
+        given = target.generate_inputs(target.encode(scene, question))
+        whole = torch.cat([given["input_ids"], torch.tensor([expected])], dim=1)
+        more = {name: given[name] for name in given if name in ("mm_token_type_ids", "token_type_ids")}
+        grown = {name: torch.cat([kinds, torch.zeros(1, LIMIT).to(kinds)], dim=1) for name, kinds in more.items()}
+        with torch.no_grad():
+            out = target.module(
+                **given | grown | {"input_ids": whole, "attention_mask": torch.ones_like(whole)},
+                output_hidden_states=True,
+            )
+        states = out.hidden_states[-1][0, -LIMIT - 1 : -1]
+        torch.testing.assert_close(answer.hidden, states, atol=1e-4, rtol=1e-4)
+        read, _ = target.forward_answer(target.encode(scene, question), expected)
+        torch.testing.assert_close(read, states, atol=1e-4, rtol=1e-4)
+
+
+def test_decoding_equals_generate(target: Model, drafter: Model, scene: Any) -> None:
+    check_decoding(target, drafter, [(scene, QUESTION)])
+
+
+def test_a_drafters_states_and_answer_are_its_own(drafter: Model, scene: Any) -> None:
+    assert isinstance(drafter, VisionLanguageModel)
+    assert drafter.form == "images"
+    assert drafter.greedy(scene, QUESTION, LIMIT).token_ids.tolist() == generated(drafter, scene, QUESTION)
+
+
+def test_sampling_draws_what_generate_draws(target: Model, scene: Any) -> None:
+    settings = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 1.0}
+    sampling = Sampling(temperature=0.7, top_k=20)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = generated(target, scene, QUESTION, **settings)
+        drawn = speculative_generate(
+            target, SequenceDrafter(), scene, QUESTION, max_new_tokens=LIMIT, sampling=sampling,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        assert drawn.token_ids.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "form"),
+    [(family, form) for family in FAMILIES for form in ("images", "video") if form == "images" or family in CLIPS],
+    indirect=["folder"],
+)
+def test_prompts_are_those_of_transformers_own_processors(folder: Path, scene: Any, form: Any) -> None:
+    """Ids, grids and sizes exactly; pixels within two grey levels, by which PIL and torchvision resize differently."""
+    model = open_model(folder, "frames", form=form, dtype=torch.float32)
+    shown = scene if form == "video" else SimpleNamespace(frames=scene.frames[:2], metadata={})
+    inputs: Any = model.encode(shown, QUESTION)
+    found = {"input_ids": inputs.input_ids, **inputs.fields}
+    prefix = f"{folder.name}.{'video' if form == 'video' else 'image'}."
+    expected = {key.removeprefix(prefix): value for key, value in load_file(GOLDEN).items() if key.startswith(prefix)}
+    assert {"input_ids"} < set(expected) <= set(found)
+    for name, value in expected.items():
+        ours = torch.as_tensor(found[name])
+        if name.startswith("pixel"):
+            difference = (ours.flatten()[::61] - value.float()).abs()
+            assert difference.max() < 0.032
+            assert difference.mean() < 0.002
+        else:
+            torch.testing.assert_close(ours.double(), value.double())
+
+
+def test_further_questions_reuse_the_pictures(target: Model, scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(target, VisionLanguageModel)
+    first = target.encode(scene, QUESTION)
+    target.prefill(first)
+    other = "Which colour has the truck?"
+    afresh = target.prefill(target.encode(scene, other)).logits
+    kind = target.processor.video_processor if target.form == "video" else target.processor.image_processor
+    monkeypatch.setattr(kind, "inner", _Refusing(kind.inner))
+    monkeypatch.setattr("egptlib.models._vision_language._see", None)
+    torch.testing.assert_close(target.prefill(target.encode(None, other, like=first)).logits, afresh)
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "position_ids": lambda given: torch.arange(given["position_ids"].shape[-1])[None],
+    "deepstack_visual_embeds": lambda given: [0 * visual for visual in given["deepstack_visual_embeds"]],
+    "attention_mask": lambda given: None,
+}
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [
+        ("qwen2_5_vl", "position_ids"), ("qwen3_vl", "position_ids"), ("qwen3_vl", "deepstack_visual_embeds"),
+        ("gemma3", "attention_mask"),
+    ],
+    indirect=["folder"],
+)  # fmt: skip
+def test_what_a_class_hands_over_decides_its_answer(
+    target: Model, scene: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were positions, visual inputs of further layers or masks wrong, the tests above would not pass."""
+    embed = target.embed
+
+    def broken(inputs: Any) -> Prompt:
+        prompt = Prompt.of(embed(inputs))
+        return Prompt(prompt.embeds, prompt.given | {what: BROKEN[what](prompt.given)})
+
+    check_against_generate(target)
+    monkeypatch.setattr(target, "embed", broken)
+    assert target.greedy(scene, QUESTION, LIMIT).token_ids.tolist() != generated(target, scene, QUESTION)
+    with pytest.raises(ValueError, match=rf"{target.name}: not usable: at token 1 of a first answer its logits differ"):
+        check_against_generate(target)
+
+
+@pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)
+def test_a_clips_seconds_may_run_ahead_of_its_pictures(folder: Path, scene: Any) -> None:
+    """M-RoPE counts a slow clip's seconds beyond the positions of the question; `generate` goes on from the latter (the
+    class's own `forward`, called step by step, from the former)."""
+    model = open_model(folder, "frames", dtype=torch.float32)
+    slow = SimpleNamespace(**vars(scene) | {"metadata": {"clip": (20, 1.0)}})
+    prompt = Prompt.of(model.embed(model.encode(slow, QUESTION)))
+    positions = prompt.given["position_ids"]
+    assert positions.max() > positions[..., -1].max()
+    assert model.greedy(slow, QUESTION, LIMIT).token_ids.tolist() == generated(model, slow, QUESTION)
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}Q: {{ m.content }}{% endfor %} A:"])
+def test_a_text_only_model_drafts(tmp_path: Path, scene: Any, template: str | None) -> None:
+    torch.manual_seed(0)
+    words = make_words((), WORDS["llama"])
+    module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**text_fields(words)))
+    folder = save(tmp_path, module, words, template)
+    drafter = open_model(folder, "events", dtype=torch.float32)
+    text = QUESTION if template is None else f"Q: {QUESTION} A:"
+    assert drafter.tokenizer.decode(drafter.encode(scene, QUESTION).input_ids[0]) == text
+    check_against_generate(drafter)
+    with pytest.raises(
+        ValueError, match=r"config\.json: model_type: expected a vision-language model of transformers, fo"
+    ):
+        open_model(folder, "frames")
+
+
+@pytest.mark.parametrize("folder", ["smolvlm"], indirect=True)
+def test_a_class_that_is_not_tested_is_compared_when_it_is_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Model] = []
+    monkeypatch.setattr("egptlib.models._open.check_against_generate", checked.append)
+    open_model(folder, "frames", dtype=torch.float32)
+    assert not checked
+    monkeypatch.setattr("egptlib.models._open.TESTED", set())
+    assert checked == [open_model(folder, "frames", dtype=torch.float32)]
+
+
+def test_numbers_are_spelled_as_smolvlms_processor_has_them() -> None:
+    assert [spelled(n) for n in (0, 8, 13, 20, 64, 99)] == [
+        "zero", "eight", "thirteen", "twenty", "sixty-four", "ninety-nine"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="fewer than 100, found 100"):
+        spelled(100)
+
+
+class _Refusing:
+    """Everything of a picture processor but processing."""
+
+    def __init__(self, inner: Any):
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("pictures were processed again")
