@@ -11,7 +11,7 @@ from torch import Tensor
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._sampling import Sampler, probability
 from egptlib.decoding._vocabulary import Vocabulary
 from egptlib.models import Model, State, common_prefix
 
@@ -69,7 +69,7 @@ class ModelDrafter:
                 probabilities.append(sampler.probabilities(logits[-1]))
                 token = sampler.draw(probabilities[-1])
             draft.tokens.append(token)
-            draft.confidence.append(float((logits[-1][token] - logits[-1].logsumexp(dim=0)).exp()))
+            draft.confidence.append(probability(logits[-1], token))
             full = len(draft.tokens) == count or token in self.vocabulary.end_token_ids
             if full or (stop is not None and stop(draft.confidence[-1])):
                 break

@@ -88,8 +88,9 @@ def extract(
     cut to the shorter answer, as the earlier work did: position t stands after different words, `drafter_top1` is
     the drafter's own token there, and the full answers are in the metadata as `drafter_ids` and `target_ids`.
 
-    `overlap` is sum(min(p, q)) over the shared vocabulary, p and q each the softmax in float32 of a model's raw
-    logits over its whole vocabulary: the chance that sampling at temperature 1 accepts a draft token.
+    `overlap` is sum(min(p, q)) over the shared vocabulary, p and q each the softmax in float32 of a model's logits
+    (the target's after the rules of its generation_config.json) over its whole vocabulary: the chance that sampling
+    at temperature 1 accepts a draft token.
 
     Scenes are visited once, in batches that depend on the list of scenes alone. A batch that a stop cut in two is
     computed again whole, so a run that was killed and run again ends with the same bytes as one that was not. Where
@@ -296,6 +297,8 @@ def _configuration(
     config["layers"] = {side: list(numbers) for side, numbers in layers.items()}
     quantization = getattr(pair.target.module.config, "quantization_config", None)
     config["quantization"] = None if quantization is None else str(getattr(quantization, "quant_method", quantization))
+    if rules := pair.target.rule_settings:
+        config["generation_config"] = rules
     config["dataset"] = getattr(scenes, "name", None)
     config["drafter_weights"], config["target_weights"] = _fingerprint(pair.drafter), _fingerprint(pair.target)
     options = getattr(scenes, "options", None)

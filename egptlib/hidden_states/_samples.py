@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
-    from egptlib.models import Inputs, Pair, Prompts, Reading
+    from egptlib.models import Inputs, Pair, Prompt, Reading
     from egptlib.scenes import Scene
 
 Side = Literal["drafter", "target"]
@@ -34,52 +34,52 @@ class SampleMaker:
     """
 
     def __init__(self, pair: Pair, path: str, max_new_tokens: int, layers: Layers) -> None:
-        from egptlib.models import BatchReader
-
-        self.pair, self.path, self.max_new_tokens = pair, path, max_new_tokens
+        self.pair, self.path, self.max_new_tokens, self.layers = pair, path, max_new_tokens, layers
         self.num_ties = 0
-        self._readers = {side: BatchReader(getattr(pair, side), layers.get(side, ())) for side in ("drafter", "target")}
+        for side, numbers in layers.items():
+            getattr(pair, side).check_layers(numbers)
 
     def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any] | ValueError]:
         """What `HiddenStateWriter.add` takes, per row; an error instead for a row that cannot be stored."""
-        target_prompts, places = self._prompts("target", rows)
-        target = self._readers["target"].answer(target_prompts, self.max_new_tokens)
-        drafter_prompts, _ = self._prompts("drafter", rows)
+        reader, prompts, places = self._prompts("target", rows)
+        target = reader.answer(prompts, self.max_new_tokens)
+        reader, prompts, _ = self._prompts("drafter", rows)
         if self.path == "target":
             # A token the drafter lacks is reported below; it must not stop the others.
             shared = self.pair.num_shared_tokens
-            drafter = self._readers["drafter"].read(
-                drafter_prompts, [reading.token_ids.clamp(max=shared - 1) for reading in target]
-            )
+            drafter = reader.read(prompts, [reading.token_ids.clamp(max=shared - 1) for reading in target])
         else:
-            drafter = self._readers["drafter"].answer(drafter_prompts, self.max_new_tokens)
+            drafter = reader.answer(prompts, self.max_new_tokens)
         return [self._sample(*row, drafter[place], target[place]) for row, place in zip(rows, places)]
 
     @torch.no_grad()
-    def _prompts(self, side: Side, rows: Sequence[tuple[Seen, str]]) -> tuple[Prompts, list[int]]:
-        """The prompts as a rectangle of scenes and questions, and where in it each row is."""
+    def _prompts(self, side: Side, rows: Sequence[tuple[Seen, str]]) -> tuple[Any, Any, list[int]]:
+        """A reader, the prompts as it takes them (a rectangle of scenes and questions), and where in it each row is."""
+        from egptlib.models import reader_for
+
         model = getattr(self.pair, side)
-        by_scene: dict[int, list[Tensor]] = {}
+        by_scene: dict[int, list[Prompt]] = {}
         order = []
         for seen, question in rows:
             inputs = model.encode(seen.scene, question, like=seen.inputs.get(side))
-            embeds = by_scene.setdefault(id(seen), [])
-            order.append((id(seen), len(embeds)))
-            embeds.append(model.embed(inputs)[0])
+            prompts = by_scene.setdefault(id(seen), [])
+            order.append((id(seen), len(prompts)))
+            prompts.append(model.see(inputs))
             seen.inputs[side] = inputs  # now with its visual tokens
         widest = max(map(len, by_scene.values()))
-        scenes = [embeds + embeds[:1] * (widest - len(embeds)) for embeds in by_scene.values()]
+        scenes = [prompts + prompts[:1] * (widest - len(prompts)) for prompts in by_scene.values()]
         number = {scene: i for i, scene in enumerate(by_scene)}
-        from egptlib.models import Prompts
-
-        return Prompts.of(scenes), [number[scene] * widest + i for scene, i in order]
+        reader = reader_for(model, self.layers.get(side, ()), scenes)
+        return reader, reader.prompts(scenes), [number[scene] * widest + i for scene, i in order]
 
     @torch.no_grad()
     def _sample(self, seen: Seen, question: str, drafter: Reading, target: Reading) -> dict[str, Any] | ValueError:
         pair, n = self.pair, min(len(drafter.token_ids), len(target.token_ids))
         drafter_logits = pair.drafter.lm_head(drafter.hidden[:n].to(pair.drafter.device))
         target_logits = pair.target.lm_head(target.hidden[:n].to(pair.target.device))
-        self.num_ties += num_ties(target_logits)
+        if target.rules is not None:
+            target_logits = target.rules.after(target.token_ids[: n - 1])(target_logits)
+        self.num_ties += num_ties(target_logits.to(pair.target.dtype))
         metadata = _metadata(seen.scene, question) | {"target_text": pair.target.decode_text(target.token_ids)}
         if self.path == "target":
             highest = int(target.token_ids.max())

@@ -132,8 +132,8 @@ def record_cascade(
                 model.rollback(state, length + i)
             branch = _continue(middle, states[0], says[i], depth, theirs)
             if len(branch) > 1:
-                logits = drafter.step(_ids(ours.to_drafter(branch[:-1]), drafter), states[1]).logits[0]
-                agree[i, 1 : len(branch)] = np.equal(ours.to_target(logits).argmax(dim=-1).tolist(), branch[1:])
+                logits = _read(drafter, states[1], branch[:-1], ours)
+                agree[i, 1 : len(branch)] = np.equal(logits.argmax(dim=-1).tolist(), branch[1:])
             reach[i] = len(branch)
         answers.append(answer)
         matches.append(match)
@@ -144,23 +144,23 @@ def record_cascade(
 
 def _along(model: Model, state: State, answer: list[int], vocabulary: Vocabulary) -> Tensor:
     """Logits [n, V] of the target's vocabulary before each token of an answer; the state has read all but the last."""
-    logits = [state.logits]
-    if len(answer) > 1:
-        logits.append(model.step(_ids(vocabulary.to_drafter(answer[:-1]), model), state).logits[0])
-    return vocabulary.to_target(torch.cat(logits))
+    first = vocabulary.to_target(model.lm_head(state.hidden[:, -1]))
+    return torch.cat([first, _read(model, state, answer[:-1], vocabulary)]) if len(answer) > 1 else first
 
 
 def _continue(model: Model, state: State, token: int, count: int, vocabulary: Vocabulary) -> list[int]:
     """`token` and what the model writes after it, up to `count` tokens or its end."""
     tokens = [token]
     while len(tokens) < count and tokens[-1] not in vocabulary.end_token_ids:
-        logits = model.step(_ids(vocabulary.to_drafter(tokens[-1:]), model), state).logits[0, -1]
-        tokens.append(int(vocabulary.to_target(logits).argmax()))
+        tokens.append(int(_read(model, state, tokens[-1:], vocabulary)[-1].argmax()))
     return tokens
 
 
-def _ids(tokens: list[int], model: Model) -> Tensor:
-    return torch.tensor([tokens], device=model.device)
+def _read(model: Model, state: State, tokens: list[int], vocabulary: Vocabulary) -> Tensor:
+    """Logits [n, V] of the target's vocabulary after each of n more tokens, as `ModelDrafter` drafts from them: without
+    the rules of the model's own generation_config.json."""
+    ids = torch.tensor([vocabulary.to_drafter(tokens)], device=model.device)
+    return vocabulary.to_target(model.lm_head(model.read(ids, state)[0]))
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

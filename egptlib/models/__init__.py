@@ -16,6 +16,7 @@ from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._peak import peak_bytes
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._rows import check_rows
+from egptlib.models._single import SingleReader, reader_for
 from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
 from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix
@@ -46,6 +47,7 @@ __all__ = [
     "Reading",
     "RowDraft",
     "RowDrafter",
+    "SingleReader",
     "State",
     "Step",
     "Stopwatch",
@@ -64,6 +66,7 @@ __all__ = [
     "peak_bytes",
     "plan_memory",
     "published_configs",
+    "reader_for",
     "step_parts",
     "synchronize",
     "train_mini",

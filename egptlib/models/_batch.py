@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from egptlib.models._structure import is_llama
 
 if TYPE_CHECKING:
-    from egptlib.models import Model
+    from egptlib.models import Model, Prompt
+    from egptlib.models._rules import Rules
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Reading:
         token_ids: int64 [n] on the CPU.
         hidden: [n, H] on the CPU, behind the final norm; row t predicts token t.
         layers: [n, layers, H] on the CPU, before the final norm; None where no layers were asked for.
+        rules: what the checkpoint's generation_config.json does to logits after the prompt; mostly None.
     """
 
     token_ids: Tensor
     hidden: Tensor
     layers: Tensor | None
+    rules: Rules | None = None
 
 
 @dataclass
@@ -80,20 +83,22 @@ class BatchReader:
     """Reads and answers batches of prompts with one model.
 
     Args:
-        model: its language model is a Llama, as both models of the pair have.
+        model: its language model is a Llama (`_structure.is_llama`), as both models of the pair have.
         layers: numbers of decoder layers after which states are kept besides the last ones.
 
     Raises:
-        ValueError: another language model, or a layer that it does not have.
+        ValueError: another language model.
     """
 
     def __init__(self, model: Model, layers: Sequence[int] = ()) -> None:
         decoder: Any = model.language_model
         if not is_llama(decoder):
             raise ValueError(f"{model.name}: expected a plain Llama language model, found {type(decoder).__name__}")
-        if any(not 1 <= number <= len(decoder.layers) for number in layers):
-            raise ValueError(f"layers {list(layers)}: {model.name} has layers 1 to {len(decoder.layers)}")
         self.model, self.layers, self._decoder = model, tuple(layers), decoder
+
+    def prompts(self, scenes: Sequence[Sequence[Prompt]]) -> Prompts:
+        """What `answer` and `read` take, from the prompts of each scene, equally many a scene."""
+        return Prompts.of([[prompt.embeds[0] for prompt in prompts] for prompts in scenes])
 
     @torch.no_grad()
     def answer(self, prompts: Prompts, max_new_tokens: int) -> list[Reading]:

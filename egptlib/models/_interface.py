@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
-from egptlib.models._rules import Rules, generation_rules
+from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
 from egptlib.models._stopwatch import Stopwatch
 from egptlib.models._structure import check_given, whole_cache
 
@@ -185,6 +185,22 @@ class Model(ABC):
         """Width of the logits; may exceed the tokenizer's vocabulary."""
         return self.lm_head.out_features
 
+    def see(self, inputs: Inputs | Prompt | Tensor) -> Prompt:
+        """A prompt, seen where it is given as `Inputs`.
+
+        Raises:
+            ValueError: it lacks what the model's class hands to its language model besides embeddings.
+        """
+        prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
+        check_given(self.module, self.language_model, prompt.given)
+        return prompt
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise ValueError where the model has no layer of such a number."""
+        count = len(self.language_model.layers)  # type: ignore[arg-type]
+        if unknown := [number for number in layers if not 1 <= number <= count]:
+            raise ValueError(f"layers: {self.name} has layers 1 to {count}, found {unknown[0]}")
+
     @torch.no_grad()
     def prefill(
         self, inputs: Inputs | Prompt | Tensor, layers: Sequence[int] = (), after: State | None = None
@@ -199,14 +215,11 @@ class Model(ABC):
                 it (a hook was set in between).
 
         Raises:
-            ValueError: a layer that the model does not have, a prompt without what its class hands to its language
-                model besides embeddings, or a generation_config.json that cannot be followed.
+            ValueError: a layer that the model does not have, an incomplete prompt (`see`), or a
+                generation_config.json that cannot be followed.
         """
-        count = len(self.language_model.layers)  # type: ignore[arg-type]
-        if unknown := [number for number in layers if not 1 <= number <= count]:
-            raise ValueError(f"layers: {self.name} has layers 1 to {count}, found {unknown[0]}")
-        prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
-        check_given(self.module, self.language_model, prompt.given)
+        self.check_layers(layers)
+        prompt = self.see(inputs)
         embeds, length, rules = prompt.embeds, prompt.embeds.shape[1], self.rules(prompt)
         taken = dict.fromkeys(layers, embeds)
         self._lean = lean_pass(self.language_model, self._lean)
@@ -227,6 +240,12 @@ class Model(ABC):
         logits = self.lm_head(hidden[:, -1])
         logits = logits if rules is None else rules(logits)
         return State(logits, hidden, cache, length, taken, prompt.offset, rules, lean)
+
+    @property
+    def rule_settings(self) -> dict[str, Any]:
+        """The fields of the checkpoint's generation_config.json that change what it says."""
+        settings = self.module.generation_config
+        return {name: getattr(settings, name) for name in active_fields(settings, APPLIED)}
 
     def rules(self, prompt: Prompt) -> Rules | None:
         """What the checkpoint's generation_config.json does to logits after this prompt; None for most."""
@@ -324,7 +343,7 @@ class Model(ABC):
         ids = torch.as_tensor(token_ids, dtype=torch.long, device=self.device).reshape(1, -1)
         if ids.shape[1] == 0:
             raise ValueError("forward_answer: expected at least one token, found none")
-        prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
+        prompt = self.see(inputs)
         if prompt.given:  # it holds for the prompt alone
             state = self.prefill(prompt)
             hidden = state.hidden[0]

@@ -41,8 +41,8 @@ PARTS = {
 }
 # What a language model's `forward` may take without a prompt of pictures needing it.
 USUAL_ARGUMENTS = {
-    "self", "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache",
-    "cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "kwargs",
+    "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache",
+    "cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep",
 }  # fmt: skip
 
 
@@ -119,7 +119,8 @@ def check_given(module: Any, language_model: nn.Module, given: dict[str, Any]) -
     Raises:
         ValueError: something is not there; class and argument are named.
     """
-    wanted = set(inspect.signature(language_model.forward).parameters) - USUAL_ARGUMENTS
+    taken = inspect.signature(language_model.forward).parameters.values()
+    wanted = {one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)} - USUAL_ARGUMENTS
     if any(hasattr(part, "get_rope_index") for part in (module, getattr(module, "model", None))):
         wanted.add("position_ids")
     if hasattr(module, "create_masks_for_generate"):
