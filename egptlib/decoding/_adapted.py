@@ -12,9 +12,9 @@ from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRu
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
-from egptlib.decoding._sampling import Sampler, probability
+from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model, State, common_prefix
+from egptlib.models import Model, State, common_prefix, confidences
 
 
 class AdapterDrafter(ModelDrafter):
@@ -121,7 +121,7 @@ class HeadDrafter(ModelDrafter):
                 token = sampler.draw(probabilities[-1])
             tokens.append(token)
             draft.tokens.append(token)
-            draft.confidence.append(probability(logits[-1], token))
+            draft.confidence.append(confidences(logits[-1][None], [token])[0])
             full = len(draft.tokens) == count or token in self.vocabulary.end_token_ids
             if full or (stop is not None and stop(draft.confidence[-1])):
                 break

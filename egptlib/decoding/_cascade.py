@@ -11,9 +11,9 @@ from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._rules import Lossless, Rule
-from egptlib.decoding._sampling import Sampler, probability
+from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model
+from egptlib.models import Model, confidences
 
 
 class CascadeDrafter(ModelDrafter):
@@ -73,7 +73,7 @@ class CascadeDrafter(ModelDrafter):
             self.accepted.append((len(inner.tokens), verdict.accepted))
             for i, token in enumerate([*inner.tokens[: verdict.accepted], verdict.token]):
                 draft.tokens.append(token)
-                draft.confidence.append(probability(theirs[i], token))
+                draft.confidence.append(confidences(theirs[i, None], [token])[0])
                 logits.append(theirs[i])
                 if not sampler.greedy:
                     probabilities.append(sampler.probabilities(theirs[i]))

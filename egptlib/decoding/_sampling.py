@@ -45,16 +45,6 @@ class Sampling:
         return scores.softmax(dim=-1)
 
 
-def probability(logits: Tensor, token: int) -> float:
-    """The probability of one token after logits [V], before temperature.
-
-    In float32, whatever the logits are in: from 0.9 to 1 bfloat16 has 26 numbers, and thresholds on a drafter's
-    confidence lie there.
-    """
-    wide = logits.float()
-    return float((wide[token] - wide.logsumexp(dim=0)).exp())
-
-
 class Sampler:
     """Chooses tokens: greedily without settings, by drawing with them.
 

@@ -60,6 +60,8 @@ def same_drafter(a: Drafter, b: Drafter) -> bool:
 
 def drafts_together(drafter: Drafter, target: Model) -> bool:
     """Whether rows of a drafter can be verified together: otherwise questions are answered one after the other."""
+    if target.rule_settings:  # they look at each row's own tokens
+        return False
     try:
         check_rows(target)
         if type(drafter) is ModelDrafter:

@@ -19,7 +19,7 @@ from egptlib.models._rows import check_rows
 from egptlib.models._single import SingleReader, reader_for
 from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
-from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix
+from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix, confidences
 from egptlib.models._video_llava import VideoModel, load_video_llava
 from egptlib.models._vision_language import VisionLanguageModel
 
@@ -57,6 +57,7 @@ __all__ = [
     "check_against_generate",
     "check_rows",
     "common_prefix",
+    "confidences",
     "describe_pair",
     "load_pair",
     "load_video_llava",

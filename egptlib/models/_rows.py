@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
+from egptlib.models._structure import is_llama
 
 if TYPE_CHECKING:
     from egptlib.models._interface import Model, State
@@ -205,12 +206,11 @@ class _Part:
 
 def check_rows(model: Model, layers: Sequence[int] = ()) -> None:
     """Raises ValueError for a model that `Rows` does not take."""
-    decoder: Any = model.language_model
-    first = decoder.layers[0].self_attn if hasattr(decoder, "layers") else None
-    if not all(hasattr(first, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "scaling")):
-        raise ValueError(f"{model.name}: expected a Llama language model, found {type(decoder).__name__}")
-    if any(not 1 <= number <= len(decoder.layers) for number in layers):
-        raise ValueError(f"layers {list(layers)}: {model.name} has layers 1 to {len(decoder.layers)}")
+    if not is_llama(model.language_model):
+        raise ValueError(
+            f"{model.name}: expected a plain Llama language model, found {type(model.language_model).__name__}"
+        )
+    model.check_layers(layers)
 
 
 def _fused_layers(lean: LeanLlama) -> list[_Layer]:

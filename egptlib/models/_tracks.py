@@ -125,13 +125,8 @@ class RowDrafter(Tracks):
         while along:
             self.catch_up(along)
             logits = self.to_target(self.model.lm_head(torch.stack([self.states[row][-1][0] for row in along])))
-            best, chosen = logits.max(dim=-1)
-            tokens = chosen.tolist() if choose is None else choose(list(along), logits)
-            picked = best
-            if choose is not None:
-                picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
-            confidence = (picked - logits.logsumexp(dim=-1)).exp().tolist()
-            for row, token, sure, own in zip(list(along), tokens, confidence, logits, strict=True):
+            tokens = logits.argmax(dim=-1).tolist() if choose is None else choose(list(along), logits)
+            for row, token, sure, own in zip(list(along), tokens, confidences(logits, tokens), logits, strict=True):
                 draft = drafts[row]
                 draft.tokens.append(token)
                 draft.confidence.append(sure)
@@ -142,6 +137,17 @@ class RowDrafter(Tracks):
                 else:
                     along[row] += self.to_own([token])
         return drafts
+
+
+def confidences(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+    """The probability of a token after each row of logits [n, V], before temperature.
+
+    In float32, whatever the logits are in: from 0.9 to 1 bfloat16 has 26 numbers, and thresholds on a drafter's
+    confidence lie there.
+    """
+    wide = logits.float()
+    picked = wide.gather(1, torch.tensor(tokens, device=wide.device)[:, None])[:, 0]
+    return (picked - wide.logsumexp(dim=-1)).exp().tolist()
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
