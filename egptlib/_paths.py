@@ -66,19 +66,24 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds NaN or infinity (which JSON has not), or something else than an object.
     """
+    content = parse_json(Path(path).read_bytes(), path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def parse_json(data: bytes | str, name: object) -> Any:
+    """Return what JSON text says; a ValueError as of `read_json` begins with `name`."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        content = json.loads(Path(path).read_bytes(), parse_constant=refuse)
+        return json.loads(data, parse_constant=refuse)
     except RecursionError:
-        raise ValueError(f"{path}: expected a JSON object, found one nested too deeply") from None
+        raise ValueError(f"{name}: expected a JSON object, found one nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+        raise ValueError(f"{name}: not valid JSON: {error}") from error
 
 
 def json_bytes(text: str) -> bytes:

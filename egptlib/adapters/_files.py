@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from egptlib._json import read_sealed, write_sealed
+from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import build, create_adapter, fill, read_tensors, write_tensors
 from egptlib.adapters._legacy import load_legacy
 from egptlib.adapters._levels import Adapter

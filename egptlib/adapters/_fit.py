@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from egptlib._json import read_sealed, write_sealed
+from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
 
 Row = dict[str, float]

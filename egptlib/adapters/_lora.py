@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from egptlib._json import read_sealed, write_sealed
+from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from egptlib._json import read_sealed, write_sealed
+from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import fill, read_tensors, write_tensors
 from egptlib.adapters._files import SETTINGS, WEIGHTS
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit

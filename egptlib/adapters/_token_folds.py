@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib._json import read_sealed, write_sealed
+from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.adapters._fit import FitSettings, Row
 from egptlib.adapters._judge import Judgement, Majority, judge_tokens, length_gain

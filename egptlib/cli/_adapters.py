@@ -68,7 +68,11 @@ def train(
         raise ValueError(f"level {level!r}: expected one of {', '.join(VARIANTS)}")
     settings = FitSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     folder = run or new_run_folder(out, level)
-    result = train_level(level, part, judged, folder, settings, validation, device=device, **more)
+    try:
+        result = train_level(level, part, judged, folder, settings, validation, device=device, **more)
+    except KeyboardInterrupt:
+        told = "the same command goes on where this one stopped"
+        raise KeyboardInterrupt(told if run else f"the same command with --run {folder} goes on there") from None
     fit, row = result.fit, result.verdict.figures()
     print(
         f"trained {level} ({result.verdict.num_parameters:,} parameters) in {fit.seconds:.0f} s, best epoch "

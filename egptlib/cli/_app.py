@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import egptlib
+from egptlib._processes import sigterm_interrupts
 
 
 class OneLineErrors(TyperGroup):
@@ -19,6 +20,7 @@ class OneLineErrors(TyperGroup):
     """
 
     def main(self, *arguments: Any, **options: Any) -> Any:
+        sigterm_interrupts()
         try:
             code = super().main(*arguments, **{**options, "standalone_mode": False})
         except TyperException as error:
@@ -35,8 +37,9 @@ class OneLineErrors(TyperGroup):
     def invoke(self, context: Any) -> Any:
         try:
             return super().invoke(context)
-        except KeyboardInterrupt:
-            print("egptlib: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            how = str(stop) or "the same command goes on where this one stopped"
+            print(f"egptlib: interrupted; {how}", file=sys.stderr)
             raise typer.Exit(130) from None
 
     @staticmethod

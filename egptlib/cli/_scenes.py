@@ -12,11 +12,11 @@ from egptlib.cli._app import app
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="Dataset folder, recording, sequence, or folder of hidden states.")],
+    data: Annotated[Path, typer.Argument(help="Dataset folder, recording, sequence, hidden states, or runs.")],
     deep: Annotated[bool, typer.Option("--deep", help="Hidden states: compare the checksums of every byte.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Hidden states: mend the index where that is safe.")] = False,
 ) -> None:
-    """Name everything that is broken in scenes, recordings or hidden states; exit code 1 when something is."""
+    """Name everything that is broken in scenes, recordings, hidden states or runs; exit code 1 when something is."""
     if (data / "index.json").exists() or (data / "chunks").is_dir():
         from egptlib.hidden_states import check_store, repair_store
 
@@ -26,6 +26,10 @@ def check(
             if line:
                 print(line)
                 problems = [f"{data}: {lost} samples are lost"] * (lost > 0) + list(check_store(data, deep))
+    elif (data / "status.json").exists() or any(data.glob("*/status.json")):
+        from egptlib.reporting import check_runs
+
+        problems = check_runs(data)
     else:
         from egptlib.scenes import check_scenes
 

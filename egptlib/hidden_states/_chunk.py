@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egptlib._json import parse_json
+from egptlib._paths import parse_json
 from egptlib.hidden_states._checksums import sample_checksums
 from egptlib.hidden_states._format import READABLE, MappedFile, as_bytes, chunk_checksum, row_bytes
 from egptlib.hidden_states._sample import HiddenSample, widened

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
+from egptlib._processes import stop_on_signals
 from egptlib.hidden_states._failures import FAILURES, Failures
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import INDEX
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._samples import Layers, SampleMaker, Seen
-from egptlib.hidden_states._signals import stop_on_signals
 from egptlib.hidden_states._trace import write_trace
 from egptlib.hidden_states._writer import HiddenStateWriter
 

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egptlib._json import parse_json
-from egptlib._paths import atomic_write
+from egptlib._paths import atomic_write, parse_json
 from egptlib.hidden_states._checksums import sample_checksums
 
 FORMAT = "egptlib hidden states"
@@ -33,12 +32,6 @@ DTYPES = {
 _MADV_POPULATE_READ = 22  # not in Python's mmap yet
 _WORTH_A_CALL = 2**16  # bytes
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:

@@ -7,7 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from egptlib._json import content_checksum, parse_json, write_sealed
+from egptlib._paths import parse_json
+from egptlib._sealed import content_checksum, write_sealed
 from egptlib.hidden_states._format import FORMAT, READABLE, VERSION
 
 INDEX = "index.json"

@@ -9,9 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from egptlib._json import parse_json
+from egptlib._paths import parse_json
+from egptlib._sealed import sha256
 from egptlib.hidden_states._chunk import SafetensorsChunk, sample_key
-from egptlib.hidden_states._format import sha256
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import (
     INDEX,

@@ -16,6 +16,7 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from egptlib._paths import write_json
+from egptlib._processes import end_with
 from egptlib.hidden_states._extract import Extraction, extract
 from egptlib.hidden_states._index import INDEX
 from egptlib.hidden_states._join import PLAN, join_index
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from egptlib.scenes import Scene
 
 _claimed: list[int] = []  # open lock files of this process's GPU
+_watched: list[int] = []  # the process that this one ends with
 
 
 def extract_shards(
@@ -47,7 +49,7 @@ def extract_shards(
     and nothing is written twice. At the end one index lists the chunks of all shards; none is copied.
 
     Args:
-        pair: what `load_pair` is called with, in each worker: {"name": "mini", "device": "cuda", ...}.
+        pair: fields of `PairSettings`, loaded in each worker: {"name": "mini", "device": "cuda", ...}.
         scenes, out: as for `extract`; every worker must see the same paths.
         workers: processes on this machine, one GPU each where `device` is "cuda". Not used with `cluster`.
         cluster: address of a Dask scheduler ("tcp://127.0.0.1:8786"), whose workers take the shards;
@@ -66,13 +68,18 @@ def extract_shards(
         remove_temporaries(out)
         per_scene = len(options.get("questions") or ()) or options.get("num_questions", 10)
         parts = _plan(out, scenes, max(1, options.get("batch_size", 64) // per_scene), num_shards or 4 * workers)
+        parent = None if cluster or workers == 1 else os.getpid()
         jobs = [
-            delayed(_shard)(dict(pair), scenes[first:last], out / "shards" / f"{number:03d}", options)
+            delayed(_shard)(dict(pair), scenes[first:last], out / "shards" / f"{number:03d}", options, parent)
             for number, (first, last) in enumerate(parts)
         ]
         done = _run(jobs, workers, cluster, attempts)
         join_index(out)
         join_traces(out, len(parts))
+    except KeyboardInterrupt:  # joblib has ended the workers: at most what they had not committed is read again
+        for shard in (out / "shards").glob("*"):
+            remove_temporaries(shard)
+        raise
     finally:
         lock.release()
     total = Extraction(
@@ -121,13 +128,18 @@ def claim_gpu() -> None:
 
 @lru_cache(maxsize=1)
 def _load(pair: str) -> Pair:
-    from egptlib.models import load_pair
+    from egptlib.models import PairSettings, load_pair
 
-    return load_pair(**json.loads(pair))
+    return load_pair(PairSettings(**json.loads(pair)))
 
 
-def _shard(pair: dict[str, Any], scenes: Sequence[Scene], folder: Path, options: dict[str, Any]) -> Extraction:
-    """One shard, in a worker."""
+def _shard(
+    pair: dict[str, Any], scenes: Sequence[Scene], folder: Path, options: dict[str, Any], parent: int | None
+) -> Extraction:
+    """One shard, in a worker, which ends when the process that handed it out does."""
+    if parent is not None and not _watched:
+        end_with(parent)
+        _watched.append(parent)
     if str(pair.get("device", "cpu")).startswith("cuda"):
         claim_gpu()
     return extract(_load(json.dumps(pair, default=str, sort_keys=True)), scenes, folder, **options)

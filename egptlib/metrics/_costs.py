@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from egptlib._json import parse_json, read_sealed, write_sealed
+from egptlib._paths import parse_json
+from egptlib._sealed import read_sealed, write_sealed
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from egptlib.reporting._paper import write_paper
 from egptlib.reporting._runner import Outcome, run_notebooks
 from egptlib.reporting._runs import (
     Run,
+    check_runs,
     collect,
     default_root,
     describe_environment,
@@ -26,6 +27,7 @@ __all__ = [
     "Job",
     "Outcome",
     "Run",
+    "check_runs",
     "collect",
     "compare_runs",
     "default_root",

@@ -7,13 +7,13 @@ when its parent does, and its kernel with it: a sweep that was killed leaves not
 import logging
 import os
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from egptlib._paths import read_json, write_json
+from egptlib._processes import end_with
 from egptlib.reporting._runner import running_cell
 
 
@@ -57,15 +57,8 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
     return status
 
 
-def _end_with(parent: int) -> None:
-    """End this process as soon as `parent` is gone. ipykernel watches us in the same way."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with(os.getppid())  # ipykernel watches us in the same way
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_folder = Path(sys.argv[2])
     result = execute(Path(sys.argv[1]), run_folder, int(sys.argv[3]))

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from egptlib._paths import read_json, write_json
+from egptlib._sealed import folder_digests, write_sealed
 from egptlib.reporting._notebooks import Job
 from egptlib.reporting._runs import read_status
 
@@ -26,6 +28,9 @@ _HEADLESS = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+_EXECUTE = "egptlib.reporting._execute"
+_interrupted = threading.Event()  # of this process
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def run_notebooks(
     """Run each job in a process of its own; a failing one does not stop the others.
 
     Equal jobs run once. When this process is killed its notebooks end too, and the same call goes on where it
-    stopped: what is done is skipped, what was half done is begun again.
+    stopped: what is done is skipped, what was half done is begun again. Ctrl-C leaves nothing that is half done.
 
     Args:
         jobs: what `plan` returned.
@@ -78,7 +83,8 @@ def run_notebooks(
     # Two notebooks may want the same hidden states: the second waits until the first has extracted them.
     environment = _HEADLESS | _threads(workers) | {"EGPTLIB_LOCK_SECONDS": str(timeout)}
     outcomes: dict[str, Outcome] = {}
-    with _backend(workers, cluster):
+    _interrupted.clear()
+    with _backend(workers, cluster), _nothing_left(root):
         tasks = (
             joblib.delayed(_run)(job, name, root.resolve(), timeout, notebook_timeout, force, environment)
             for name, job in unique.items()
@@ -90,6 +96,35 @@ def run_notebooks(
             if report is not None:
                 report(outcome)
     return [outcomes[name] for name in unique]
+
+
+@contextlib.contextmanager
+def _nothing_left(root: Path) -> Iterator[None]:
+    """On an interrupt end the notebooks that run, their kernels too, and remove what they had begun."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        import psutil
+
+        _interrupted.set()  # before a thread sees its process end
+        running = [child for child in psutil.Process().children() if _EXECUTE in _command_line(child)]
+        running += [below for child in running for below in child.children(recursive=True)]
+        for process in running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(running, timeout=10)
+        for partial in root.glob(f".*.{_host()}.{os.getpid()}.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _command_line(process: Any) -> list[str]:
+    import psutil
+
+    try:
+        return list(process.cmdline())
+    except psutil.Error:  # ended meanwhile
+        return []
 
 
 @contextlib.contextmanager
@@ -130,6 +165,8 @@ def _run(
     environment: Mapping[str, str],
 ) -> tuple[str, Outcome]:
     """Run one job, unless it is done already. `name` is `job.name` as the caller knows it."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
     final = root / name
     status = read_status(final)
     if status and status.get("state") == "done" and not force:
@@ -139,7 +176,7 @@ def _run(
     partial.mkdir()
     write_json(partial / "params.json", dict(job.parameters))
     started = time.perf_counter()
-    command = [sys.executable, "-m", "egptlib.reporting._execute"]
+    command = [sys.executable, "-m", _EXECUTE]
     ended = ""
     with open(partial / "log.txt", "wb") as log:
         try:
@@ -155,6 +192,9 @@ def _run(
             ended = f"process ended with code {process.returncode}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after {notebook_timeout} s"
+    if _interrupted.is_set():
+        shutil.rmtree(partial, ignore_errors=True)
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - started
     status = read_status(partial)
     if status is None:  # killed, or out of memory: it could not say so itself
@@ -165,7 +205,8 @@ def _run(
             "seconds": round(seconds, 2),
             "error": {"cell": running_cell(partial / "out.ipynb"), "name": ended, "value": "".join(tail)},
         }
-        write_json(partial / "status.json", status)
+    (partial / "status.json").unlink(missing_ok=True)  # the child's, without the digests of what it left
+    write_sealed(partial / "status.json", status | {"files": folder_digests(partial)})
     if final.exists():
         shutil.rmtree(final)
     os.replace(partial, final)

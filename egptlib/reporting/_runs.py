@@ -29,7 +29,7 @@ With ``smoke`` a notebook lowers its own counts, one cell below the parameters.
 
 Folder of a run::
 
-    params.json   resolved parameters             status.json       done or failed, error, start, seconds
+    params.json   resolved parameters             status.json       done or failed, error, start, seconds, digests
     metrics.json  the figures it computed         environment.json  git revision, versions, device
     figures/      png, pdf and the plotted data   out.ipynb         the executed notebook
     *.csv         its tables                      log.txt           what was printed outside the notebook
@@ -52,6 +52,7 @@ from typing import TYPE_CHECKING, Any
 
 import egptlib
 from egptlib._paths import atomic_write, project_root, read_json, write_json
+from egptlib._sealed import compare_digests, read_sealed
 from egptlib.figures import apply_style, paper_width
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def describe_environment() -> dict[str, Any]:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """Return a run's ``status.json``, or None when it has none or it cannot be read as one."""
     try:
-        return read_json(folder / "status.json")
+        return read_sealed(folder / "status.json")
     except (OSError, ValueError):
         return None
 
@@ -221,22 +222,35 @@ def list_runs(root: str | os.PathLike[str]) -> list[Path]:
 
 
 def readable_runs(root: str | os.PathLike[str]) -> tuple[list[Path], dict[str, str]]:
-    """Return the run folders of `root` whose files can be read, and of each other one its name and why it cannot."""
-    runs, damaged = list[Path](), dict[str, str]()
-    for folder in list_runs(root):
-        try:
-            status = {"seconds": 0.0, "started": ""} | read_json(folder / "status.json")
-            for field, kind in _STATUS.items():
-                if not isinstance(status.get(field), kind):
-                    found = repr(status[field]) if field in status else "none"
-                    raise ValueError(f"{folder / 'status.json'}: {field}: expected {_KINDS[kind]}, found {found}")
-            for name in ("params", "metrics", "headline", "environment"):
-                read_settings(folder / f"{name}.json")
-        except (OSError, ValueError) as error:
-            damaged[folder.name] = str(error)
-        else:
-            runs.append(folder)
-    return runs, damaged
+    """Return the run folders of `root` whose files can be read, and of each other one its name and why it cannot.
+
+    Every file is compared with its digest in ``status.json``, which was written when the run had ended.
+    """
+    found = {folder: damage(folder) for folder in list_runs(root)}
+    damaged = {folder.name: why for folder, why in found.items() if why}
+    return [folder for folder in found if folder.name not in damaged], damaged
+
+
+def damage(folder: Path) -> str:
+    """Return what is wrong with the files of a run; nothing where they are those that it left."""
+    try:
+        status = {"seconds": 0.0, "started": ""} | read_sealed(folder / "status.json", "files")
+        for field, kind in _STATUS.items():
+            if not isinstance(status.get(field), kind):
+                found = repr(status[field]) if field in status else "none"
+                raise ValueError(f"{folder / 'status.json'}: {field}: expected {_KINDS[kind]}, found {found}")
+        compare_digests(folder, status.get("files", {}))  # none where an earlier version ran
+        for name in ("params", "metrics", "headline", "environment"):
+            read_settings(folder / f"{name}.json")
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def check_runs(folder: Path) -> list[str]:
+    """Return one line for each run of a folder of runs, or for the run that it is, that is not what was left."""
+    runs = [folder] if (folder / "status.json").is_file() else list_runs(folder)
+    return [why for run in runs if (why := damage(run))]
 
 
 def newest_runs(folders: Sequence[Path]) -> list[Path]:

@@ -74,6 +74,11 @@ def _name(number: int, entry: Any) -> str:
 
 
 def _check_sample(root: Path, record: Record) -> Iterator[str]:
+    for text in (record.id, *record.questions, *record.answers, *sum(record.choices, ())):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            yield f"{root / INDEX_NAME}: {text!r} is no valid Unicode ({error.reason})"
     frames = frame_files(record.frames_path)
     sources = [*record.image_paths, record.image_1f_path, record.event_path]
     if not any(path.is_file() for path in sources):

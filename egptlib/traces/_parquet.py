@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from egptlib._json import parse_json
-from egptlib._paths import atomic_write
+from egptlib._paths import atomic_write, parse_json
 
 VERSION = 2  # 1 had no digest, and is still read
 _HEADER = b"egptlib_trace"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from egptlib._json import read_sealed
+from egptlib._sealed import read_sealed
 from egptlib.adapters import (
     LEVELS,
     VARIANTS,

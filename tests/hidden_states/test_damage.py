@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import egptlib
-from egptlib._json import write_sealed
+from egptlib._sealed import write_sealed
 from egptlib.cli._app import app
 from egptlib.hidden_states import Damage, HiddenStates, HiddenStateWriter, check_store, repair_store
 from egptlib.hidden_states._format import chunk_checksum, file_header

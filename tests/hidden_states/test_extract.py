@@ -436,6 +436,16 @@ def test_broken_samples_are_set_aside_and_tried_again(
     assert len(HiddenStates.open(tmp_path)) == 6
 
 
+def test_a_question_that_is_no_unicode_is_set_aside_and_the_others_are_stored(pair: Pair, tmp_path: Path) -> None:
+    questions = ["What is moving?", "caf\ud800?", "Who is moving?"]
+    for again in (False, True):
+        result = extract(pair, Scenes(2), tmp_path, max_new_tokens=3, questions=questions)
+        assert (result.num_extracted, result.num_failed) == (0 if again else 4, 2)
+    failures = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert [failure["question"] for failure in failures] == ["caf\ud800?"] * 2
+    assert len(Trace.load(tmp_path / "trace.parquet")) == 4
+
+
 def test_states_that_are_no_numbers_are_set_aside(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = BatchReader.read
 

@@ -2,15 +2,19 @@
 
 import json
 import os
+import random
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from egptlib._paths import write_json
-from egptlib.reporting import _notebooks
+from egptlib.cli._app import app
+from egptlib.reporting import Run, _notebooks, check_runs, collect
 from egptlib.reporting._notebooks import Job, convert, find_notebooks, notebook_parameters, plan
 from egptlib.reporting._runner import Outcome, _host, describe_error, run_notebooks
 
@@ -162,6 +166,42 @@ def test_a_run_appears_whole_and_is_skipped_when_done(
     assert [outcome.state for outcome in seen] == ["done", "skipped", "done"] and child.calls == 2
     assert os.listdir(root) == [jobs[0].name]
     assert json.loads((root / jobs[0].name / "params.json").read_text()) == dict(jobs[0].parameters)
+
+
+def test_a_run_tells_when_its_files_are_no_longer_those_it_left(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any flipped bit of any file, a file that is gone, and one that is cut."""
+
+    def child(command: list[str], **_: Any) -> Any:
+        run = Run(Path(command[-2]), "01_toy", tmp_path)
+        run.save_results(rate=0.25)
+        run.save_table("table", pd.DataFrame({"x": [1.5]}), show=False)
+        write_json(run.folder / "status.json", DONE)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", child)
+    (outcome,) = run_notebooks(plan([make_notebook("01_toy")]), tmp_path / "runs")
+    run = outcome.folder
+    assert check_runs(run) == check_runs(run.parent) == []
+    paths = sorted(path for path in run.rglob("*") if path.is_file())
+    names = {"log.txt", "metrics.json", "params.json", "status.json", "table.csv"}
+    assert {path.name for path in paths} == names
+    chance = random.Random(6)
+    for path in paths * 5:
+        whole = path.read_bytes()
+        if whole:
+            bit = chance.randrange(8 * len(whole))
+            path.write_bytes(whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+            (problem,) = check_runs(run.parent)
+            assert path.name in problem or path.name == "status.json"
+            with pytest.warns(UserWarning, match="is left out"):
+                assert len(collect(run.parent)) == 0
+        path.write_bytes(whole)
+    assert len(collect(run.parent)) == 1
+    (run / "table.csv").unlink()
+    result = CliRunner().invoke(app, ["check", str(run.parent)])
+    assert result.exit_code == 1 and "table.csv: no longer there" in result.output
 
 
 def test_a_process_that_dies_is_a_failed_run_and_is_tried_again(

@@ -21,6 +21,16 @@ def test_a_good_folder_has_no_problem(users_folder: Path) -> None:
     assert check_folder(users_folder) == []
 
 
+def test_a_text_that_is_no_unicode_is_named(users_folder: Path) -> None:
+    entries = read_entries(users_folder)
+    entries[1]["conversations"] = [
+        {"from": "human", "value": "<event>\ncaf\ud800?"}, {"from": "gpt", "value": "A car."}
+    ]  # fmt: skip
+    write_entries(users_folder, entries)
+    (problem,) = check_folder(users_folder)
+    assert problem.sample == entries[1]["id"] and "'caf\\ud800?' is no valid Unicode" in problem.message
+
+
 @pytest.mark.parametrize("part", ["event_npy", "event_image", "event_image_1f", "video"])
 def test_parts_may_be_absent_altogether(users_folder: Path, part: str) -> None:
     shutil.rmtree(users_folder / part)

@@ -1,9 +1,11 @@
-"""Let a long run end cleanly on Ctrl-C and SIGTERM."""
+"""Long runs end cleanly on Ctrl-C and SIGTERM, and what they started ends with them."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,3 +41,20 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as `parent`, which started it, is gone, however that ended (SIGKILL too)."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def sigterm_interrupts() -> None:
+    """From now on SIGTERM does in this process what Ctrl-C does; outside the main thread nothing changes."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
