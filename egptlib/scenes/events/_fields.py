@@ -19,6 +19,7 @@ ALIASES = {
 
 _US_PER_UNIT = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _MINUS_ONE = {-1, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1}  # as it stands in the unsigned types too
+POLARITIES = {0, 1} | _MINUS_ONE  # what a column without a name can be, to be one of polarities
 _NANOSECONDS_FROM = 10**17  # as microseconds 3,170 years: only nanoseconds since 1970 are that many
 _LONGEST_SECONDS = 10_000  # floats with a fraction that span more may be milli- or microseconds
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -45,14 +45,14 @@ def open_npy(path: Path) -> Source:
     return rows_of(value, "NumPy", path)
 
 
-def read_npy(file: BinaryIO, path: Path | None = None) -> Any:
+def read_npy(file: IO[bytes], path: Path | None = None) -> Any:
     """Read one array, or what it pickles, without running code it may carry; where `path` is given, map plain data."""
     version = npy_format.read_magic(file)
     read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    _, _, dtype = read_header(file)
+    shape, _, dtype = read_header(file)
     if dtype.hasobject:
         return _NumpyOnlyUnpickler(file).load()
-    if path is not None:
+    if path is not None and 0 not in shape:  # an empty file cannot be mapped
         return np.load(path, mmap_mode="r", allow_pickle=False)
     file.seek(0)
     return npy_format.read_array(file, allow_pickle=False)

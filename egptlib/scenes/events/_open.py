@@ -1,8 +1,17 @@
 """Which reader a file needs, told by its first bytes; the suffix counts only where they say nothing."""
 
+import re
 from pathlib import Path
 
 from egptlib.scenes.events._source import Source
+
+_REFUSED = {
+    b"#!AER-DAT2": "AEDAT 2 of jAER is not read; jAER's or DV's export (dv-gui, to AEDAT 4) converts it",
+    b"#!AER-DAT3": "AEDAT 3 is not read; DV (dv-gui, to AEDAT 4) converts it",
+    b"#ROSBAG": "a ROS bag is not read; rpg_dvs_ros, or the package rosbags, gives its events as text: t x y p",
+    b"SQLite format 3": "a ROS 2 bag is not read; the package rosbags gives its messages",
+    b"\x1f\x8b": "compressed with gzip; gunzip unpacks it",
+}
 
 
 def open_source(path: Path) -> Source:
@@ -29,6 +38,21 @@ def open_source(path: Path) -> Source:
         from egptlib.scenes.events._prophesee import open_prophesee
 
         return open_prophesee(path)
+    if head.startswith(b"PK\x03\x04") or suffix == ".npz":
+        from egptlib.scenes.events._npz import open_npz
+
+        return open_npz(path)
+    if head.startswith(b"#!AER-DAT4"):
+        from egptlib.scenes.events._aedat import open_aedat4
+
+        return open_aedat4(path)
+    for magic, words in _REFUSED.items():
+        if head.startswith(magic):
+            raise ValueError(f"{path}: {words}")
+    if head and not re.search(rb"[^\t\n\r -~\x80-\xff]", head):
+        from egptlib.scenes.events._text import open_text
+
+        return open_text(path)
     raise ValueError(f"{path}: not a recording of events in a known format (data/README.md lists them)")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from egptlib.scenes.events._fields import polarity_levels, positive_level
+from egptlib.scenes.events._fields import POLARITIES, polarity_levels
 
 # evlib, the Event Camera Dataset's text; MVSEC; Metavision's CSV
 _ORDERS = ("txyp", "xytp", "xypt")
@@ -30,8 +30,10 @@ def find_order(sample: np.ndarray, name: str) -> dict[str, int]:
 def _fits(columns: dict[str, np.ndarray]) -> bool:
     """Pixels are small whole numbers, polarity has two values, time does not run backwards."""
     try:
-        positive_level(polarity_levels(columns["p"], ""), "")
+        levels = polarity_levels(columns["p"], "")
     except ValueError:
+        return False
+    if len(levels) > 2 or not levels <= POLARITIES:
         return False
     pixels = all(np.all((v >= 0) & (v <= 65535) & (v % 1 == 0)) for v in (columns["x"], columns["y"]))
     return bool(pixels and np.all(columns["t"][1:] >= columns["t"][:-1]))
