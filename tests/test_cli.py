@@ -18,6 +18,7 @@ from egptlib.metrics import acceptance_metrics
 
 VERBS = [
     "check",
+    "show-events",
     "make-data",
     "cut-dsec",
     "make-scenes",

@@ -1,9 +1,9 @@
-"""Verbs of the scenes room: check, make-data, cut-dsec, make-scenes."""
+"""Verbs of the scenes room: check, show-events, make-data, cut-dsec, make-scenes."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,6 +40,30 @@ def check(
         print(f"{data}: {len(problems)} problem{'s'[: len(problems) != 1]}", file=sys.stderr)
         raise typer.Exit(1)
     print(f"{data}: no problem found")
+
+
+@app.command()
+def show_events(
+    file: Annotated[Path, typer.Argument(help="A recording, in any format of data/README.md.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The picture to write; else FILE's name with .events.png, here.")
+    ] = None,
+    time_unit: Annotated[
+        Literal["s", "ms", "us", "ns"] | None, typer.Option(help="Of a table whose times do not tell.")
+    ] = None,
+) -> None:
+    """Print a recording's rate, span, size and polarity balance, and write a picture of its busiest 50 ms."""
+    from PIL import Image
+
+    from egptlib._paths import atomic_write
+    from egptlib.scenes import summarize_events
+
+    summary = summarize_events(file, time_unit)
+    path = out or Path(f"{file.stem}.events.png")
+    with atomic_write(path) as temporary:
+        Image.fromarray(summary.picture).save(temporary)
+    print(summary)
+    print(f"picture   {summary.busiest_us:,} us and 50 ms on -> {path}")
 
 
 @app.command()

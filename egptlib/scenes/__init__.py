@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._scene import Scene as Scene
     from egptlib.scenes._simulate import EventSimulator as EventSimulator
     from egptlib.scenes._simulate import simulate_events as simulate_events
+    from egptlib.scenes._summary import EventSummary as EventSummary
+    from egptlib.scenes._summary import summarize_events as summarize_events
     from egptlib.scenes._video import frame_indices as frame_indices
     from egptlib.scenes._video import read_frames as read_frames
     from egptlib.scenes._video import write_video as write_video
@@ -62,6 +64,7 @@ _NAMES = {
     "_rendering": ("event_images",),
     "_scene": ("Scene",),
     "_simulate": ("EventSimulator", "simulate_events"),
+    "_summary": ("EventSummary", "summarize_events"),
     "streets._make": ("make_streets",),
     "streets._answers": (
         *("MOVING_SLOTS", "SLOT_QUESTIONS", "SLOTS", "TOLD_TOGETHER"),

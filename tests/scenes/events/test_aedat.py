@@ -48,13 +48,9 @@ def test_every_compression_and_a_file_without_index(tmp_path: Path, code: int, n
         plain = pyarrow.input_stream(pyarrow.py_buffer(data), compression="zstd").read()
         packed = plain if name is None else bytes(pyarrow.Codec(name).compress(plain))
         body += struct.pack("<ii", stream, len(packed)) + packed
-    header = (
-        header[:place]
-        + struct.pack("<i", code)
-        + header[place + 4 : place + 8]
-        + struct.pack("<q", -1)
-        + header[place + 16 :]
-    )
+    changed = bytearray(header)
+    struct.pack_into("<i", changed, place, code)
+    struct.pack_into("<q", changed, place + 8, -1)  # where the index of packets is: none
     (tmp_path / "a.aedat4").write_bytes(bytes(changed) + body)
     np.testing.assert_array_equal(load_events(tmp_path / "a.aedat4")["t"], EVENTS["t"])
 
