@@ -74,7 +74,7 @@ def main() -> int:
     drafters = {
         "EventGPT": own,
         "events blanked": BlankedDrafter(own),
-        "random words": RandomWords(own, pair.num_shared_tokens),
+        "random words": RandomWords(own, len(pair.vocabulary)),
     }
     sound = True
     for tokens in arguments.tokens:

@@ -87,7 +87,9 @@ class DrafterLora(nn.Module):
                 f"LoRA head 'target': expected models of one width, got {drafter.hidden_size} and "
                 f"{target.hidden_size}; take head='own'"
             )
-        head = (target if self.settings.head == "target" else drafter).lm_head.weight[: pair.num_shared_tokens]
+        if not pair.vocabulary.is_shared:
+            raise ValueError(f"L6: expected models of one vocabulary; {drafter.name} and {target.name} have two")
+        head = (target if self.settings.head == "target" else drafter).lm_head.weight[: len(pair.vocabulary)]
         self.register_buffer("head", head.detach().to(drafter.device, drafter.dtype), persistent=False)
         self.tuner = _attached(drafter.language_model, self.settings)
         self.drafter = drafter

@@ -100,7 +100,7 @@ def divergences(
     prompts = [(scene, question) for scene in found.spread(scenes) for question in scene.questions[:questions]]
     for name in names:
         models = _load(settings, name)
-        target, drafter = models.target, as_drafter(models.drafter, models.target)
+        target, drafter = models.target, as_drafter(models.drafter, models.target, models.matching)
         methods: dict[str, Method] = {
             "plain loop": lambda *prompt, t=target: t.decode_greedy(t.start(*prompt), tokens)[0].tolist(),
             f"speculative, gamma {gamma}": partial(

@@ -39,7 +39,7 @@ from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._session import SceneSession, ask_together
-from egptlib.decoding._vocabulary import Vocabulary, common_vocabulary, shared_vocabulary
+from egptlib.models import Matching, Vocabulary, common_vocabulary, match_vocabularies, shared_vocabulary
 
 __all__ = [
     "AdapterDrafter",
@@ -61,6 +61,7 @@ __all__ = [
     "HeadDrafter",
     "KeepingDrafter",
     "Lossless",
+    "Matching",
     "ModelDrafter",
     "NgramDrafter",
     "PromptReader",
@@ -85,6 +86,7 @@ __all__ = [
     "common_vocabulary",
     "first_divergence",
     "hidden_prefill_generate",
+    "match_vocabularies",
     "pipelined_generate",
     "round_tokens",
     "shared_vocabulary",

@@ -12,8 +12,7 @@ from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler
-from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model, confidences
+from egptlib.models import Model, Vocabulary, confidences
 
 
 class CascadeDrafter(ModelDrafter):

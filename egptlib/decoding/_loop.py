@@ -15,10 +15,10 @@ from egptlib.decoding._generation import Generation, Recorder, Round
 from egptlib.decoding._lengths import DraftLength, FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prompts import PromptReader
+from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
-from egptlib.decoding._vocabulary import shared_vocabulary
-from egptlib.models import Model, State, common_prefix
+from egptlib.models import Matching, Model, State, common_prefix, match_vocabularies
 
 
 def speculative_generate(
@@ -38,7 +38,7 @@ def speculative_generate(
 
     Args:
         target: the model whose answer it is.
-        drafter: a model over the same vocabulary, or anything that follows the `Drafter` protocol.
+        drafter: a model (see `as_drafter`), or anything that follows the `Drafter` protocol.
         gamma: draft tokens per verification, or a policy (`DraftLength`).
         max_new_tokens: the answer ends there, or with an end token of the target.
         sampling: None decodes greedily.
@@ -47,7 +47,7 @@ def speculative_generate(
         reader: the target's for this scene, with what earlier questions left (see `SceneSession`).
 
     Raises:
-        ValueError: a limit below 1, or a drafter over another vocabulary.
+        ValueError: a limit below 1, or a drafter without any of the target's tokens.
 
     Example:
         >>> from egptlib import load_pair, open_scenes
@@ -131,9 +131,19 @@ def speculative_decode(
     return Generation(torch.tensor(tokens), target.decode_text(tokens), rounds, recorder.events, rule.lossless)
 
 
-def as_drafter(drafter: Drafter | Model, target: Model) -> Drafter:
-    """A model as a drafter over the target's vocabulary; a drafter as it is."""
-    return ModelDrafter(drafter, shared_vocabulary(drafter, target)) if isinstance(drafter, Model) else drafter
+def as_drafter(drafter: Drafter | Model, target: Model, matching: Matching = "tokens") -> Drafter:
+    """A model as a drafter over the target's vocabulary; a drafter as it is.
+
+    Args:
+        matching: "tokens" drafts those that both vocabularies have (all where they are one; token-level intersection,
+            Timor et al. 2025, algorithm 4), "text" splits the drafted text anew (string-level exact match, algorithm
+            2 there). Both keep the target's output.
+    """
+    if not isinstance(drafter, Model):
+        return drafter
+    if matching == "text":
+        return RetokenizedDrafter(drafter, target)
+    return ModelDrafter(drafter, match_vocabularies(drafter, target))
 
 
 def propose(

@@ -12,8 +12,7 @@ from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
-from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model, State, common_prefix, confidences
+from egptlib.models import Model, State, Vocabulary, common_prefix, confidences
 
 
 class ModelDrafter:

@@ -11,8 +11,7 @@ from egptlib.decoding._drafters import Draft, Stop, certain
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
-from egptlib.decoding._vocabulary import Vocabulary
-from egptlib.models import Model, common_prefix
+from egptlib.models import Model, Vocabulary, common_prefix
 
 
 class RetokenizedDrafter:

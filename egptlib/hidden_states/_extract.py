@@ -88,9 +88,11 @@ def extract(
     cut to the shorter answer, as the earlier work did: position t stands after different words, `drafter_top1` is
     the drafter's own token there, and the full answers are in the metadata as `drafter_ids` and `target_ids`.
 
-    `overlap` is sum(min(p, q)) over the shared vocabulary, p and q each the softmax in float32 of a model's logits
-    (the target's after the rules of its generation_config.json) over its whole vocabulary: the chance that sampling
-    at temperature 1 accepts a draft token.
+    `overlap` is sum(min(p, q)), p and q each the softmax in float32 of a model's logits, the target's after the rules
+    of its generation_config.json, the drafter's over the tokens that both have: the chance that sampling at
+    temperature 1 accepts a draft token. `drafter_top1` is in the target's ids; where the two have different
+    vocabularies, it is -1 on the free path for a token the target lacks, and along the target's path the drafter has
+    read the same words in its own tokens.
 
     Scenes are visited once, in batches that depend on the list of scenes alone. A batch that a stop cut in two is
     computed again whole, so a run that was killed and run again ends with the same bytes as one that was not. Where
@@ -245,10 +247,7 @@ class _Run:
         self._store(rows[:half], wanted)
         self._store(rows[half:], wanted)
 
-    def _keep(self, scene: str, question: str, sample: dict[str, Any] | ValueError) -> None:
-        if isinstance(sample, ValueError):
-            self._failed(scene, question, sample)
-            return
+    def _keep(self, scene: str, question: str, sample: dict[str, Any]) -> None:
         try:
             self.writer.add(**sample)
         except ValueError as error:  # not finite; a full disk, an OSError, ends the run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -39,18 +39,29 @@ class SampleMaker:
         for side, numbers in layers.items():
             getattr(pair, side).check_layers(numbers)
 
-    def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any] | ValueError]:
-        """What `HiddenStateWriter.add` takes, per row; an error instead for a row that cannot be stored."""
+    def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any]]:
+        """What `HiddenStateWriter.add` takes, per row."""
         reader, prompts, places = self._prompts("target", rows)
         target = reader.answer(prompts, self.max_new_tokens)
         reader, prompts, _ = self._prompts("drafter", rows)
         if self.path == "target":
-            # A token the drafter lacks is reported below; it must not stop the others.
-            shared = self.pair.num_shared_tokens
-            drafter = reader.read(prompts, [reading.token_ids.clamp(max=shared - 1) for reading in target])
+            drafter = self._along(reader, prompts, target)
         else:
             drafter = reader.answer(prompts, self.max_new_tokens)
         return [self._sample(*row, drafter[place], target[place]) for row, place in zip(rows, places)]
+
+    def _along(self, reader: Any, prompts: Any, target: list[Reading]) -> list[Reading]:
+        """The drafter along the target's answers, one row for each of the target's tokens.
+
+        A token that the drafter lacks is read in its own tokens, or not at all; what stands before it counts.
+        """
+        vocabulary = self.pair.vocabulary
+        if vocabulary.is_shared and all(vocabulary.writable(reading.token_ids.tolist()) == 1 for reading in target):
+            return reader.read(prompts, [reading.token_ids for reading in target])
+        answers = [reading.token_ids.tolist() for reading in target]
+        end = min(self.pair.drafter.eos_token_ids, default=0)  # never read: it stands for what may follow
+        rows = reader.read(prompts, [torch.tensor([*vocabulary.to_drafter(answer), end]) for answer in answers])
+        return [_at(row, vocabulary.places(answer)) for row, answer in zip(rows, answers)]
 
     @torch.no_grad()
     def _prompts(self, side: Side, rows: Sequence[tuple[Seen, str]]) -> tuple[Any, Any, list[int]]:
@@ -73,38 +84,38 @@ class SampleMaker:
         return reader, reader.prompts(scenes), [number[scene] * widest + i for scene, i in order]
 
     @torch.no_grad()
-    def _sample(self, seen: Seen, question: str, drafter: Reading, target: Reading) -> dict[str, Any] | ValueError:
+    def _sample(self, seen: Seen, question: str, drafter: Reading, target: Reading) -> dict[str, Any]:
         pair, n = self.pair, min(len(drafter.token_ids), len(target.token_ids))
-        drafter_logits = pair.drafter.lm_head(drafter.hidden[:n].to(pair.drafter.device))
+        drafter_logits = pair.vocabulary.to_target(pair.drafter.lm_head(drafter.hidden[:n].to(pair.drafter.device)))
         target_logits = pair.target.lm_head(target.hidden[:n].to(pair.target.device))
         if target.rules is not None:
             target_logits = target.rules.after(target.token_ids[: n - 1])(target_logits)
         self.num_ties += num_ties(target_logits.to(pair.target.dtype))
         metadata = _metadata(seen.scene, question) | {"target_text": pair.target.decode_text(target.token_ids)}
         if self.path == "target":
-            highest = int(target.token_ids.max())
-            if highest >= pair.num_shared_tokens:
-                return ValueError(
-                    f"the target's answer holds token {highest}, which the drafter does not have "
-                    f"(shared are the first {pair.num_shared_tokens})"
-                )
             top1 = drafter_logits.argmax(dim=-1)
         else:
-            top1 = drafter.token_ids[:n]
+            top1 = torch.tensor(pair.vocabulary.from_drafter(drafter.token_ids.tolist()))
             metadata |= {"drafter_text": pair.drafter.decode_text(drafter.token_ids)}
-            metadata |= {"drafter_ids": drafter.token_ids.tolist(), "target_ids": target.token_ids.tolist()}
+            metadata |= {"drafter_ids": top1.tolist(), "target_ids": target.token_ids.tolist()}
         sample = {
             "drafter_hidden": drafter.hidden[:n],
             "target_hidden": target.hidden[:n],
             "token_ids": target.token_ids[:n],
-            "drafter_top1": top1,
+            "drafter_top1": top1[:n],
             "metadata": metadata,
-            **figures(drafter_logits, target_logits, pair.num_shared_tokens),
+            **figures(drafter_logits, target_logits),
         }
         for side, reading in (("drafter", drafter), ("target", target)):
             if reading.layers is not None:
                 sample[f"{side}_layers"] = reading.layers[:n]
         return sample
+
+
+def _at(reading: Reading, rows: list[int]) -> Reading:
+    """Some rows of a reading."""
+    layers = None if reading.layers is None else reading.layers[rows]
+    return replace(reading, token_ids=reading.token_ids[rows], hidden=reading.hidden[rows], layers=layers)
 
 
 def _metadata(scene: Scene, question: str) -> dict[str, Any]:
@@ -125,19 +136,18 @@ def num_ties(logits: Tensor) -> int:
     return int((best[:, 0].float() - best[:, 1].float() <= rounding).sum())
 
 
-def figures(drafter_logits: Tensor, target_logits: Tensor, num_shared_tokens: int) -> dict[str, Tensor]:
+def figures(drafter_logits: Tensor, target_logits: Tensor) -> dict[str, Tensor]:
     """Return what the two next-token distributions say at each position, float32 [n] on the CPU each.
 
     `overlap` is sum(min(p, q)), `drafter_confidence` max(q), `target_entropy` that of p in nats.
 
     Args:
-        drafter_logits, target_logits: [n, V] of each model's own vocabulary.
-        num_shared_tokens: ids below it mean the same to both; the rest can never agree.
+        drafter_logits, target_logits: [n, V] of the target's vocabulary; -inf at tokens the drafter lacks.
     """
     q, log_p = drafter_logits.float().softmax(dim=-1), target_logits.float().log_softmax(dim=-1)
     p = log_p.exp()
     # The heads may sit on two devices.
-    shared = torch.minimum(p[:, :num_shared_tokens], q[:, :num_shared_tokens].to(p.device)).sum(dim=-1)
+    shared = torch.minimum(p, q.to(p.device)).sum(dim=-1)
     entropy = -(p * log_p.clamp(min=-1e4)).sum(dim=-1)  # 0 * -inf would be NaN
     return {
         "overlap": shared.clamp(max=1.0).cpu(),  # rounding of the sums may exceed 1 by 1e-7

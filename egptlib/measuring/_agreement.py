@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egptlib.decoding import Vocabulary, shared_vocabulary
-from egptlib.models import Model, State
+from egptlib.models import Model, State, Vocabulary, match_vocabularies, shared_vocabulary
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ def record_agreement(
     """Answer each prompt with the target and read the answer with the drafter, for `metrics.replay`.
 
     Raises:
-        ValueError: no prompts, or models that do not share a vocabulary.
+        ValueError: no prompts, or models without a common token.
     """
-    vocabulary = shared_vocabulary(drafter, target)
+    vocabulary = match_vocabularies(drafter, target)
     answers, match, ends, confidence, own = [], [], [], [], []
     for scene, question in prompts:
         answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
@@ -132,7 +131,7 @@ def record_cascade(
                 model.rollback(state, length + i)
             branch = _continue(middle, states[0], says[i], depth, theirs)
             if len(branch) > 1:
-                logits = _read(drafter, states[1], branch[:-1], ours)
+                logits = _read(drafter, states[1], ours.to_drafter(branch[:-1]), ours)
                 agree[i, 1 : len(branch)] = np.equal(logits.argmax(dim=-1).tolist(), branch[1:])
             reach[i] = len(branch)
         answers.append(answer)
@@ -144,23 +143,24 @@ def record_cascade(
 
 def _along(model: Model, state: State, answer: list[int], vocabulary: Vocabulary) -> Tensor:
     """Logits [n, V] of the target's vocabulary before each token of an answer; the state has read all but the last."""
-    first = vocabulary.to_target(model.lm_head(state.hidden[:, -1]))
-    return torch.cat([first, _read(model, state, answer[:-1], vocabulary)]) if len(answer) > 1 else first
+    first, spelled = vocabulary.to_target(model.lm_head(state.hidden[:, -1])), vocabulary.to_drafter(answer[:-1])
+    rows = torch.cat([first, _read(model, state, spelled, vocabulary)]) if spelled else first
+    return rows[vocabulary.places(answer)]
 
 
 def _continue(model: Model, state: State, token: int, count: int, vocabulary: Vocabulary) -> list[int]:
     """`token` and what the model writes after it, up to `count` tokens or its end."""
     tokens = [token]
     while len(tokens) < count and tokens[-1] not in vocabulary.end_token_ids:
-        tokens.append(int(_read(model, state, tokens[-1:], vocabulary)[-1].argmax()))
+        tokens.append(int(_read(model, state, vocabulary.to_drafter(tokens[-1:]), vocabulary)[-1].argmax()))
     return tokens
 
 
-def _read(model: Model, state: State, tokens: list[int], vocabulary: Vocabulary) -> Tensor:
-    """Logits [n, V] of the target's vocabulary after each of n more tokens, as `ModelDrafter` drafts from them: without
-    the rules of the model's own generation_config.json."""
-    ids = torch.tensor([vocabulary.to_drafter(tokens)], device=model.device)
-    return vocabulary.to_target(model.lm_head(model.read(ids, state)[0]))
+def _read(model: Model, state: State, ids: list[int], vocabulary: Vocabulary) -> Tensor:
+    """Logits [n, V] of the target's vocabulary after each of n more tokens (the model's own ids), as `ModelDrafter`
+    drafts from them: without the rules of the model's own generation_config.json."""
+    read = model.read(torch.tensor([ids], device=model.device), state)[0]
+    return vocabulary.to_target(model.lm_head(read))
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -252,7 +252,7 @@ def _interleaved(jobs: dict[str, Callable[[], None]], repeats: int, device: torc
 
 
 def _with_contention(costs: Costs, pair: Pair, scene: Any, question: str) -> Costs:
-    drafter = as_drafter(pair.drafter, pair.target)
+    drafter = as_drafter(pair.drafter, pair.target, pair.matching)
     kind = DrafterProcess if pair.drafter.device.type == "cpu" else DrafterThread
     with kind(drafter, pair.target.eos_token_ids) as beside:
         runs = compare_prefill_hiding(pair.target, beside, [(scene, question)], repeats=5)

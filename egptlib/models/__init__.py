@@ -9,7 +9,7 @@ from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
 from egptlib.models._language_model import LanguageModel
 from egptlib.models._lean import weight_versions
-from egptlib.models._load import Pair, load_pair, num_shared_tokens
+from egptlib.models._load import Pair, load_pair
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
 from egptlib.models._open import check_against_generate, open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
@@ -22,6 +22,14 @@ from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
 from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix, confidences
 from egptlib.models._video_llava import VideoModel, load_video_llava
 from egptlib.models._vision_language import VisionLanguageModel
+from egptlib.models._vocabulary import (
+    Matching,
+    Vocabulary,
+    common_vocabulary,
+    match_vocabularies,
+    shared_vocabulary,
+    spelling,
+)
 
 if TYPE_CHECKING:  # its drawing of streets is not needed to load a pair
     from egptlib.models.mini._training import train_mini
@@ -37,6 +45,7 @@ __all__ = [
     "EventModel",
     "Inputs",
     "LanguageModel",
+    "Matching",
     "MemoryPlan",
     "Model",
     "Pair",
@@ -54,20 +63,24 @@ __all__ = [
     "Tracks",
     "VideoModel",
     "VisionLanguageModel",
+    "Vocabulary",
     "check_against_generate",
     "check_rows",
     "common_prefix",
+    "common_vocabulary",
     "confidences",
     "describe_pair",
     "load_pair",
     "load_video_llava",
-    "num_shared_tokens",
+    "match_vocabularies",
     "open_model",
     "pair_settings",
     "peak_bytes",
     "plan_memory",
     "published_configs",
     "reader_for",
+    "shared_vocabulary",
+    "spelling",
     "step_parts",
     "synchronize",
     "train_mini",

@@ -13,14 +13,16 @@ from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._quantization import Quantization, loading_options
 from egptlib.models._video_llava import Form
+from egptlib.models._vocabulary import Matching, Vocabulary, match_vocabularies
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A drafter and a target over one vocabulary.
+    """A drafter and a target.
 
     Attributes:
-        num_shared_tokens: ids below it mean the same token to both; ids from there on are a model's own.
+        vocabulary: what the ids of one mean to the other.
+        matching: how a draft is to become the target's tokens; see `as_drafter` of `egptlib.decoding`.
         load_seconds: "drafter" and "target" -> seconds from the call to weights in place; empty where nothing was
             loaded.
     """
@@ -28,7 +30,8 @@ class Pair:
     name: str
     drafter: Model
     target: Model
-    num_shared_tokens: int
+    vocabulary: Vocabulary
+    matching: Matching = "tokens"
     load_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -44,6 +47,7 @@ def load_pair(
     target_device: str | torch.device | None = None,
     form: Form | None = None,
     prompt: str | None = None,
+    matching: Matching | None = None,
 ) -> Pair:
     """Open a pair of models.
 
@@ -53,11 +57,11 @@ def load_pair(
         others: as in `PairSettings`; what is given comes before what the file says.
 
     Raises:
-        ValueError: unknown name, missing or unfit checkpoint, or vocabularies that do not agree.
+        ValueError: unknown name, missing or unfit checkpoint, or vocabularies without a common token.
 
     Example:
         >>> pair = load_pair()  # the shipped mini pair
-        >>> pair.drafter.name, pair.target.name, pair.num_shared_tokens
+        >>> pair.drafter.name, pair.target.name, len(pair.vocabulary)
         ('EventGPT', 'Video-LLaVA', 768)
     """
     settings = pair_settings(
@@ -71,6 +75,7 @@ def load_pair(
         target_device=target_device,
         form=form,
         prompt=prompt,
+        matching=matching,
     )
     folders = {side: settings.folder(side) for side in ("drafter", "target")}
     drafter_options = loading_options(settings.quantization, settings.torch_dtype, settings.device)
@@ -84,25 +89,5 @@ def load_pair(
         folders["target"], "frames", form=settings.form, prompt=settings.prompt, **target_options
     )
     seconds = {"drafter": between - start, "target": time.perf_counter() - between}
-    shared = num_shared_tokens(opened_drafter, opened_target)
-    return Pair(settings.name, opened_drafter, opened_target, shared, seconds)
-
-
-def num_shared_tokens(drafter: Model, target: Model) -> int:
-    """How many ids, from 0 on, stand for the same token in both vocabularies.
-
-    Raises:
-        ValueError: they differ within the tokens that both were trained with (added specials may differ); the
-            first such id is named.
-    """
-    num_trained = min(drafter.tokenizer.vocab_size, target.tokenizer.vocab_size)
-    size = min(len(drafter.tokenizer), len(target.tokenizer), drafter.vocab_size, target.vocab_size)
-    theirs = drafter.tokenizer.convert_ids_to_tokens(list(range(size)))
-    ours = target.tokenizer.convert_ids_to_tokens(list(range(size)))
-    shared = next((i for i in range(size) if theirs[i] != ours[i]), size)
-    if shared < min(num_trained, size):
-        raise ValueError(
-            f"pair: {drafter.name} and {target.name} need one vocabulary; they differ from id {shared} on: "
-            f"{theirs[shared]!r} and {ours[shared]!r}"
-        )
-    return shared
+    vocabulary = match_vocabularies(opened_drafter, opened_target)
+    return Pair(settings.name, opened_drafter, opened_target, vocabulary, settings.matching, seconds)

@@ -16,12 +16,13 @@ import torch
 if TYPE_CHECKING:
     from egptlib.models._quantization import Quantization
     from egptlib.models._video_llava import Form
+    from egptlib.models._vocabulary import Matching
 
 _CHOICES = {
     "quantization": ("nf4", "int8"),
     "dtype": ("float32", "bfloat16", "float16"),
     "form": ("video", "images"),
-    "vocabulary": ("tokens", "text"),
+    "matching": ("tokens", "text"),
 }
 _FOLDERS = ("drafter", "target", "visual_tower")
 HUB = "hub:"
@@ -45,8 +46,8 @@ class PairSettings:
         form: how the target sees its frames, "video" or "images".
         prompt: what the target is asked, with `{question}` in it and `{frames}` where the frames go; None: the model's
             own.
-        vocabulary: how a draft becomes the target's tokens where the two have different ones: "tokens" (those that
-            both have), or "text" (what was drafted is split anew).
+        matching: how a draft becomes the target's tokens where the two have different vocabularies: "tokens" (those
+            that both have), or "text" (what was drafted is split anew).
 
     Raises:
         ValueError: a value of the wrong type, or not among those expected.
@@ -62,7 +63,7 @@ class PairSettings:
     target_device: str | None = None
     form: Form = "video"
     prompt: str | None = None
-    vocabulary: str = "tokens"
+    matching: Matching = "tokens"
 
     def __post_init__(self) -> None:
         _check({field.name: getattr(self, field.name) for field in fields(self)}, "pair")

@@ -108,7 +108,7 @@ def test_merged_equals_unmerged_and_is_what_the_lean_pass_reads(pair: Pair, head
     assert isinstance(state.cache, KeyValues)
     torch.testing.assert_close(last_states(pair), unmerged, atol=1e-5, rtol=1e-5)
     assert (unmerged - untouched).abs().max() > 1e-2
-    expected = pair.target.lm_head.weight[: pair.num_shared_tokens] if head == "target" else own
+    expected = pair.target.lm_head.weight[: len(pair.vocabulary)] if head == "target" else own
     assert torch.equal(drafter.lm_head.weight, expected)
     torch.testing.assert_close(state.logits, unmerged[:1] @ expected.T, atol=1e-4, rtol=1e-5)
     assert not any("lora" in name for name in drafter.module.state_dict())

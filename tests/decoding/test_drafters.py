@@ -26,12 +26,13 @@ from egptlib.decoding import (
     Sampling,
     SequenceDrafter,
     Stop,
+    as_drafter,
     common_vocabulary,
     first_divergence,
     shared_vocabulary,
     speculative_generate,
 )
-from egptlib.models import Inputs
+from egptlib.models import Inputs, spelling
 
 from .conftest import VOCAB, TextModel, make_model, plain
 
@@ -265,6 +266,45 @@ def test_two_tokenizers() -> None:
                 out = speculative_generate(target, proposes, prompt, "", gamma=4, max_new_tokens=20)
                 assert out.token_ids.tolist() == reference
                 assert out.num_drafted_tokens > 0
+
+
+def test_a_word_is_the_same_however_a_vocabulary_marks_it() -> None:
+    """Byte-level BPE writes a space as one letter, SentencePiece as another and bytes as numbers."""
+    spoken = [b" car", b"\n", "é".encode(), b" turns", b"\xe2"]
+    theirs = ["<s>", "</s>", "\u2581car", "<0x0A>", "é", "\u2581turns", "<0xE2>", "\u2581"]
+    mine = ["</s>", "Ċ", "Ġturns", "Ã©", "Ġcar", "â", "<s>", "car"]
+    target, drafter = (
+        word_model(tokenizer, i) for i, tokenizer in enumerate((pieces(theirs, False), pieces(mine, True)))
+    )
+    vocabulary = common_vocabulary(drafter, target)
+    names = {theirs[t]: mine[d] for d, t in zip(vocabulary.drafter_ids.tolist(), vocabulary.target_ids.tolist())}
+    assert names == {
+        "\u2581car": "Ġcar", "<0x0A>": "Ċ", "é": "Ã©", "\u2581turns": "Ġturns", "<0xE2>": "â", "<s>": "<s>",
+        "</s>": "</s>",
+    }  # fmt: skip
+    for model in (drafter, target):
+        assert set(spoken) <= {spelling(model.tokenizer, i) for i in range(8)}
+        assert spelling(model.tokenizer, model.tokenizer.eos_token_id) == b""
+    assert vocabulary.writable([2, 3, 7, 7]) == 0.5 and vocabulary.writable([]) == 1.0
+    assert vocabulary.from_drafter([2, 7]) == [5, -1]
+
+
+def pieces(names: list[str], byte_level: bool) -> Any:
+    """A tokenizer with these tokens."""
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<s>"))
+    tokenizer.decoder = decoders.ByteLevel() if byte_level else decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>")
+
+
+def test_a_model_drafts_over_another_vocabulary_by_tokens_or_by_text() -> None:
+    text = ["a red car turns left", "two people cross the road at dusk"] * 4
+    target, drafter = word_model(trained("bpe", 70, text), 1), word_model(trained("unigram", 60, text), 2)
+    by_tokens, by_text = as_drafter(drafter, target), as_drafter(drafter, target, "text")
+    assert isinstance(by_tokens, ModelDrafter) and not by_tokens.vocabulary.is_shared
+    assert isinstance(by_text, RetokenizedDrafter)
+    assert as_drafter(by_text, target) is by_text
+    same = as_drafter(target, target)
+    assert isinstance(same, ModelDrafter) and same.vocabulary.is_shared
 
 
 def test_mapped_logits_are_the_drafters_own_confined() -> None:

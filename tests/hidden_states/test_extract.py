@@ -16,11 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from egptlib.decoding import speculative_generate
 from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete, write_trace
 from egptlib.hidden_states._extract import Extraction
 from egptlib.hidden_states._samples import SampleMaker, figures, num_ties
-from egptlib.models import Model, Pair
+from egptlib.measuring import record_agreement
+from egptlib.models import EventModel, Model, Pair, Vocabulary, match_vocabularies
 from egptlib.models._batch import BatchReader, Reading
+from egptlib.models.mini import _sizes as mini
 from egptlib.scenes import Scene
 from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene
@@ -110,7 +113,7 @@ def test_along_the_targets_path(pair: Pair, tmp_path: Path) -> None:
         torch.testing.assert_close(sample.drafter_hidden, drafter_hidden, rtol=1e-3, atol=1e-4)
         assert target_logits.argmax(-1).tolist() == ids.tolist()
         assert drafter_logits.argmax(-1).tolist() == sample.drafter_top1.tolist()
-        expected = overlap_loop(drafter_logits, target_logits, pair.num_shared_tokens)
+        expected = overlap_loop(drafter_logits, target_logits, len(pair.vocabulary))
         assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
         assert sample.metadata["target_text"] == pair.target.decode_text(ids)
         assert sample.metadata["reference"] == f"answer {sample.metadata['question_index']}"
@@ -150,7 +153,7 @@ def test_each_on_its_own_path_is_cut_to_the_shorter(
     )
     torch.testing.assert_close(sample.drafter_hidden, drafter_hidden, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(sample.target_hidden, target_hidden, rtol=1e-3, atol=1e-4)
-    expected = overlap_loop(drafter_logits, target_logits, pair.num_shared_tokens)
+    expected = overlap_loop(drafter_logits, target_logits, len(pair.vocabulary))
     assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -310,18 +313,19 @@ def test_many_failures_in_a_row_end_the_run(pair: Pair, tmp_path: Path) -> None:
 
 def test_figures_at_their_ends() -> None:
     logits = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)) * 4
-    same = figures(logits, logits, 30)
+    same = figures(logits, logits)
     assert torch.allclose(same["overlap"], torch.ones(5))
     reference = torch.distributions.Categorical(logits=logits)
     assert torch.allclose(same["target_entropy"], reference.entropy(), atol=1e-6)
     assert torch.allclose(same["drafter_confidence"], reference.probs.max(-1).values)
     apart = torch.full((1, 30), -100.0).repeat(2, 1)
     apart[0, 3] = apart[1, 4] = 100.0
-    sure = figures(apart[:1], apart[1:], 30)
+    sure = figures(apart[:1], apart[1:])
     assert [sure[name].item() for name in ("overlap", "drafter_confidence", "target_entropy")] == [0.0, 1.0, 0.0]
-    # what is said outside the shared vocabulary can never agree
-    assert figures(apart[:1], apart[:1], 3)["overlap"].item() == 0.0
-    assert all(value.dtype == torch.float32 for value in figures(logits.bfloat16(), logits.bfloat16(), 30).values())
+    # what the drafter cannot say can never agree
+    lacks = apart[1:].index_fill(1, torch.tensor([3]), -torch.inf)
+    assert figures(lacks, apart[:1])["overlap"].item() == 0.0
+    assert all(value.dtype == torch.float32 for value in figures(logits.bfloat16(), logits.bfloat16()).values())
 
 
 def test_a_stopped_run_is_taken_up_and_ends_the_same(pair: Pair, tmp_path: Path) -> None:
@@ -467,11 +471,74 @@ def test_a_full_disk_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytes
         extract(pair, Scenes(2), tmp_path, max_new_tokens=2, chunk_size=1)
 
 
-def test_a_target_token_that_the_drafter_lacks_is_named(pair: Pair, tmp_path: Path) -> None:
-    narrow = replace(pair, num_shared_tokens=3)
-    result = extract(narrow, Scenes(1), tmp_path, max_new_tokens=3, num_questions=1)
-    assert result.num_failed == 1
-    assert "which the drafter does not have" in (tmp_path / "failures.jsonl").read_text()
+@pytest.fixture(scope="module")
+def two_vocabularies(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The same random models; the drafter's tokens are those of another language."""
+    folder = tmp_path_factory.mktemp("other") / "drafter"
+    pair.drafter.module.save_pretrained(folder)
+    tokenizer = mini.train_tokenizer(["Qu'est-ce qui bouge ? Une voiture rouge va à gauche. ASSISTANT: USER: deux"] * 3)
+    mini.wrap_tokenizer(tokenizer, for_target=False).save_pretrained(folder)
+    drafter = EventModel.from_pretrained(folder, dtype=torch.float32)
+    return replace(pair, drafter=drafter, vocabulary=match_vocabularies(drafter, pair.target))
+
+
+def test_the_drafter_reads_the_targets_words_in_its_own_tokens(two_vocabularies: Pair, tmp_path: Path) -> None:
+    """Position by position: one pass over the words before it, each spelled by hand, and what both can say of it."""
+    pair, scene = two_vocabularies, make_scene(0)
+    drafter, target = pair.drafter, pair.target
+    assert not pair.vocabulary.is_shared
+    extract(pair, [scene], tmp_path, max_new_tokens=LENGTH, layers={"drafter": (1,)})
+    spelled, at = 0, 0
+    own = drafter.tokenizer.get_vocab()
+    common = {theirs: own[name] for name, theirs in target.tokenizer.get_vocab().items() if name in own}
+    for sample in HiddenStates.open(tmp_path):
+        assert sample.token_ids is not None and sample.drafter_top1 is not None and sample.drafter_layers is not None
+        words: list[int] = []
+        for t, token in enumerate(sample.token_ids.tolist()):
+            hidden, logits = published_forward(drafter, scene, sample.metadata["question"], torch.tensor([*words, 0]))
+            torch.testing.assert_close(sample.drafter_hidden[t], hidden[-1], rtol=1e-3, atol=1e-4)
+            said = max(common, key=lambda theirs: logits[-1, common[theirs]].item())
+            assert sample.drafter_top1[t] == said
+            at += 1
+            if token in common:
+                words.append(common[token])
+            else:
+                text = target.tokenizer.decode([token])
+                assert "\ufffd" not in text
+                words += drafter.tokenizer(text, add_special_tokens=False).input_ids
+                spelled += 1
+        assert len(sample.drafter_layers) == len(sample.token_ids)
+    assert 0 < spelled < at
+    ids = [token for sample in HiddenStates.open(tmp_path) for token in sample.token_ids.tolist()]  # type: ignore[union-attr]
+    assert pair.vocabulary.writable(ids) == 1 - spelled / at
+
+
+def test_replay_along_two_vocabularies_is_what_the_loop_does(two_vocabularies: Pair, tmp_path: Path) -> None:
+    pair, scene = two_vocabularies, make_scene(1)
+    extract(pair, [scene], tmp_path, max_new_tokens=LENGTH)
+    recorded = record_agreement(pair.target, pair.drafter, [(scene, q) for q in scene.questions], LENGTH)
+    for i, sample in enumerate(HiddenStates.open(tmp_path)):
+        n = len(sample)
+        assert sample.match.tolist() == recorded.match[i, :n].tolist()
+        made = speculative_generate(
+            pair.target, pair.drafter, scene, sample.metadata["question"], gamma=3, max_new_tokens=LENGTH
+        )
+        assert made.token_ids.tolist() == sample.token_ids.tolist()  # type: ignore[union-attr]
+
+
+def test_the_free_path_tells_the_drafters_words_in_the_targets_ids(two_vocabularies: Pair, tmp_path: Path) -> None:
+    pair, scene = two_vocabularies, make_scene(0)
+    known, own = pair.vocabulary, published_answer(pair.drafter, scene, scene.questions[0])
+    kept = torch.stack([known.drafter_ids, known.target_ids], dim=1)[known.drafter_ids != own[1]]
+    specials = pair.target.eos_token_ids
+    narrow = Vocabulary(kept, known.drafter_tokenizer, known.target_tokenizer, known.target_size, specials)
+    extract(replace(pair, vocabulary=narrow), [scene], tmp_path, path="free", max_new_tokens=LENGTH, num_questions=1)
+    (sample,) = HiddenStates.open(tmp_path)
+    names = pair.drafter.tokenizer.convert_ids_to_tokens(own)
+    expected = [-1 if i == own[1] else pair.target.tokenizer.convert_tokens_to_ids(n) for i, n in zip(own, names)]
+    assert sample.metadata["drafter_ids"] == expected and sample.drafter_top1 is not None
+    assert sample.drafter_top1.tolist() == expected[: len(sample)]
+    assert sample.metadata["drafter_text"] == pair.drafter.decode_text(own)
 
 
 def test_the_line_says_long_times_in_minutes_and_hours() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from egptlib.measuring import report_costs
 from egptlib.metrics import Costs
-from egptlib.models import STAGES, STEP_PARTS, Pair
+from egptlib.models import STAGES, STEP_PARTS, Pair, shared_vocabulary
 from tests.decoding.conftest import make_model
 
 
@@ -19,7 +19,7 @@ class Prompt(list[int]):
 
 def test_a_report_is_complete(tmp_path: Any) -> None:
     target = make_model(0, layers=3, name="target")
-    pair = Pair("tiny", make_model(1), target, 24)
+    pair = Pair("tiny", drafter := make_model(1), target, shared_vocabulary(drafter, target))
     before = target.decode_greedy(target.prefill(target.encode([4, 5, 6], "")), 12)[0].tolist()
     report = report_costs(pair, Prompt([4, 5, 6]), gammas=[0, 1, 4], repeats=2, measure_contention=False)
     costs = report.costs
@@ -44,7 +44,7 @@ def test_a_report_is_complete(tmp_path: Any) -> None:
 
 
 def test_senseless_requests_are_refused() -> None:
-    pair = Pair("tiny", make_model(1), make_model(0), 24)
+    pair = Pair("tiny", model := make_model(1), make_model(0), shared_vocabulary(model, model))
     with pytest.raises(ValueError, match="at least one repeat"):
         report_costs(pair, Prompt([4]), repeats=0)
     with pytest.raises(ValueError, match="gammas from 0"):

@@ -37,7 +37,7 @@ def test_classes_and_sizes(pair):
     assert pair.drafter.hidden_size == pair.target.hidden_size == HIDDEN
     assert pair.drafter.module.config.num_hidden_layers == DRAFTER_LAYERS
     assert pair.target.module.config.text_config.num_hidden_layers == TARGET_LAYERS >= 4 * DRAFTER_LAYERS
-    assert pair.num_shared_tokens == VOCAB_SIZE
+    assert len(pair.vocabulary) == VOCAB_SIZE
     assert pair.target.vocab_size == VOCAB_SIZE + len(TARGET_SPECIALS)
 
 

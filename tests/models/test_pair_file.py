@@ -66,6 +66,7 @@ def test_a_file_and_arguments_open_the_same_pair(folder: Path) -> None:
     ids = [pair.target._ids("What?", 2).tolist() for pair in (ours, theirs)]  # type: ignore[attr-defined]
     assert ids[0] == ids[1]
     assert pair_settings(path).torch_dtype == torch.float32
+    assert (ours.matching, load_pair(path, matching="text").matching) == ("tokens", "text")
 
 
 def test_the_mini_pair_may_have_a_file(tmp_path: Path) -> None:
