@@ -13,7 +13,7 @@ from tests.decoding.conftest import make_model
 class Prompt(list[int]):
     """Token ids with what a scene has besides its pictures."""
 
-    questions = ("what?",)
+    questions = ("",)
     metadata: dict[str, Any] = {"load_seconds": 0.5}  # noqa: RUF012
 
 
