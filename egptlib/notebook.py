@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from egptlib._paths import write_json
 from egptlib.hidden_states import HiddenStates, extract, is_complete
-from egptlib.models import Pair, PairSettings, load_pair, pair_settings
+from egptlib.models import Pair, PairSettings, frame_sampling, load_pair, pair_settings
 from egptlib.reporting import Run
 from egptlib.scenes import SceneFolder, open_scenes
 
@@ -107,7 +107,8 @@ def begin(
         if count < 1:
             raise ValueError(f"{name}: expected at least 1, found {count}")
     settings = pair_settings(pair)
-    scenes = open_scenes(dataset, split, event_views=event_views).spread(num_scenes)
+    scenes = open_scenes(dataset, split, event_views=event_views, sampling=frame_sampling(settings))
+    scenes = scenes.spread(num_scenes)
     if not len(scenes):
         raise ValueError(f"dataset {dataset!r}: expected at least one scene, found none")
     if num_questions > (fewest := scenes.num_questions):

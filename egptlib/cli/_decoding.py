@@ -43,11 +43,11 @@ def costs(
     from egptlib._paths import write_json
     from egptlib.figures import step_parts_figure, verify_cost_figure
     from egptlib.measuring import report_costs
-    from egptlib.models import pair_settings
+    from egptlib.models import frame_sampling, pair_settings
     from egptlib.scenes import open_scenes
 
     names, settings = _precisions(precision, PRECISIONS), pair_settings(pair)
-    scene = open_scenes(dataset, split=split, event_views=event_views)[0]
+    scene = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))[0]
     reports: dict[str, CostReport] = {}
     for name in names:
         models = _load(settings, name)
@@ -92,11 +92,11 @@ def divergences(
     from egptlib._paths import write_json
     from egptlib.decoding import as_drafter, speculative_generate
     from egptlib.measuring import find_divergences
-    from egptlib.models import pair_settings
+    from egptlib.models import frame_sampling, pair_settings
     from egptlib.scenes import open_scenes
 
     names, settings = _precisions(precision, ("bfloat16", "nf4")), pair_settings(pair)
-    found = open_scenes(dataset, split=split, event_views=event_views)
+    found = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))
     prompts = [(scene, question) for scene in found.spread(scenes) for question in scene.questions[:questions]]
     for name in names:
         models = _load(settings, name)

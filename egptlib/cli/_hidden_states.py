@@ -57,7 +57,7 @@ def extract(
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
     options |= {"chunk_size": chunk_size, "commit_every": commit_every}
     options |= {"retry_failed": retry_failed, "max_failures_in_row": max_failures_in_row}
-    scenes = _scenes(dataset, split, event_views, num_scenes)
+    scenes = _scenes(pair, dataset, split, event_views, num_scenes)
     try:
         if workers > 1 or cluster:
             extract_shards(vars(settings), scenes, out, workers, cluster, **options)
@@ -86,13 +86,14 @@ def plan_extraction(
     from egptlib.models import load_pair
 
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
-    print(plan(load_pair(pair), _scenes(dataset, split, event_views, num_scenes), **options))
+    print(plan(load_pair(pair), _scenes(pair, dataset, split, event_views, num_scenes), **options))
 
 
-def _scenes(dataset: str, split: str, event_views: int, num_scenes: int | None) -> "SceneFolder":
+def _scenes(pair: str, dataset: str, split: str, event_views: int, num_scenes: int | None) -> "SceneFolder":
+    from egptlib.models import frame_sampling
     from egptlib.scenes import open_scenes
 
-    scenes = open_scenes(dataset, split=split, event_views=event_views)
+    scenes = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(pair))
     return scenes.spread(num_scenes) if num_scenes else scenes
 
 

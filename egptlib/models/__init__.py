@@ -11,7 +11,7 @@ from egptlib.models._language_model import LanguageModel
 from egptlib.models._lean import weight_versions
 from egptlib.models._load import Pair, load_pair
 from egptlib.models._memory import MemoryPlan, plan_memory, published_configs
-from egptlib.models._open import check_against_generate, open_model
+from egptlib.models._open import check_against_generate, frame_sampling, open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._peak import peak_bytes
 from egptlib.models._preprocess import Preprocessor
@@ -70,6 +70,7 @@ __all__ = [
     "common_vocabulary",
     "confidences",
     "describe_pair",
+    "frame_sampling",
     "load_pair",
     "load_video_llava",
     "match_vocabularies",

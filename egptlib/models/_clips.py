@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from egptlib.models._checkpoint import read_config
 from egptlib.models._preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from egptlib.scenes import FrameSampling
 
 Settings = dict[str, Any]
 NEEDED = ("size", "image_mean", "image_std")
@@ -39,9 +42,26 @@ class ClipProcessor(VideoProcessorMixin):
     def makes(self) -> Callable[[np.ndarray, Settings], dict[str, Tensor]] | None:
         return CLIPS.get(self.processor_name)
 
+    @property
+    def sampling(self) -> FrameSampling:
+        """How frames are taken from a clip: by its own rule, or evenly where it has none."""
+        return self.sampled if self.processor_name in SAMPLING else "even"
+
+    def sampled(self, length: int, rate: float | None) -> list[int]:
+        """Which frames of a clip of so many, `rate` a second, the checkpoint's video processor takes.
+
+        Raises:
+            ValueError: it counts by the second, and the rate is not known.
+        """
+        if rate is None:
+            raise ValueError(f"{self.processor_name} takes frames by the second, and the clip's rate is unknown")
+        return SAMPLING[self.processor_name](length, rate, self.settings)
+
     def check(self) -> None:
         """Raise ValueError where the checkpoint does not say what clips are made with."""
-        for name in NEEDED:
+        more = ("max_image_size", "num_frames", "fps") if self.makes is _smolvlm else ()
+        more = ("patch_size", "merge_size", "temporal_patch_size") if self.makes in (_qwen2, _qwen3) else more
+        for name in (*NEEDED, *more):
             if name not in self.settings:
                 raise ValueError(f"{self.source}: {name}: expected a value, found none")
         if self.settings.get("cap_pixels_per_frame"):
@@ -64,12 +84,44 @@ def clip_settings(folder: Path) -> tuple[Settings, str]:
             if file == "processor_config.json":
                 settings = settings.get("video_processor", {})
             if settings:
-                if "min_pixels" in settings:  # the older spelling of Qwen's
-                    settings.setdefault(
-                        "size", {"shortest_edge": settings["min_pixels"], "longest_edge": settings["max_pixels"]}
-                    )
-                return settings, str(folder / file)
+                return _today(settings), str(folder / file)
     return {}, str(folder / "video_preprocessor_config.json")
+
+
+def _today(settings: Settings) -> Settings:
+    """Settings of Qwen's and SmolVLM's older files under the names that they have today."""
+    if "min_pixels" in settings and "size" not in settings:
+        size = {"shortest_edge": settings["min_pixels"], "longest_edge": settings["max_pixels"]}
+        return settings | {"size": size}
+    if older := settings.get("video_sampling"):
+        return settings | {"num_frames": older["max_frames"], "fps": older["fps"], "size": older["video_size"]}
+    return settings
+
+
+def _qwen2_frames(length: int, rate: float, settings: Settings) -> list[int]:
+    """`fps` frames a second (2 as in Qwen's own code where nothing is told), a multiple of what a patch is deep."""
+    deep = settings["temporal_patch_size"]
+    least, most = settings.get("min_frames", 4), settings.get("max_frames", 768)
+    most = min(most, length) // deep * deep
+    count = min(max(length / rate * settings.get("fps", 2), least), most, length) // deep * deep
+    return [int(index) for index in torch.arange(0, length, length / max(count, 1)).int()]
+
+
+def _qwen3_frames(length: int, rate: float, settings: Settings) -> list[int]:
+    """`fps` frames a second, from the first to the last."""
+    least, most = settings.get("min_frames", 4), settings.get("max_frames", 768)
+    count = min(max(int(length / rate * settings.get("fps", 2)), least), most, length)
+    return [int(index) for index in np.linspace(0, length - 1, count).round()]
+
+
+def _smolvlm_frames(length: int, rate: float, settings: Settings) -> list[int]:
+    """`fps` frames a second but `num_frames` at most, without the first and last second of a long clip."""
+    seconds, most, fps = length / rate, settings["num_frames"], settings["fps"]
+    count = max(min(round(fps * seconds), most), 1)
+    first, last = 0, length - 1
+    if seconds - 2 > most * fps:
+        first, last = int(rate), min(int(length - rate), last)
+    return sorted({int(index) for index in np.linspace(first, last, count)})
 
 
 def _plain(frames: np.ndarray, settings: Settings) -> dict[str, Tensor]:
@@ -148,3 +200,11 @@ CLIPS: dict[str, Callable[[np.ndarray, Settings], dict[str, Tensor]]] = {
     "VideoLlavaProcessor": _plain,
 }
 """Processors that take clips, and what makes their pixel values."""
+
+SAMPLING: dict[str, Callable[[int, float, Settings], list[int]]] = {
+    "Qwen2VLProcessor": _qwen2_frames,
+    "Qwen2_5_VLProcessor": _qwen2_frames,
+    "Qwen3VLProcessor": _qwen3_frames,
+    "SmolVLMProcessor": _smolvlm_frames,
+}
+"""Those that choose the frames of a clip by its length; the others are shown what a scene holds."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from egptlib.models._preprocess import Preprocessor
 from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
 from egptlib.models._stopwatch import Stopwatch
 from egptlib.models._structure import check_given, whole_cache
+
+if TYPE_CHECKING:
+    from egptlib.scenes import FrameSampling
 
 
 @dataclass
@@ -144,6 +147,11 @@ class Model(ABC):
         self.final_norm: nn.Module = language_model.norm  # type: ignore[assignment]
         self.eos_token_ids = _eos_token_ids(module, tokenizer)
         self._lean: LeanLlama | None = None
+
+    @property
+    def sampling(self) -> FrameSampling:
+        """How `open_scenes` should take frames for it: evenly, or as its own processor does."""
+        return "even"
 
     @abstractmethod
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,12 +14,18 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from egptlib.models._checkpoint import checkpoint_folder, read_config
+from egptlib.models._clips import ClipProcessor
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EventGPTConfig
 from egptlib.models._interface import Model
 from egptlib.models._language_model import LanguageModel
+from egptlib.models._pair_file import PairSettings, pair_settings
+from egptlib.models._processors import processor_name
 from egptlib.models._video_llava import Form, VideoModel
 from egptlib.models._vision_language import Sees, VisionLanguageModel
+
+if TYPE_CHECKING:
+    from egptlib.scenes import FrameSampling
 
 TESTED = {
     *("gemma3", "idefics3", "internvl", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm"),
@@ -66,6 +72,16 @@ def open_model(
     if kind not in TESTED:
         check_against_generate(model)
     return model
+
+
+def frame_sampling(pair: str | Path | PairSettings) -> FrameSampling:
+    """How a pair's target takes frames from a clip (its `Model.sampling`), from its configs alone."""
+    settings = pair_settings(pair)
+    folder = checkpoint_folder(settings.folder("target"), ["*.json"])
+    kind = read_config(folder).get("model_type")
+    if settings.form == "images" or kind == "video_llava" or kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "even"
+    return ClipProcessor(folder, processor_name(folder)).sampling
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def load_processor(folder: Path) -> Any:
     Raises:
         ValueError: the folder's files do not make one, or a package that it needs is missing; either is named.
     """
-    name = _processor_name(folder)
+    name = processor_name(folder)
     # Without torchvision transformers cannot tell what a video processor is, so its check of the parts is left out.
     kind: Any = type(name, (getattr(transformers, name),), {"check_argument_for_proper_class": lambda *_: None})
     parts: dict[str, Callable[[], Any]] = {
@@ -73,7 +73,8 @@ def spelled(number: int) -> str:
     return TENS[number // 10 - 2] + (f"-{UNITS[number % 10]}" if number % 10 else "")
 
 
-def _processor_name(folder: Path) -> str:
+def processor_name(folder: Path) -> str:
+    """The class of a folder's processor, as its files or transformers' own table name it."""
     files = [file for file in ("processor_config.json", "preprocessor_config.json") if (folder / file).is_file()]
     named = [read_config(folder, file).get("processor_class") for file in files]
     kind = str(read_config(folder).get("model_type"))

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folde
 from egptlib.models._interface import Inputs, Model, Prompt
 from egptlib.models._processors import Remembered, load_processor
 from egptlib.models._video_llava import Form
+
+if TYPE_CHECKING:
+    from egptlib.scenes import FrameSampling
 
 Sees = Literal["events", "frames"]
 PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
@@ -97,6 +100,10 @@ class VisionLanguageModel(Model):
         folder = checkpoint_folder(folder)
         module = checked_from_pretrained(AutoModelForImageTextToText.from_pretrained, folder, **kwargs)
         return cls(module, load_processor(folder), sees, form, name, prompt)
+
+    @property
+    def sampling(self) -> FrameSampling:
+        return self.processor.video_processor.sampling if self.form == "video" else "even"
 
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
         if like is None:
@@ -187,7 +194,8 @@ def _caught(module: Any, language_model: nn.Module, given: dict[str, Any]) -> di
 def _clip_of(scene: Any) -> VideoMetadata:
     """Which frames of which clip a scene shows: some prompts tell their times."""
     indices = list(getattr(scene, "frame_indices", ()) or range(len(scene.frames)))
-    length, rate = scene.metadata.get("clip") or (indices[-1] + 1, UNKNOWN_RATE)
+    length, rate = scene.metadata.get("clip") or (indices[-1] + 1, None)
+    rate = rate or UNKNOWN_RATE
     return VideoMetadata(
         total_num_frames=length, fps=rate, frames_indices=indices, duration=length / rate, video_backend="pyav"
     )

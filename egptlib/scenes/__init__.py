@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._simulate import simulate_events as simulate_events
     from egptlib.scenes._summary import EventSummary as EventSummary
     from egptlib.scenes._summary import summarize_events as summarize_events
+    from egptlib.scenes._video import FrameSampling as FrameSampling
     from egptlib.scenes._video import frame_indices as frame_indices
     from egptlib.scenes._video import read_frames as read_frames
     from egptlib.scenes._video import write_video as write_video
@@ -70,7 +71,7 @@ _NAMES = {
         *("MOVING_SLOTS", "SLOT_QUESTIONS", "SLOTS", "TOLD_TOGETHER"),
         *("find_slot", "phrase_of", "read_slots", "slot_values"),
     ),
-    "_video": ("frame_indices", "read_frames", "write_video"),
+    "_video": ("FrameSampling", "frame_indices", "read_frames", "write_video"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

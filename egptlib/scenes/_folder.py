@@ -16,7 +16,7 @@ from egptlib.scenes._index import INDEX_NAME, Record, read_index
 from egptlib.scenes._questions import QUESTIONS, question_tuple
 from egptlib.scenes._rendering import RenderingOrder, event_images
 from egptlib.scenes._scene import Scene
-from egptlib.scenes._video import FrameSampling, read_frames
+from egptlib.scenes._video import FrameSampling, clip_length, read_frames
 from egptlib.scenes.events import load_events
 from egptlib.scenes.streets._world import street_name
 
@@ -35,8 +35,8 @@ class SceneOptions:
     def __post_init__(self) -> None:
         if self.event_views < 1 or self.num_frames < 1:
             raise ValueError(f"event_views={self.event_views}, num_frames={self.num_frames}: both must be at least 1")
-        if self.sampling not in ("even", "first"):
-            raise ValueError(f"unknown frame sampling {self.sampling!r}; expected 'even' or 'first'")
+        if self.sampling not in ("even", "first") and not callable(self.sampling):
+            raise ValueError(f"unknown frame sampling {self.sampling!r}; expected 'even', 'first' or a function")
         if self.order not in ("last", "polarity"):
             raise ValueError(f"unknown rendering order {self.order!r}; expected 'last' or 'polarity'")
 
@@ -145,7 +145,7 @@ def open_scenes(
         split: "train" or "test" (default) of "streets". A folder and "clips" are one split: it makes no difference.
         event_views: event pictures a scene. 1 reads `event_image_1f/`, n reads `event_image/` where it has n
             pictures; otherwise they are drawn from `event_npy/`.
-        num_frames, sampling: see `read_frames`.
+        num_frames, sampling: see `read_frames`; a target's own sampling is `sampling=pair.target.sampling`.
         order: which event wins a pixel, where pictures are drawn here (see `event_images`).
         from_events: draw from `event_npy/` even where there are pictures.
         questions: asked of every scene instead of its own: the questions, or a file (see `load_questions`). Scenes
@@ -214,7 +214,7 @@ def read_scene(record: Record, options: SceneOptions) -> Scene:
     frames, indices = read_frames(frames_from, options.num_frames, options.sampling)
     questions, answers, choices = _ask(record, options.questions)
     metadata = {"events": "unknown", **record.extra}
-    metadata |= {"images_from": str(images_from), "frames_from": str(frames_from)}
+    metadata |= {"images_from": str(images_from), "frames_from": str(frames_from), "clip": clip_length(frames_from)}
     return Scene(
         id=record.id,
         sequence=record.sequence,
@@ -223,7 +223,7 @@ def read_scene(record: Record, options: SceneOptions) -> Scene:
         questions=questions,
         answers=answers,
         rendering=rendering,
-        frame_sampling=options.sampling,
+        frame_sampling=options.sampling if isinstance(options.sampling, str) else "own",
         frame_indices=tuple(indices),
         metadata=metadata | {"load_seconds": time.perf_counter() - start},
         event_path=record.event_path if record.event_path.is_file() else None,

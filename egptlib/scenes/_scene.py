@@ -27,10 +27,11 @@ class Scene:
         questions: at least one.
         answers: one a question; None when any is unknown.
         rendering: "last" or "polarity", or "stored" for pictures of a folder that does not say.
-        frame_sampling: "even" or "first".
+        frame_sampling: "even", "first" or "own" (the target's).
         frame_indices: which frames of the clip they are.
-        metadata: "events" ("recorded", "simulated" or "unknown"), "images_from", "frames_from", "load_seconds", and
-            the entry's further keys in the JSON (such as "slots").
+        metadata: "events" ("recorded", "simulated" or "unknown"), "images_from", "frames_from", "clip" (number of its
+            frames and how many a second, or None), "load_seconds", and the entry's further keys in the JSON (such as
+            "slots").
         event_path: the raw events, or None where the folder has none.
         choices: one a question: the options of a multiple-choice question (its answer is one of them), else empty.
         stream: raw events in memory, in place of `event_path`.
@@ -92,9 +93,9 @@ class Scene:
             frames=np.stack([frames[index] for index in indices]),
             questions=asked or QUESTIONS,
             rendering=order,
-            frame_sampling=sampling,
+            frame_sampling=sampling if isinstance(sampling, str) else "own",
             frame_indices=tuple(indices),
-            metadata={"events": "unknown"},
+            metadata={"events": "unknown", "clip": (len(frames), None)},
             stream=stream,
         )
 

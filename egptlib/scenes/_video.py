@@ -1,6 +1,6 @@
 """Reading a few frames of a clip, and writing one, with PyAV; never a whole clip in memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-FrameSampling = Literal["even", "first"]
+FrameSampling = Literal["even", "first"] | Callable[[int, float | None], Sequence[int]]
+"""Which frames of a clip are taken: evenly spaced, the first ones, or what a function of their number and rate says
+(frames a second, None where unknown), such as a target's own (`Model.sampling`)."""
 
 
-def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even") -> list[int]:
+def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even", rate: float | None = None) -> list[int]:
     """Return which `n` of `total` frames are taken.
 
     "even" spaces them from the first to the last frame, rounded down (0 2 5 8 10 13 16 19 of 20), "first" takes the
     leading ones. Sampling is by index, also in clips of variable frame rate. A clip with fewer than `n` frames repeats
-    some: evenly spaced indices repeat by themselves, "first" repeats the last frame.
+    some: evenly spaced indices repeat by themselves, "first" repeats the last frame. A function decides by itself how
+    many it takes.
     """
     if total < 1 or n < 1:
         raise ValueError(f"cannot take {n} of {total} frames")
@@ -34,7 +37,23 @@ def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even") -> l
         return [int(index) for index in np.linspace(0, total - 1, n).astype(int)]
     if sampling == "first":
         return [min(index, total - 1) for index in range(n)]
-    raise ValueError(f"unknown frame sampling {sampling!r}; expected 'even' or 'first'")
+    if not callable(sampling):
+        raise ValueError(f"unknown frame sampling {sampling!r}; expected 'even', 'first' or a function")
+    indices = [int(index) for index in sampling(total, rate)]
+    if not indices or min(indices) < 0 or max(indices) >= total:
+        raise ValueError(f"frame sampling: expected indices below {total}, found {indices}")
+    return indices
+
+
+def clip_length(path: str | PathLike[str]) -> tuple[int, float | None]:
+    """How many frames a clip (or folder of PNG frames) shows by its index, and how many a second; None: unknown."""
+    path = Path(path)
+    if path.is_dir():
+        from egptlib.scenes._images import frame_files
+
+        return len(frame_files(path)), None
+    with _open_video(path) as (_, stream):
+        return _indexed(stream), float(stream.average_rate) if stream.average_rate else None
 
 
 def read_frames(
@@ -59,11 +78,15 @@ def read_frames(
     if sampling == "first":  # needs no count, and stops early
         kept, total = _keep_frames(path, range(n), stop_early=True)
     else:
-        guess = max(_indexed_frame_count(path), 1)
-        kept, total = _keep_frames(path, frame_indices(guess, n, sampling))
+        guess, rate = clip_length(path)
+        kept, total = _keep_frames(path, frame_indices(max(guess, 1), n, sampling, rate))
         if total != guess:
-            kept, total = _keep_frames(path, frame_indices(total, n, sampling))
-    indices = frame_indices(total, n, sampling)
+            kept, total = _keep_frames(path, frame_indices(total, n, sampling, rate))
+        return _stacked(kept, frame_indices(total, n, sampling, rate))
+    return _stacked(kept, frame_indices(total, n, sampling))
+
+
+def _stacked(kept: dict[int, np.ndarray], indices: list[int]) -> tuple[np.ndarray, list[int]]:
     return np.stack([kept[index] for index in indices]), indices
 
 
@@ -220,9 +243,8 @@ def _keep_frames(path: Path, wanted: Iterable[int], stop_early: bool = False) ->
     return kept, total
 
 
-def _indexed_frame_count(path: Path) -> int:
-    with _open_video(path) as (_, stream):
-        return sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) or stream.frames
+def _indexed(stream: "VideoStream") -> int:
+    return sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) or stream.frames
 
 
 @contextmanager

@@ -4,6 +4,7 @@ values: they need torchvision), its `generate`, its `output_hidden_states`. Tiny
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,17 @@ from egptlib.decoding import (
     pipelined_generate,
     speculative_generate,
 )
-from egptlib.models import Model, Prompt, VisionLanguageModel, check_against_generate, open_model
+from egptlib.models import (
+    Model,
+    PairSettings,
+    Prompt,
+    VisionLanguageModel,
+    check_against_generate,
+    frame_sampling,
+    open_model,
+)
 from egptlib.models._processors import spelled
+from egptlib.scenes import open_scenes
 
 from .families import FAMILIES, WORDS, make_words, save, text_fields
 
@@ -123,6 +133,12 @@ def check_decoding(target: Model, drafter: Model, prompts: Sequence[tuple[Any, s
 
 def test_decoding_equals_generate(target: Model, drafter: Model, scene: Any) -> None:
     check_decoding(target, drafter, [(scene, QUESTION)])
+
+
+@pytest.mark.slow
+def test_decoding_equals_generate_on_streets(target: Model, drafter: Model) -> None:
+    scenes = open_scenes("streets", event_views=2, num_sequences=6, sampling=target.sampling).spread(12)
+    check_decoding(target, drafter, [(scene, scene.questions[i % 3]) for i, scene in enumerate(scenes)])
 
 
 def test_a_drafters_states_and_answer_are_its_own(drafter: Model, scene: Any) -> None:
@@ -222,6 +238,35 @@ def test_a_clips_seconds_may_run_ahead_of_its_pictures(folder: Path, scene: Any)
     positions = prompt.given["position_ids"]
     assert positions.max() > positions[..., -1].max()
     assert model.greedy(slow, QUESTION, LIMIT).token_ids.tolist() == generated(model, slow, QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("folder", "length", "rate", "expected"),
+    [  # what transformers' own video processors take
+        ("qwen2_5_vl", 20, 20.0, [0, 5, 10, 15]),  # four frames at least
+        ("qwen2_5_vl", 95, 30.0, [0, 15, 31, 47, 63, 79]),
+        ("qwen3_vl", 20, 20.0, [0, 6, 13, 19]),
+        ("qwen3_vl", 95, 30.0, [0, 19, 38, 56, 75, 94]),
+        ("smolvlm", 20, 20.0, [0]),  # one a second
+        ("smolvlm", 95, 30.0, [0, 47, 94]),
+        ("llava_onevision", 20, 20.0, "even"),
+        ("gemma3", 20, 20.0, "even"),
+    ],
+    indirect=["folder"],
+)  # fmt: skip
+def test_frames_are_taken_as_the_processor_takes_them(
+    folder: Path, target: Model, length: int, rate: float, expected: Any
+) -> None:
+    settings = PairSettings(name="any", drafter=str(folder), target=str(folder))
+    for sampling in (target.sampling, frame_sampling(settings)):
+        if expected == "even":
+            assert sampling == "even"
+            continue
+        assert callable(sampling)
+        assert sampling(length, rate) == expected
+        with pytest.raises(ValueError, match="takes frames by the second, and the clip's rate is unknown"):
+            sampling(length, None)
+    assert frame_sampling(replace(settings, form="images")) == "even"
 
 
 @pytest.mark.parametrize("template", [None, "{% for m in messages %}Q: {{ m.content }}{% endfor %} A:"])

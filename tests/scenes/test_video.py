@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from egptlib.scenes import frame_indices, read_frames, write_video
-from egptlib.scenes._video import _indexed_frame_count, iterate_video, video_frame_count
+from egptlib.scenes._video import clip_length, iterate_video, video_frame_count
 from tests.scenes.conftest import encode, frame_number, numbered_frame
 
 
@@ -52,6 +52,23 @@ def test_sampled_frames(tmp_path: Path, suffix: str, count: int, sampling: str) 
     expected = frame_indices(count, 8, sampling)  # type: ignore[arg-type]
     assert numbers(path, sampling=sampling) == (expected, expected)
     assert video_frame_count(path) == count
+
+
+def test_a_target_may_choose_the_frames_by_number_and_rate(tmp_path: Path) -> None:
+    grey = [np.full((32, 48, 3), 12 * i, np.uint8) for i in range(20)]
+    write_video(tmp_path / "clip.mp4", grey, fps=10)
+    told: list[tuple[int, float | None]] = []
+
+    def every_fifth(length: int, rate: float | None) -> range:
+        told.append((length, rate))
+        return range(0, length, 5)
+
+    frames, indices = read_frames(tmp_path / "clip.mp4", sampling=every_fifth)
+    assert indices == [0, 5, 10, 15]
+    assert [round(float(frame.mean()) / 12) for frame in frames] == indices
+    assert set(told) == {(20, 10.0)} == {clip_length(tmp_path / "clip.mp4")}
+    with pytest.raises(ValueError, match=r"frame sampling: expected indices below 20, found \[20\]"):
+        read_frames(tmp_path / "clip.mp4", sampling=lambda length, rate: [length])
 
 
 def test_short_clip_repeats() -> None:
@@ -240,7 +257,7 @@ def test_an_edit_list_decides_which_frames_there_are(
     path = trim(tmp_path / "clip.mp4", first, last, b_frames, key_frames)
     with av.open(str(path)) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(shown) == last - first == video_frame_count(path) == _indexed_frame_count(path)
+    assert len(shown) == last - first == video_frame_count(path) == clip_length(path)[0]
     frames, indices = read_frames(path)
     assert indices == frame_indices(last - first)
     np.testing.assert_array_equal(frames, np.stack([shown[index] for index in indices]))
