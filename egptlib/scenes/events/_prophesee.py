@@ -15,7 +15,7 @@ from egptlib.scenes.events._evt import BASE, DOUBTFUL, EVT2_STATE, EVT3_STATE, d
 from egptlib.scenes.events._fields import FIELDS
 from egptlib.scenes.events._source import Block, Source
 
-BYTES_PER_BLOCK = 1 << 19
+BYTES_PER_BLOCK = 1 << 18
 _DAT_CLOCK = 1 << 32  # its 32-bit microseconds come round every 71.6 minutes
 
 
