@@ -4,7 +4,7 @@
     events/{xs,ys,ts,ps}         E2VID's format, evlib
     prophesee/left/{x,y,t,p}     M3ED (Chaney et al. 2023)
     davis/left/events            MVSEC (Zhu et al. 2018): float64 [N, 4] of x, y, t in seconds, p -1/+1
-    CD/events                    Metavision: records with x, y, p, t
+    CD/events                    Metavision: records with x, y, p, t, compressed with ECF
 
 The tables from milliseconds to rows that some have (`ms_to_idx`, `ms_map_idx`) are not read: they can contradict `t`,
 and what `EventFile` finds out about `t` serves better.
@@ -19,11 +19,13 @@ import h5py
 import hdf5plugin  # noqa: F401  registers blosc, zstd, lz4, ...
 import numpy as np
 
+from egptlib.scenes.events._ecf import decode_ecf
 from egptlib.scenes.events._fields import ALIASES, find_fields
 from egptlib.scenes.events._source import ROWS_PER_BLOCK, Rows, Source
 from egptlib.scenes.events._table import find_order, matrix_columns
 
 _PLACES = ("events", "prophesee/left", "davis/left/events", "CD/events", "", "prophesee/right", "davis/right/events")
+_ECF = 0x8ECF
 
 _Take = Callable[[slice, tuple[str, ...]], Mapping[str, np.ndarray]]
 
@@ -63,7 +65,7 @@ def _open(file: h5py.File, path: Path) -> Source:
                 raise ValueError(f"{path}: the fields differ in length: {shapes}")
             count, take = shapes["t"][0], _columns(fields)
         elif isinstance(node, h5py.Dataset):
-            check_hdf5_field(node, path)
+            check_hdf5_field(node, path, but=_ECF)
             count, take = len(node), _table(node, path)
         else:
             continue
@@ -85,7 +87,9 @@ def _columns(fields: Mapping[str, h5py.Dataset]) -> _Take:
 
 
 def _table(dataset: h5py.Dataset, path: Path) -> _Take:
-    """Records with names, or [N, 4]."""
+    """Records with names, ECF-compressed or not, or [N, 4]."""
+    if _ECF in _filters(dataset):
+        return _ecf_columns(dataset)
     if dataset.dtype.names:
         fields = find_fields({name: name for name in dataset.dtype.names}, str(path))
         return lambda rows, names: {name: dataset.fields(fields[name])[rows] for name in names}
@@ -94,11 +98,24 @@ def _table(dataset: h5py.Dataset, path: Path) -> _Take:
     return matrix_columns(dataset, find_order(dataset[:ROWS_PER_BLOCK], f"{path}: {dataset.name}"))
 
 
+def _ecf_columns(dataset: h5py.Dataset) -> _Take:
+    def take(rows: slice, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        (wide,) = dataset.chunks
+        first = rows.start - rows.start % wide
+        parts = [decode_ecf(dataset.id.read_direct_chunk((place,))[1]) for place in range(first, rows.stop, wide)]
+        if any(len(part["t"]) != wide for part in parts[:-1]):
+            raise OSError("a chunk holds another number of events than it should")
+        part = slice(rows.start - first, rows.stop - first)
+        return {name: np.concatenate([columns[name] for columns in parts])[part] for name in names}
+
+    return take
+
+
 def _naming(take: _Take, path: Path, name: str) -> _Take:
     def named(rows: slice, names: tuple[str, ...]) -> Mapping[str, np.ndarray]:
         try:
             return take(rows, names)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path}: events {rows.start} to {rows.stop} of {name} cannot be read: {error}") from error
 
     return named
@@ -137,16 +154,19 @@ def find_hdf5_node(file: h5py.File, place: str, path: Path) -> Any:
     return node
 
 
-def check_hdf5_field(dataset: Any, path: Path) -> h5py.Dataset:
-    """Return `dataset` if all its data are in this file and can be decompressed; else ValueError."""
+def check_hdf5_field(dataset: Any, path: Path, but: int | None = None) -> h5py.Dataset:
+    """Return `dataset` if all its data are in this file and can be decompressed (or with `but`); else ValueError."""
     name = getattr(dataset, "name", None)
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{path}: field {name!r} is no dataset")
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"{path}: field {name!r} stands in another file (virtual or external); only this file is read")
-    properties = dataset.id.get_create_plist()
-    for number in range(properties.get_nfilters()):
-        code = properties.get_filter(number)[0]
-        if not h5py.h5z.filter_avail(code):
+    for code in _filters(dataset):
+        if code != but and not h5py.h5z.filter_avail(code):
             raise ValueError(f"{path}: field {name!r} is compressed with HDF5 filter {code}, which is not installed")
     return dataset
+
+
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]

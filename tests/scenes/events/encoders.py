@@ -1,5 +1,6 @@
 """Writers of cameras' formats, word by word from their published descriptions and sharing nothing with the readers."""
 
+import itertools
 import struct
 
 import numpy as np
@@ -79,3 +80,51 @@ def dat(events: dict[str, np.ndarray], header: str, kind: int = 0x0C) -> bytes:
     for x, y, t, p in zip(*(events[key].tolist() for key in "xytp")):
         words += [t & 0xFFFFFFFF, p << 28 | y << 14 | x]
     return header.encode() + bytes([kind, 8]) + struct.pack(f"<{len(words)}I", *words)
+
+
+def ecf(events: dict[str, np.ndarray], packing: int) -> bytes:
+    """One chunk of Prophesee's ECF; packing 0: masks and runs, 1: columns with polarities, 2: rows with both."""
+    x, y, t, p = (events[key].tolist() for key in "xytp")
+    data = struct.pack("<IQ", len(x) << 2 | packing, t[0])
+    now = t[0]
+    for time, times in _runs(t):
+        step = time - now
+        if step >= 15:
+            while step:
+                data += bytes([0xF0 | step & 15])
+                step >>= 4
+        now = time
+        data += bytes([step << 4 | times]) if times < 15 else struct.pack("<BH", step << 4 | 15, times)
+    if packing == 2:
+        for i in range(0, len(x), 4):
+            whole = 0
+            for j in range(4):
+                value = y[i + j] << 12 | x[i + j] << 1 | p[i + j] if i + j < len(x) else 0
+                whole = whole << 24 | value
+            data += struct.pack("<3I", whole >> 64, whole >> 32 & 0xFFFFFFFF, whole & 0xFFFFFFFF)
+        return data
+    for row, times in _runs(y):
+        data += struct.pack("<H", row << 5 | times) if times < 31 else struct.pack("<HH", row << 5 | 31, times)
+    if packing == 1:
+        for i in range(0, len(x), 4):
+            whole = 0
+            for j in range(4):
+                whole = whole << 12 | (x[i + j] << 1 | p[i + j] if i + j < len(x) else 0)
+            data += struct.pack("<3H", whole >> 32, whole >> 16 & 0xFFFF, whole & 0xFFFF)
+        return data
+    i = 0
+    while i < len(x):
+        column, mask = x[i], 0
+        i += 1
+        for near in range(5):
+            if i < len(x) and x[i] == column + near + 1:
+                mask |= 16 >> near
+                i += 1
+        data += struct.pack("<H", column << 5 | mask)
+    for polarity, times in _runs(p):
+        data += bytes([polarity << 7 | times]) if times < 127 else struct.pack("<BH", polarity << 7 | 127, times)
+    return data
+
+
+def _runs(values: list[int]) -> list[tuple[int, int]]:
+    return [(value, len(list(group))) for value, group in itertools.groupby(values)]

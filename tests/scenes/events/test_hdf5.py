@@ -1,16 +1,19 @@
 """Event streams in HDF5: any window equals a mask over all events, whatever wrote the file; nothing outside is read."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egptlib.scenes import EventFile, load_events, write_dsec_sequence
+from egptlib.scenes.events._ecf import decode_ecf
 from tests.scenes.conftest import random_events
+from tests.scenes.events.encoders import ecf, long_recording
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +79,11 @@ def write_h5(path: Path, events: dict, place: str = "events", **more: Any) -> Pa
     return path
 
 
-def assert_windows(path: Path, t: np.ndarray, length: int = 7000) -> None:
+def assert_windows(path: Path, t: np.ndarray, length: int = 7000, step: int = 3001) -> None:
     """Every window holds the times that a mask over all of them gives, in the order of the file."""
     with EventFile(path) as file:
         np.testing.assert_array_equal(file.window()["t"], t)
-        for start in range(int(t.min()) - length, int(t.max()) + length, 3001):
+        for start in range(int(t.min()) - length, int(t.max()) + length, step):
             inside = (t >= start) & (t < start + length)
             np.testing.assert_array_equal(file.window(start, start + length)["t"], t[inside])
 
@@ -166,6 +169,50 @@ def test_layouts_of_the_datasets(tmp_path: Path) -> None:
             expected = values + 1506117894600000 if (name, key) == ("mvsec", "t") else values
             np.testing.assert_array_equal(loaded[key], expected, err_msg=f"{name} {key}")
         assert loaded.size == sizes.get(name)
+
+
+def write_metavision(path: Path, events: dict, packings: list[int], wide: int = 1000) -> Path:
+    """Metavision's file: records whose chunks are stored as ECF has them, the last one filled up."""
+    kind = np.dtype([("x", "<u2"), ("y", "<u2"), ("p", "<i2"), ("t", "<i8")])
+    count = len(events["t"])
+    with h5py.File(path, "w") as file:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((wide,))
+        properties.set_filter(0x8ECF, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((count,), (h5py.h5s.UNLIMITED,))
+        group = file.create_group("CD")
+        dataset = h5py.h5d.create(group.id, b"events", h5py.h5t.py_create(kind), space, properties)
+        for number, start in enumerate(range(0, count, wide)):
+            places = np.minimum(np.arange(start, start + wide), count - 1)
+            chunk = {key: values[places] for key, values in events.items()}
+            dataset.write_direct_chunk((start,), ecf(chunk, packings[number % len(packings)]), 0)
+        file.attrs["geometry"] = "640x480"
+    return path
+
+
+@pytest.mark.parametrize("packings", [[0], [1], [2], [2, 0, 1]])
+def test_ecf(tmp_path: Path, packings: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egptlib.scenes.events._source.ROWS_PER_BLOCK", 1700)
+    events = long_recording(4321)
+    path = write_metavision(tmp_path / "a.hdf5", events, packings)
+    loaded = load_events(path)
+    for key, values in events.items():
+        np.testing.assert_array_equal(loaded[key], values, err_msg=key)
+    assert loaded.size == (480, 640)
+    assert_windows(path, events["t"], 900_000, 3_300_001)
+
+
+@given(st.data())
+@settings(max_examples=80)
+def test_damaged_ecf_is_told_or_gives_events(data: st.DataObject) -> None:
+    events = {key: values[:300] for key, values in long_recording(400).items()}
+    chunk = bytearray(ecf(events, data.draw(st.integers(0, 2))))
+    for _ in range(data.draw(st.integers(1, 5))):
+        chunk[data.draw(st.integers(0, len(chunk) - 1))] = data.draw(st.integers(0, 255))
+    del chunk[data.draw(st.integers(1, len(chunk))) :]
+    with contextlib.suppress(ValueError):
+        columns = decode_ecf(bytes(chunk))
+        assert {len(values) for values in columns.values()} == {int.from_bytes(chunk[:4], "little") >> 2}
 
 
 @pytest.mark.parametrize("field", ["events/x", "events/t", "events/p"])
