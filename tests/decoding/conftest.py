@@ -21,7 +21,7 @@ class TextModel(Model):
         super().__init__(name, module, tokenizer, None, module.model)
 
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
-        scene = [*scene, *map(int, question.split())]
+        scene = [*scene, *(int(word) for word in question.split() if word.isdigit())]
         ids = [token if token < self.token_embedding.num_embeddings else 0 for token in scene]
         return Inputs(torch.tensor([ids]), torch.empty(0))
 
