@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import egptlib
-from egptlib._paths import project_root
+from egptlib._paths import project_root, read_json
 
 BUILT_IN_DATASETS = ("streets", "mini", "clips")
 
@@ -66,11 +67,15 @@ def notebook_parameters(notebook: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no notebook, has no such cell, or a default is not a constant.
     """
-    cells = [c for c in _cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    cells = [c for c in _cells(notebook) if "parameters" in c["tags"]]
     if len(cells) != 1:
         raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(cells)}")
+    try:
+        statements = ast.parse(cells[0]["source"]).body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ValueError(f"{notebook}: parameters cell: expected NAME = CONSTANT, found no Python: {error}") from error
     parameters = {}
-    for statement in ast.parse("".join(cells[0]["source"])).body:
+    for statement in statements:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 parameters[name] = _constant(value, name, notebook)
@@ -96,7 +101,8 @@ def plan(
         optional: parameters that a notebook may lack.
 
     Raises:
-        ValueError: a parameter no notebook knows, or a value of the wrong type.
+        ValueError: a parameter no notebook knows, a value of the wrong type, or one that a run's folder cannot hold
+            (NaN, infinity, a date).
         FileNotFoundError: ``dataset`` is neither a built-in name nor a folder, or ``pair`` a file that is not there.
     """
     given, optional = dict(given or {}), dict(optional or {})
@@ -114,6 +120,8 @@ def plan(
             parameters["dataset"] = _dataset(parameters["dataset"])
         if str(parameters.get("pair", "")).endswith(".toml"):
             parameters["pair"] = _pair_file(parameters["pair"])
+        for name, value in parameters.items():
+            _require_json(name, value)
         jobs.append(Job(notebook, parameters))
     return jobs
 
@@ -140,7 +148,15 @@ def convert(name: str, value: Any, default: Any) -> Any:
                 return parsed
         except (ValueError, SyntaxError):
             pass  # reported below, as any other wrong value
-    raise ValueError(f"parameter {name!r}: expected {kind.__name__} (default {default!r}), got {value!r}")
+    raise ValueError(f"parameter {name!r}: expected {kind.__name__} (default {default!r}), got {reprlib.repr(value)}")
+
+
+def _require_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        found = reprlib.repr(value)
+        raise ValueError(f"parameter {name!r}: expected what JSON can hold, no NaN or date; got {found}") from error
 
 
 def _find(name: str, numbered: Sequence[Path], root: Path) -> Path:
@@ -179,16 +195,19 @@ def _constant(value: ast.expr, name: str, notebook: Path) -> Any:
 
 
 def _cells(notebook: Path) -> list[dict[str, Any]]:
+    """Return the cells, of each its tags and its source as one text."""
     try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-        return [dict(cell) for cell in content["cells"]]
-    except (ValueError, KeyError, TypeError) as error:
+        cells = read_json(notebook)["cells"]
+        return [{"tags": cell.get("metadata", {}).get("tags", []), "source": "".join(cell["source"])} for cell in cells]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notebook}: not a notebook (expected JSON with 'cells'): {error}") from error
 
 
 def _cell_sources(notebook: Path) -> list[str]:
     """What a notebook says, without outputs and editor metadata: these do not change a result."""
-    return ["".join(cell["source"]) for cell in _cells(notebook)]
+    return [cell["source"] for cell in _cells(notebook)]
 
 
 @cache

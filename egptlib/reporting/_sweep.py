@@ -11,14 +11,17 @@ Paths are those of the folder the command is given in, as on the command line.
 """
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr  # short, whatever a file holds
 from typing import Any
 
 from egptlib.reporting._notebooks import Job, find_notebooks, plan
 
+MAX_POINTS = 10_000
 _FIELDS = ("notebooks", "parameters", "grid")
 
 
@@ -46,7 +49,8 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML mapping, has an unknown field, or a field of the wrong kind; the message names it.
+        ValueError: it is no YAML mapping, has an unknown field, or a field of the wrong kind (the message names it); or
+            the grid has too many points.
     """
     import yaml
 
@@ -55,23 +59,28 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such grid file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: not readable as YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a date that is none
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not readable as YAML: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping with {', '.join(_FIELDS)}, found {type(content).__name__}")
     if unknown := [str(name) for name in content if name not in _FIELDS]:
-        raise ValueError(f"{path}: unknown field {unknown[0]!r}; expected {', '.join(_FIELDS)}")
+        raise ValueError(f"{path}: unknown field {repr(unknown[0])}; expected {', '.join(_FIELDS)}")
     notebooks = content.get("notebooks") or []
     if not isinstance(notebooks, list) or not all(isinstance(name, str | int) for name in notebooks):
-        raise ValueError(f"{path}: notebooks: expected a list of numbers or names, found {notebooks!r}")
+        raise ValueError(f"{path}: notebooks: expected a list of numbers or names, found {repr(notebooks)}")
     parameters = _mapping(content, "parameters", path)
     axes = _mapping(content, "grid", path)
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{path}: grid.{name}: expected a list of values, found {values!r}")
+            raise ValueError(f"{path}: grid.{name}: expected a list of values, found {repr(values)}")
         if name in parameters:
             raise ValueError(f"{path}: {name!r} stands under parameters and under grid; expected one of them")
+    count = math.prod(len(values) for values in axes.values())
+    if count > MAX_POINTS:
+        raise ValueError(f"{path}: grid: {count:,} points; expected at most {MAX_POINTS:,}")
     # YAML reads 04 as the number 4.
     names = tuple(f"{name:02d}" if isinstance(name, int) else name for name in notebooks)
     return Grid(names, parameters, axes)
@@ -105,5 +114,5 @@ def differing(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
 def _mapping(content: Mapping[str, Any], field: str, path: Path) -> dict[str, Any]:
     value = content.get(field) or {}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{path}: {field}: expected names and values, found {value!r}")
+        raise ValueError(f"{path}: {field}: expected names and values, found {repr(value)}")
     return value

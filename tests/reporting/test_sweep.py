@@ -33,6 +33,13 @@ PARAMETERS = 'dataset = "streets"\nthreshold = 0.5\ngamma = 5\nout = ""\nsmoke =
         ("parameters: {a: 1}\ngrid: {a: [1]}", "'a' stands under parameters and under grid"),
         ("notebooks: 4", "notebooks: expected a list of numbers or names, found 4"),
         ("grid: {a: [1", "not readable as YAML"),
+        ("grid: {a: [2024-13-45]}", "not readable as YAML"),
+        ("grid: " + "[" * 5_000, "not readable as YAML: nested too deeply"),
+        (
+            "grid: {" + ", ".join(f"p{n}: [{', '.join('0123456789')}]" for n in range(8)) + "}",
+            "grid: 100,000,000 points; expected at most 10,000",
+        ),
+        ("a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\ngrid: &c [*b, *b, *b, *b]", "unknown field 'a'"),
     ],
 )
 def test_a_bad_grid_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:
@@ -71,6 +78,23 @@ def test_a_misspelt_parameter_fails_before_anything_starts(make_notebook: Notebo
     command = [sys.executable, "-m", "egptlib", "sweep", str(grid), "--out", str(root)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "unknown parameter 'treshold'" in ended.stderr and not root.exists()
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "2024-01-01", "[0.5, .nan]", "&a [*a]", "!!set {x}"])
+def test_a_value_that_no_run_folder_holds_is_refused_by_name(
+    make_notebook: NotebookMaker, tmp_path: Path, value: str
+) -> None:
+    toy, grid = make_notebook("04_toy", parameters=PARAMETERS + "\nlabel = None"), tmp_path / "grid.yaml"
+    for name in ("label", "threshold"):
+        grid.write_text(f"notebooks: [{toy}]\ngrid: {{{name}: [0.5, {value}]}}\n")
+        with pytest.raises(ValueError, match=f"parameter '{name}': expected"):
+            plan_sweep(read_grid(grid))
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_so_is_one_from_the_command_line(make_notebook: NotebookMaker, text: str) -> None:
+    with pytest.raises(ValueError, match="parameter 'threshold': expected what JSON can hold"):
+        plan([make_notebook("04_toy", parameters=PARAMETERS)], {"threshold": text})
 
 
 def test_a_dry_run_lists_and_leaves_nothing(make_notebook: NotebookMaker, tmp_path: Path) -> None:
