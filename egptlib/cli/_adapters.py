@@ -5,13 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from egptlib.cli._app import EventViews, Pair, app
+from egptlib.cli._app import EventViews, LearningRate, Pair, Seed, app
 
 
 @app.command()
 def adapters(
-    hidden_size: Annotated[int, typer.Option(min=1, help="Width of the target's states.")] = 4096,
-    drafter_size: Annotated[int | None, typer.Option(min=1, help="Width of the drafter's, if it differs.")] = None,
+    hidden_size: Annotated[int, typer.Option(min=1, max=65_536, help="Width of the target's states.")] = 4096,
+    drafter_size: Annotated[
+        int | None, typer.Option(min=1, max=65_536, help="Width of the drafter's, if it differs.")
+    ] = None,
 ) -> None:
     """List the adapter levels with their parameter counts."""
     from transformers import LlamaConfig
@@ -38,8 +40,8 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder to continue; a new one when left out.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="At the end of the warm-up.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
+    learning_rate: LearningRate = 1e-3,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="To train on: cpu, cuda, cuda:1, ...")] = "cpu",
     dataset: Annotated[
         str, typer.Option(help="L6: where the states' scenes are; of streets, both splits.")
@@ -87,15 +89,17 @@ def train(
 def train_tokens(
     recorded: Annotated[Path, typer.Argument(help="Recorded JSON with both models' token ids (test_tokens_1q.json).")],
     out: Annotated[Path, typer.Option(help="Run folder; an unfinished one is continued.")],
-    fold_at: Annotated[int | None, typer.Option(help="Samples of the first fold; half of them when left out.")] = None,
+    fold_at: Annotated[
+        int | None, typer.Option(min=1, help="Samples of the first fold; half of them when left out.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a longer accepted prefix.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="At the end of the warm-up.")] = 5e-4,
-    hidden_size: Annotated[int, typer.Option(min=8, help="Of the adapter.")] = 512,
-    ffn_dim: Annotated[int, typer.Option(min=8, help="Of the adapter.")] = 2048,
-    vocab_size: Annotated[int, typer.Option(min=2, help="Of the models.")] = 32_000,
-    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
+    learning_rate: LearningRate = 5e-4,
+    hidden_size: Annotated[int, typer.Option(min=8, max=65_536, help="Of the adapter.")] = 512,
+    ffn_dim: Annotated[int, typer.Option(min=8, max=65_536, help="Of the adapter.")] = 2048,
+    vocab_size: Annotated[int, typer.Option(min=2, max=10_000_000, help="Of the models.")] = 32_000,
+    seed: Seed = 0,
 ) -> None:
     """Cross-validate a token adapter on recorded answers, in two folds of neighbours, beside majority and identity."""
     from egptlib.adapters import FitSettings, TokenAdapterSettings, cross_validate_tokens, halves

@@ -1,15 +1,19 @@
 """The app every verb registers on, options that several verbs share, and how errors end a command."""
 
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import egptlib
 from egptlib._processes import sigterm_interrupts
+
+MOST = 2**53  # of any number: what a float counts exactly, and microseconds since 1970 in it
 
 
 class OneLineErrors(TyperGroup):
@@ -66,7 +70,38 @@ def _message(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-app = typer.Typer(
+class Verb(TyperCommand):
+    """What holds for the options of every verb: numbers are finite and small enough to count with, and what will be
+    written can be written, which a long computation is not to find out at its end."""
+
+    def invoke(self, context: Any) -> Any:
+        for option in self.params:
+            value = context.params.get(option.name)
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(one, int | float) and not abs(one) <= MOST:  # nor is NaN
+                    raise typer.BadParameter(f"{one} is not a number up to {MOST:,}.", ctx=context, param=option)
+            if isinstance(value, Path) and option.name in ("out", "work", "new", "run"):
+                _require_writable(value)
+        return super().invoke(context)
+
+
+def _require_writable(path: Path) -> None:
+    """Find a folder that cannot be written to, or a file where a folder has to be."""
+    there = next(parent for parent in (path, *path.absolute().parents) if os.path.lexists(parent))
+    if there != path and not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file, where a folder is needed for what will be written", str(there))
+    if not os.access(there, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "no permission to write there", str(there))
+
+
+class App(typer.Typer):
+    """A Typer app whose commands are verbs."""
+
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        return super().command(*arguments, **{"cls": Verb, **options})
+
+
+app = App(
     name="egptlib",
     cls=OneLineErrors,
     no_args_is_help=True,
@@ -79,7 +114,9 @@ app = typer.Typer(
 Dataset = Annotated[str, typer.Option(help="streets, clips, or a dataset folder.")]
 Split = Annotated[str, typer.Option(help="train or test; for streets.")]
 Pair = Annotated[str, typer.Option(help="mini, or a pair.toml with folders, quantization and devices.")]
-EventViews = Annotated[int, typer.Option(min=1, help="Event images a scene, as the drafter was trained.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and dropout.")]
+LearningRate = Annotated[float, typer.Option(min=1e-12, max=1e3, help="At the end of the warm-up.")]
+EventViews = Annotated[int, typer.Option(min=1, max=100, help="Event images a scene, as the drafter was trained.")]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from egptlib.cli._app import Dataset, EventViews, Pair, Split, app
+from egptlib.cli._app import App, Dataset, EventViews, Pair, Split, app
 
 if TYPE_CHECKING:
     from egptlib.measuring import CostReport, Divergences, Method
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "bfloat16", "nf4")
 
-benchmark = typer.Typer(no_args_is_help=True, help="Measure on this machine.")
+benchmark = App(no_args_is_help=True, help="Measure on this machine.")
 app.add_typer(benchmark, name="benchmark")
 
 
@@ -36,7 +36,7 @@ def costs(
     event_views: EventViews = 5,
     pair: Pair = "mini",
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of every timing.")] = 15,
-    max_gamma: Annotated[int, typer.Option(min=0, help="Verifications of 0 to so many draft tokens.")] = 32,
+    max_gamma: Annotated[int, typer.Option(min=0, max=1000, help="Verifications of 0 to so many draft tokens.")] = 32,
     contention: Annotated[bool, typer.Option(help="Also run both models at once.")] = True,
 ) -> None:
     """Stages, steps, verifications, memory and contention of both models, as a table, as JSON and as figures."""
@@ -83,7 +83,7 @@ def divergences(
     pair: Pair = "mini",
     scenes: Annotated[int, typer.Option(min=1, help="Taken evenly from all.")] = 8,
     questions: Annotated[int, typer.Option(min=1, help="Of each scene.")] = 5,
-    gamma: Annotated[int, typer.Option(min=1, help="Draft tokens per verification.")] = 5,
+    gamma: Annotated[int, typer.Option(min=1, max=1000, help="Draft tokens per verification.")] = 5,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
 ) -> None:
     """Where greedy answers part from transformers' own `generate`, and the gap between the two best logits there."""

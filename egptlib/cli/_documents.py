@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from egptlib.cli._app import app
+from egptlib.cli._app import App, app
 
-papers = typer.Typer(no_args_is_help=True, help="Bibliography and reading notes: check, fetch.")
-roadmap = typer.Typer(no_args_is_help=True, help="Research documents: check, index.")
+papers = App(no_args_is_help=True, help="Bibliography and reading notes: check, fetch.")
+roadmap = App(no_args_is_help=True, help="Research documents: check, index.")
 app.add_typer(papers, name="papers")
 app.add_typer(roadmap, name="roadmap")
 

@@ -43,7 +43,7 @@ def extract(
     commit_every: Annotated[int, typer.Option(min=1, help="Most samples that a crash can cost.")] = 50,
     max_failures_in_row: Annotated[int, typer.Option(min=1, help="So many in a row stop the run.")] = 100,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what was set aside.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, one GPU each.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=1000, help="Processes on this machine, one GPU each.")] = 1,
     cluster: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, instead of workers; see requirements-cluster.txt.")
     ] = None,
@@ -126,7 +126,9 @@ def convert(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of hidden states, new or from the earlier writer.")],
-    threshold: Annotated[list[float] | None, typer.Option(help="Cosine above which a position is accepted.")] = None,
+    threshold: Annotated[
+        list[float] | None, typer.Option(min=-1, max=1, help="Cosine above which a position is accepted.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Acceptance metrics of a folder of hidden states, as a table."""

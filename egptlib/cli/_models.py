@@ -10,7 +10,7 @@ from egptlib.cli._app import app, given
 
 @app.command()
 def plan_memory(
-    length: Annotated[list[int] | None, typer.Option(help="Tokens in the KV cache; may be repeated.")] = None,
+    length: Annotated[list[int] | None, typer.Option(min=1, help="Tokens in the KV cache; may be repeated.")] = None,
 ) -> None:
     """Parameters and bytes of both 7B models per part and precision, from their configs alone, and the KV cache."""
     from egptlib.models import plan_memory as plan

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 def predict(
     trace: Annotated[Path, typer.Argument(help="Trace along the target's path; extraction and `trace` leave one.")],
     costs: Annotated[Path, typer.Option(help="costs_*.json of `benchmark costs` or of notebook 08.")],
-    gamma: Annotated[list[int] | None, typer.Option(help="May be repeated; 1, 2, 3, 5 and 8 when left out.")] = None,
+    gamma: Annotated[
+        list[int] | None, typer.Option(min=1, max=1000, help="May be repeated; 1, 2, 3, 5 and 8 when left out.")
+    ] = None,
     overlap: Annotated[bool, typer.Option(help="The drafter reads and drafts beside the target's prefill.")] = False,
     free: Annotated[
-        int | None, typer.Option(min=0, help="Tokens drafted ahead; left out: what fits and was measured.")
+        int | None, typer.Option(min=0, max=1000, help="Tokens drafted ahead; left out: what fits and was measured.")
     ] = None,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="A draft ends with a token below it.")] = 0.0,
     timed: Annotated[Path | None, typer.Option(help="Trace of timed runs to hold the costs against.")] = None,

