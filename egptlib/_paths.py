@@ -72,16 +72,16 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def parse_json(data: bytes | str, name: object) -> Any:
-    """Return what JSON text says; a ValueError as of `read_json` begins with `name`."""
+def parse_json(data: bytes | str, name: object, nan: bool = False) -> Any:
+    """Return what JSON text says, with `nan` also Python's NaN and infinity; ValueErrors begin with `name`."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        return json.loads(data, parse_constant=refuse)
+        return json.loads(data, parse_constant=None if nan else refuse)
     except RecursionError:
-        raise ValueError(f"{name}: expected a JSON object, found one nested too deeply") from None
+        raise ValueError(f"{name}: not readable as JSON: nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{name}: not valid JSON: {error}") from error
 

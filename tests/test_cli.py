@@ -164,6 +164,15 @@ def test_evaluate_prints_what_acceptance_metrics_says(command: Command, tmp_path
     assert table["accept_85"] == f"{expected['accept_85']:.4f}" and table["batch_size"] == "3"
 
 
+def test_lab_as_root_says_what_to_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execvpe", lambda file, arguments, environment: started.append(arguments))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    code, _, err = command("lab")
+    assert code == 2 and "--allow-root" in err and not started
+    assert command("lab", "--allow-root")[0] == 0 and "--allow-root" in started[0]
+
+
 def test_run_and_report_say_where_things_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole verb, with the kernel replaced by a child that fails one notebook of two."""
     from egptlib._paths import write_json

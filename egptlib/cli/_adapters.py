@@ -55,19 +55,21 @@ def train(
     """
     from egptlib.adapters import VARIANTS, FitSettings, ScenesById, new_run_folder, split_by_sequence, train_level
     from egptlib.hidden_states import HiddenStates
+    from egptlib.models import usable_device
 
+    usable_device(device, "--device")
+    if level not in VARIANTS:
+        raise ValueError(f"level {level!r}: expected one of {', '.join(VARIANTS)}")
     part, validation = split_by_sequence(HiddenStates.open(states))
     judged = validation if test is None else HiddenStates.open(test)
     more: dict[str, Any] = {}
-    if VARIANTS.get(level, ("", {}))[0] == "L6":
+    if VARIANTS[level][0] == "L6":
         from egptlib.models import load_pair
         from egptlib.scenes import open_scenes
 
         splits = ("train", "test") if dataset in ("streets", "mini") else (None,)
         more["scenes"] = ScenesById(*(open_scenes(dataset, split, event_views=event_views) for split in splits))
         more["pair"] = load_pair(pair)
-    elif level not in VARIANTS:  # before a run folder is made
-        raise ValueError(f"level {level!r}: expected one of {', '.join(VARIANTS)}")
     settings = FitSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     folder = run or new_run_folder(out, level)
     try:

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -79,7 +79,9 @@ class Verb(TyperCommand):
             value = context.params.get(option.name)
             for one in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(one, int | float) and not abs(one) <= MOST:  # nor is NaN
-                    raise typer.BadParameter(f"{one} is not a number up to {MOST:,}.", ctx=context, param=option)
+                    raise typer.BadParameter(
+                        f"{one} is not a number up to {MOST:,}.", ctx=context, param=cast(Any, option)
+                    )
             if isinstance(value, Path) and option.name in ("out", "work", "new", "run"):
                 _require_writable(value)
         return super().invoke(context)

@@ -48,6 +48,7 @@ def costs(
 
     names, settings = _precisions(precision, PRECISIONS), pair_settings(pair)
     scene = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))[0]
+    out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, CostReport] = {}
     for name in names:
         models = _load(settings, name)
@@ -98,6 +99,7 @@ def divergences(
     names, settings = _precisions(precision, ("bfloat16", "nf4")), pair_settings(pair)
     found = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))
     prompts = [(scene, question) for scene in found.spread(scenes) for question in scene.questions[:questions]]
+    out.mkdir(parents=True, exist_ok=True)
     for name in names:
         models = _load(settings, name)
         target, drafter = models.target, as_drafter(models.drafter, models.target, models.matching)

@@ -49,8 +49,8 @@ def extract(
     ] = None,
 ) -> None:
     """Run both models over a dataset and keep their last hidden states."""
+    from egptlib.hidden_states import HiddenStates, extract_shards
     from egptlib.hidden_states import extract as run
-    from egptlib.hidden_states import extract_shards
     from egptlib.models import load_pair, pair_settings
 
     settings = pair_settings(pair)
@@ -65,6 +65,8 @@ def extract(
             run(load_pair(settings), scenes, out, **options)
     except RuntimeError as error:  # too many failures in a row, or workers that died: one line, as for bad input
         raise ValueError(str(error)) from error
+    if (out / "index.json").is_file() and not len(HiddenStates.open(out)):
+        raise ValueError(f"{dataset}: no sample could be extracted; {out / 'failures.jsonl'} says why")
 
 
 @app.command()

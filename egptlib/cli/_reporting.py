@@ -78,7 +78,7 @@ def sweep(
     jobs = plan_sweep(read_grid(grid), {"smoke": smoke})
     varying = differing([job.parameters for job in jobs])
     if dry_run:
-        _check_pairs(jobs)
+        _check_inputs(jobs, here=cluster is None)
         root = out or default_root()
         states = [(read_status(root / job.name) or {}).get("state", "to do") for job in jobs]
         for job, state in zip(jobs, states):
@@ -159,13 +159,17 @@ def paper(
 def lab(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="First port tried.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open it on this screen.")] = True,
+    allow_root: Annotated[bool, typer.Option("--allow-root", help="Start as root, in a container.")] = False,
 ) -> None:
     """Start JupyterLab with the notebooks, reachable from this machine alone and with a token."""
     import os
 
     from egptlib.reporting import lab_command
 
-    command, environment = lab_command(port, open_browser=browser)
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and not allow_root:
+        raise ValueError("lab: JupyterLab does not start as root: start it as another user, or with --allow-root")
+    options = ("--allow-root",) if allow_root else ()
+    command, environment = lab_command(port, open_browser=browser, options=options)
     os.execvpe(command[0], command, os.environ | environment)
 
 
@@ -189,7 +193,7 @@ def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[
                 print(f"{where}: FAILED after {outcome.seconds:.0f} s -> {outcome.folder}", flush=True)
                 print(f"  {outcome.error}", file=sys.stderr, flush=True)
 
-    _check_pairs(jobs)
+    _check_inputs(jobs, here=options.get("cluster") is None)
     outcomes = run_notebooks(jobs, root, report=tell, **options)
     try:
         print(f"report -> {write_report(root, tell=_note)}")
@@ -201,12 +205,19 @@ def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[
         raise typer.Exit(1)
 
 
-def _check_pairs(jobs: "Sequence[Job]") -> None:
-    """Find a wrong pair before a notebook starts: an unknown name, a wrong line of its file, a missing checkpoint."""
+def _check_inputs(jobs: "Sequence[Job]", here: bool) -> None:
+    """Find a wrong pair or dataset before a notebook starts; devices too, where it is this machine that has them."""
     for pair in {job.parameters["pair"] for job in jobs if "pair" in job.parameters} - {"mini"}:
-        from egptlib.models import pair_settings
+        from egptlib.models import pair_settings, usable_device
 
-        pair_settings(pair)
+        settings = pair_settings(pair)
+        for field in ("device", "target_device") if here else ():
+            usable_device(getattr(settings, field) or "cpu", f"{pair}: {field}")
+    for dataset in {job.parameters["dataset"] for job in jobs if "dataset" in job.parameters}:
+        if Path(dataset).is_absolute():  # a folder; the others are built in
+            from egptlib.scenes import open_scenes
+
+            open_scenes(dataset)
 
 
 def _note(line: str) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from egptlib.models._batch import BatchReader, Prompts, Reading
 from egptlib.models._describe import describe_pair
+from egptlib.models._device import usable_device
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
 from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
@@ -85,6 +86,7 @@ __all__ = [
     "step_parts",
     "synchronize",
     "train_mini",
+    "usable_device",
     "weight_versions",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.utils import logging
 
+from egptlib._paths import read_json
 from egptlib.models._quantization import settle_cpu_layers
 
 SIZE_WORTH_A_BAR = 2**30  # bytes; smaller checkpoints load in a second or two
@@ -41,14 +41,9 @@ def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]
     """A JSON file of a checkpoint folder. Raises ValueError where there is none or it is no JSON object."""
     path = Path(folder, name)
     try:
-        fields = json.loads(path.read_text())
+        return read_json(path)
     except OSError as error:
         raise ValueError(f"{path}: expected a model's {name} ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: expected a JSON object, found a {type(fields).__name__}")
-    return fields
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -66,7 +61,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         if not (folder / "tokenizer.model").is_file():
             raise OSError("found neither")
         settings = folder / "tokenizer_config.json"
-        add_bos = json.loads(settings.read_text()).get("add_bos_token", True) if settings.is_file() else True
+        add_bos = read_json(settings).get("add_bos_token", True) if settings.is_file() else True
         return LlamaTokenizer.from_pretrained(folder, local_files_only=True, add_bos_token=add_bos)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]

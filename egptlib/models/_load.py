@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from egptlib.models._device import usable_device
 from egptlib.models._interface import Model
 from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
@@ -57,7 +58,8 @@ def load_pair(
         others: as in `PairSettings`; what is given comes before what the file says.
 
     Raises:
-        ValueError: unknown name, missing or unfit checkpoint, or vocabularies without a common token.
+        ValueError: unknown name, missing or unfit checkpoint, a device that this machine lacks, or vocabularies without
+            a common token.
 
     Example:
         >>> pair = load_pair()  # the shipped mini pair
@@ -77,6 +79,8 @@ def load_pair(
         prompt=prompt,
         matching=matching,
     )
+    for which in ("device", "target_device"):
+        usable_device(getattr(settings, which) or "cpu", f"pair {settings.name!r}: {which}")
     folders = {side: settings.folder(side) for side in ("drafter", "target")}
     drafter_options = loading_options(settings.quantization, settings.torch_dtype, settings.device)
     target_options = loading_options(

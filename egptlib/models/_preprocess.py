@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from egptlib._paths import read_json
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -81,7 +82,7 @@ class Preprocessor:
         """From a folder's `preprocessor_config.json`."""
         path = Path(folder, "preprocessor_config.json")
         try:
-            settings = json.loads(path.read_text())
+            settings = read_json(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: expected a readable preprocessor config ({error})") from None
         return cls.from_dict(settings, path)

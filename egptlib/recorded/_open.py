@@ -1,10 +1,10 @@
 """Open the result files of the earlier experiments as they are: the format follows from what a file holds."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from egptlib._paths import parse_json
 from egptlib.recorded._formats_adapters import (
     read_adapter_config,
     read_adapter_metrics,
@@ -61,12 +61,7 @@ def open_recorded(path: str | Path) -> Recorded:
         OSError: the file cannot be read.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file; expected a JSON result file") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: damaged or cut off: {error}") from None
+    content = parse_json(path.read_bytes(), path, nan=True)
     fields = {"positions": content} if isinstance(content, list) else content
     for kind, (names, read) in _FORMATS.items():
         if all(_has(fields, name) for name in names):

@@ -121,7 +121,7 @@ def plan(
         if str(parameters.get("pair", "")).endswith(".toml"):
             parameters["pair"] = _pair_file(parameters["pair"])
         for name, value in parameters.items():
-            _require_json(name, value)
+            require_json(f"parameter {name!r}", value)
         jobs.append(Job(notebook, parameters))
     return jobs
 
@@ -151,12 +151,13 @@ def convert(name: str, value: Any, default: Any) -> Any:
     raise ValueError(f"parameter {name!r}: expected {kind.__name__} (default {default!r}), got {reprlib.repr(value)}")
 
 
-def _require_json(name: str, value: Any) -> None:
+def require_json(name: str, value: Any) -> None:
+    """Raise ValueError, which begins with `name`, where a run's ``params.json`` cannot hold a value."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         found = reprlib.repr(value)
-        raise ValueError(f"parameter {name!r}: expected what JSON can hold, no NaN or date; got {found}") from error
+        raise ValueError(f"{name}: expected what JSON can hold, no NaN or date; got {found}") from error
 
 
 def _find(name: str, numbered: Sequence[Path], root: Path) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 from reprlib import repr  # short, whatever a file holds
 from typing import Any
 
-from egptlib.reporting._notebooks import Job, find_notebooks, plan
+from egptlib.reporting._notebooks import Job, find_notebooks, plan, require_json
 
 MAX_POINTS = 10_000
 _FIELDS = ("notebooks", "parameters", "grid")
@@ -76,6 +76,8 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"{path}: grid.{name}: expected a list of values, found {repr(values)}")
+        for value in values:
+            require_json(f"{path}: grid.{name}", value)
         if name in parameters:
             raise ValueError(f"{path}: {name!r} stands under parameters and under grid; expected one of them")
     count = math.prod(len(values) for values in axes.values())

@@ -1,6 +1,5 @@
 """Cutting a recording, events and frames on one clock, into the users' dataset folder: its one writer."""
 
-import json
 import re
 import shutil
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from egptlib._paths import write_json
+from egptlib._paths import parse_json, write_json
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._images import write_png
 from egptlib.scenes._index import INDEX_NAME
@@ -113,7 +112,7 @@ def is_cut(name: str, out: str | PathLike[str], settings: dict[str, Any]) -> boo
     path = _part(name, Path(out))
     if not path.is_file():
         return False
-    before = json.loads(path.read_text())["settings"]
+    before = parse_json(path.read_bytes(), path)["settings"]
     if before != settings:
         raise ValueError(f"{out}: sequence {name} was cut with {before}, not {settings}; choose another folder")
     return True
@@ -153,7 +152,7 @@ def _part(name: str, out: Path) -> Path:
 
 def _read_parts(out: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((out / _PARTS).glob("*.json")):
-        yield json.loads(path.read_text())
+        yield parse_json(path.read_bytes(), path)
 
 
 def cut_settings(window_us: int, views: Sequence[int] = (5, 1), keep_events: bool = False) -> dict[str, Any]:

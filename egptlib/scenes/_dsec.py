@@ -1,6 +1,5 @@
 """DSEC's own folder layout: writing a sequence that way, and cutting sequences into the users' dataset folder."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from egptlib._paths import atomic_write, write_json
+from egptlib._paths import atomic_write, read_json, write_json
 from egptlib.scenes._cutting import (
     Annotator,
     CutReport,
@@ -192,4 +191,4 @@ def _read_timestamps(path: Path) -> np.ndarray:
 
 def _sequence_metadata(sequence: Path) -> dict[str, Any]:
     path = sequence / "sequence.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -48,6 +48,8 @@ class SceneFolder(Sequence[Scene]):
         self.folder = Path(folder)
         self.options = options or SceneOptions()
         self._records = read_index(self.folder)
+        if not self._records:
+            raise ValueError(f"{self.folder / INDEX_NAME}: lists no samples; expected at least one")
 
     @property
     def name(self) -> str:

@@ -1,11 +1,11 @@
 """The JSON of a dataset folder: one record a sample, missing keys derived, paths kept inside the folder."""
 
-import json
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from egptlib._paths import parse_json
 from egptlib.scenes._questions import ask_choice, choice_text
 
 INDEX_NAME = "EventGPT_Instruction_Subset.json"
@@ -51,10 +51,7 @@ def read_entries(root: str | PathLike[str]) -> list[Any]:
         raise FileNotFoundError(f"{root}: no such dataset folder")
     if not path.is_file():
         raise FileNotFoundError(f"{root}: not a dataset folder: {INDEX_NAME} is missing")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON and UTF-8 errors are both ValueErrors
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    entries = parse_json(path.read_bytes(), path, nan=True)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of samples, found {type(entries).__name__}")
     return entries

@@ -1,10 +1,11 @@
 """The ten questions asked of a scene that brings none, and reading a question list."""
 
-import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from string import ascii_uppercase
+
+from egptlib._paths import parse_json
 
 # In the style of the questions asked most often about DSEC in the EventGPT instruction data.
 QUESTIONS: tuple[str, ...] = (
@@ -66,10 +67,7 @@ def choice_text(index: int, choice: str) -> str:
 
 
 def _from_json(path: Path, text: str) -> list[str]:
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    entries = parse_json(text, path, nan=True)
     questions = []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         question = entry.get("question") if isinstance(entry, dict) else None

@@ -256,7 +256,7 @@ def test_folders_that_are_no_eventgpt(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_type: expected 'EventChat_llama', found 'llama'"):
         EventGPT.from_pretrained(checkpoint)
     (checkpoint / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="not valid JSON"):
         EventGPT.from_pretrained(checkpoint)
 
 

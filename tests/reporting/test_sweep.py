@@ -87,7 +87,7 @@ def test_a_value_that_no_run_folder_holds_is_refused_by_name(
     toy, grid = make_notebook("04_toy", parameters=PARAMETERS + "\nlabel = None"), tmp_path / "grid.yaml"
     for name in ("label", "threshold"):
         grid.write_text(f"notebooks: [{toy}]\ngrid: {{{name}: [0.5, {value}]}}\n")
-        with pytest.raises(ValueError, match=f"parameter '{name}': expected"):
+        with pytest.raises(ValueError, match=rf"grid\.yaml: grid\.{name}: expected what JSON"):
             plan_sweep(read_grid(grid))
 
 
