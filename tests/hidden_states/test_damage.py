@@ -252,7 +252,7 @@ def test_an_index_with_a_right_checksum_and_wrong_values(tmp_path: Path, change:
 def test_a_deeply_nested_index_is_one_line(tmp_path: Path) -> None:
     write(tmp_path, [make_sample(0)])
     (tmp_path / "index.json").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(ValueError, match=r"index\.json: nested too deeply"):
+    with pytest.raises(ValueError, match=r"index\.json: .*nested too deeply"):
         HiddenStates.open(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_beyond_what_was_measured_is_refused(gamma: int) -> None:
         ('{"target_step": 1.0}', "'drafter_step' is missing"),
         ('{"target_step": 1.0, "drafter_step": 1.0, "speed": 2}', "unknown field 'speed'"),
         ('{"target_step": 0, "drafter_step": 1.0}', "target_step: expected a positive number"),
-        ('{"target_step": 1.0, "drafter_step": NaN}', "drafter_step"),
+        ('{"target_step": 1.0, "drafter_step": NaN}', "NaN is no JSON number"),
         ('{"target_step": 1.0, "drafter_step": 1.0, "verify": {"two": 1.0}}', "verify: expected"),
         ('{"target_step": 1.0, "drafter_step": 1.0, "verify": {"2": -1.0}}', r"verify\[2\]"),
         ('{"target_step": 1.0, "drafter_step": 1.0, "drafter_passes": {"0": 1.0}}', "size of at least 1"),
