@@ -9,11 +9,21 @@ import h5py
 import numpy as np
 import pytest
 
-from egptlib.scenes import Scene, check_folder, event_images, make_scenes, open_scenes, read_frames, write_video
+from egptlib.scenes import (
+    Scene,
+    check_folder,
+    check_scenes,
+    event_images,
+    make_scenes,
+    open_scenes,
+    read_frames,
+    write_video,
+)
 from egptlib.scenes._recording import open_frames
 from egptlib.scenes.events import save_events
 from tests.scenes.aedat4 import write_aedat4
 from tests.scenes.conftest import frame_number, numbered_frame, random_events
+from tests.scenes.events.test_aedat import EVENTS, WRITTEN
 
 PERIOD, START = 50_000, 913_716_224  # a camera's clock counts from when it was switched on
 
@@ -160,6 +170,20 @@ def test_frames_of_an_aedat4_recording(tmp_path: Path, kind: str) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"rec\.aedat4: damaged AEDAT4 file"):
         open_frames(path)
+
+
+def test_a_file_of_the_makers_library_holds_both(tmp_path: Path) -> None:
+    """dv-processing wrote 600 events over 22 s and four flat grey frames into one AEDAT4 file."""
+    stored = {149: 5_513_447, 43: 11_063_897}  # brightness of the first two frames -> time behind 1.7e15 us
+    report = make_scenes(WRITTEN, tmp_path / "out", window_us=10_000_000)
+    starts = [1_700_000_000_000_000 + stored[149] + 5_000_000 * number for number in range(report.samples)]
+    scenes = open_scenes(tmp_path / "out")
+    assert [row["start_us"] for row in scenes.metadata()] == starts
+    expected = [int(((EVENTS["t"] >= start) & (EVENTS["t"] < start + 10_000_000)).sum()) for start in starts]
+    assert [row["num_events"] for row in scenes.metadata()] == expected
+    seen = [round(float(frame.mean())) for frame in scenes[0].frames]
+    assert np.abs(np.array(sorted(set(seen))) - [43, 149]).max() <= 2
+    assert check_scenes(WRITTEN) == check_folder(tmp_path / "out") == []
 
 
 def test_an_h5_without_frames_or_with_strange_ones(tmp_path: Path) -> None:
