@@ -103,7 +103,9 @@ def cut_dsec(
 
 @app.command()
 def make_scenes(
-    events: Annotated[Path, typer.Option(help="A recording, in any format of data/README.md, or EvQA's folder.")],
+    events: Annotated[
+        Path, typer.Option(help="A recording (formats: data/README.md), or the folder of EvQA or Talk2Event.")
+    ],
     out: Annotated[Path, typer.Option(help="Dataset folder to make, or to add this recording to.")],
     video: Annotated[Path | None, typer.Option(help="A video; left out: the recording's own frames.")] = None,
     window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
@@ -112,11 +114,14 @@ def make_scenes(
     keep_events: Annotated[bool, typer.Option(help="Also keep the raw events of each window.")] = False,
 ) -> None:
     """Cut a recording and its video into windows that overlap by half, as a dataset folder."""
-    from egptlib.scenes import is_evqa, make_evqa, parse_window
+    from egptlib.scenes import is_evqa, is_talk2event, make_evqa, make_talk2event, parse_window
     from egptlib.scenes import make_scenes as make
 
     if is_evqa(events):
         print(make_evqa(events, out, keep_events=keep_events))
+        return
+    if is_talk2event(events):
+        print(make_talk2event(events, out))
         return
     report = make(
         events,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from egptlib.scenes._simulate import simulate_events as simulate_events
     from egptlib.scenes._summary import EventSummary as EventSummary
     from egptlib.scenes._summary import summarize_events as summarize_events
+    from egptlib.scenes._talk2event import is_talk2event as is_talk2event
+    from egptlib.scenes._talk2event import make_talk2event as make_talk2event
     from egptlib.scenes._video import FrameSampling as FrameSampling
     from egptlib.scenes._video import frame_indices as frame_indices
     from egptlib.scenes._video import read_frames as read_frames
@@ -66,6 +68,7 @@ _NAMES = {
     "_scene": ("Scene",),
     "_simulate": ("EventSimulator", "simulate_events"),
     "_summary": ("EventSummary", "summarize_events"),
+    "_talk2event": ("is_talk2event", "make_talk2event"),
     "streets._make": ("make_streets",),
     "streets._answers": (
         *("MOVING_SLOTS", "SLOT_QUESTIONS", "SLOTS", "TOLD_TOGETHER"),

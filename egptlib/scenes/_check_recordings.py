@@ -1,18 +1,20 @@
 """Finding what is broken before it is cut: files of events, videos, sequences of DSEC, EvQA's folder."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from egptlib.scenes._check import Problem, check_folder
+from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
 from egptlib.scenes._evqa import is_evqa, read_evqa
-from egptlib.scenes._frames import Frames, Hdf5Images
+from egptlib.scenes._frames import Frames
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._recording import has_frames, open_frames
+from egptlib.scenes._talk2event import is_talk2event, read_talk2event
 from egptlib.scenes._video import video_frame_count
 from egptlib.scenes.events import EventFile
 
@@ -24,13 +26,13 @@ def check_scenes(path: str | PathLike[str]) -> list[Problem]:
 
     Args:
         path: a dataset folder (see `check_folder`), a recording or a video, a sequence of DSEC or a folder of them, or
-            EvQA's folder.
+            EvQA's or Talk2Event's folder.
     """
     path = Path(path)
     if path.is_file():
         return list(_check_file(path))
-    if is_evqa(path):
-        return list(_check_evqa(path))
+    if is_evqa(path) or is_talk2event(path):
+        return list(_check_clips(read_evqa(path) if is_evqa(path) else read_talk2event(path)))
     if not (path / INDEX_NAME).exists() and any(map(is_sequence, [path, *path.glob("*")])):
         return [problem for sequence in find_sequences([path]) for problem in _check_sequence(sequence)]
     return check_folder(path)
@@ -51,19 +53,24 @@ def _check_sequence(sequence: Path) -> Iterator[Problem]:
     yield from _faults(name, sequence, lambda: _read_frames(dsec_frames(sequence)))
 
 
-def _check_evqa(root: Path) -> Iterator[Problem]:
-    questions = read_evqa(root)
+def _check_clips(clips: Iterator[Clip]) -> Iterator[Problem]:
     while True:
         try:
-            question = next(questions, None)
-        except ValueError as error:  # the rest cannot be told
+            clip = next(clips, None)
+        except ValueError as error:  # what follows cannot be told
             yield Problem("", str(error))
             return
-        if question is None:
+        if clip is None:
             return
-        path = question.recording
-        yield from _faults(question.name, path, partial(_read_events, path))
-        yield from _faults(question.name, path, partial(_read_images, path))
+        yield from _faults(clip.name, clip.path, partial(_read_clip, clip))
+
+
+def _read_clip(clip: Clip) -> None:
+    with ExitStack() as stack:
+        events, frames, span = clip.open(stack)
+        if not len(events.window(*span)["t"]):
+            raise ValueError(f"{clip.path}: holds no events")
+        _read_frames(frames)
 
 
 def _read_events(path: Path) -> None:
@@ -76,10 +83,6 @@ def _read_frames(frames: Frames) -> None:
     with closing(frames):
         for index in range(len(frames.times)):
             frames.read(range(index, index + 1))
-
-
-def _read_images(path: Path) -> None:
-    _read_frames(Hdf5Images(path))
 
 
 def _faults(sample: str, path: Path, read: Callable[[], Any]) -> Iterator[Problem]:

@@ -3,11 +3,12 @@
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from egptlib.scenes._images import write_png
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._rendering import event_images
 from egptlib.scenes._video import write_video
-from egptlib.scenes.events import EventFile, Events, save_events
+from egptlib.scenes.events import Events, save_events
 
 _PARTS = ".cut"  # one JSON a finished sequence: what resuming looks at and the index is merged from
 
@@ -28,6 +29,33 @@ Annotator = Callable[[str, int, int], dict[str, Any]]
 def always(keys: dict[str, Any]) -> Annotator:
     """Return an annotator that gives every window the same keys."""
     return lambda *_: dict(keys)
+
+
+class EventSource(Protocol):
+    """What events are cut from, such as an `EventFile`."""
+
+    path: Path
+
+    def window(self, start_us: int | None = None, stop_us: int | None = None) -> Events:
+        """Return the events with `start_us <= t < stop_us`."""
+
+
+class Clip(NamedTuple):
+    """A recording that is one scene as a whole.
+
+    Attributes:
+        name: of the scene.
+        path: of its events.
+        open: gives events, frames and the span [start, stop) of both, to be closed by the stack it is given.
+        entry: further keys of its JSON entry.
+        label: where the events come from.
+    """
+
+    name: str
+    path: Path
+    open: Callable[[ExitStack], tuple[EventSource, Frames, tuple[int, int]]]
+    entry: dict[str, Any]
+    label: str = "recorded"
 
 
 @dataclass(frozen=True)
@@ -57,7 +85,7 @@ def parse_window(text: str) -> int:
 
 def cut_recording(
     name: str,
-    events: EventFile,
+    events: EventSource,
     frames: Frames,
     out: Path,
     spans: Sequence[tuple[int, int]],
@@ -72,7 +100,7 @@ def cut_recording(
 
     Args:
         settings: as `cut_settings` gives them; kept, so that `is_cut` can compare.
-        label: where the events come from: "recorded" or "simulated".
+        label: where the events come from: "recorded", "simulated" or "binned".
     """
     for folder in ("event_image", "event_image_1f", "mp4", "event_npy"):
         shutil.rmtree(out / folder / name, ignore_errors=True)  # what an interrupted cut left
@@ -96,6 +124,33 @@ def cut_recording(
         samples.append(entry | (annotate(name, start, stop) if annotate else {}))
     write_json(_part(name, out), {"settings": settings, "samples": samples, "set_aside": set_aside})
     return len(samples)
+
+
+def cut_clips(
+    clips: Iterable[Clip],
+    out: str | PathLike[str],
+    *,
+    views: Sequence[int] = (5, 1),
+    keep_events: bool = False,
+    progress: bool = True,
+) -> CutReport:
+    """Write each clip as one scene of the dataset folder `out`; those without frames or events are set aside."""
+    from tqdm import tqdm
+
+    out, num_cut, num_skipped = own_folder(out), 0, 0
+    hidden = None if progress else True  # None: shown on a terminal only
+    for clip in tqdm(clips, desc=f"cut {out.name}", unit="scene", disable=hidden):
+        settings = cut_settings(0, views, keep_events) | {"file": [clip.path.name, clip.path.stat().st_size]}
+        settings |= {"entry": clip.entry}
+        if is_cut(clip.name, out, settings):
+            num_skipped += 1
+            continue
+        with ExitStack() as stack:
+            events, frames, span = clip.open(stack)
+            annotate = always(clip.entry)
+            cut_recording(clip.name, events, frames, out, [span], settings, label=clip.label, annotate=annotate)
+        num_cut += 1
+    return finish_folder(out, num_cut, num_skipped)
 
 
 def windows(times: np.ndarray, window_us: int) -> list[tuple[int, int]]:

@@ -55,13 +55,13 @@ class Frames:
 
 
 class PngFrames(Frames):
-    """A folder of PNG files, in the order of their numbers."""
+    """The PNG files of a folder, in the order of their numbers, or those named."""
 
-    def __init__(self, folder: Path, times: np.ndarray) -> None:
-        self._files = frame_files(folder)
+    def __init__(self, path: Path, times: np.ndarray, files: list[Path] | None = None) -> None:
+        self._files = frame_files(path) if files is None else files
         if len(self._files) != len(times):
-            raise ValueError(f"{folder}: {len(self._files)} PNG frames but {len(times)} timestamps")
-        super().__init__(folder, times)
+            raise ValueError(f"{path}: {len(self._files)} PNG frames but {len(times)} timestamps")
+        super().__init__(path, times)
 
     def _load(self, index: int) -> np.ndarray:
         return read_frame(self._files[index])

@@ -64,14 +64,14 @@ def parse_entry(root: Path, number: int, entry: Any) -> Record:
         raise ValueError(f"{where}: expected an object, found {type(entry).__name__}")
     if "event_data" not in entry:
         raise ValueError(f"{where}: 'event_data' is missing (the other paths are derived from it)")
-    event_data = _relative(where, "event_data", entry["event_data"])
+    event_data = relative_path(where, "event_data", entry["event_data"])
     stem = event_data.with_suffix("")
     views = _name_list(where, entry, "event_image", [f"{stem}_{view}.png" for view in range(5)])
     single = _name_list(where, entry, "event_image_1f", [f"{stem}_0.png"])
     if len(single) != 1:
         raise ValueError(f"{where}: 'event_image_1f' has {len(single)} names; expected one")
-    mp4 = _relative(where, "mp4_data", entry.get("mp4_data", f"{stem}.mp4"))
-    video = _relative(where, "video_data", entry.get("video_data", str(stem)))
+    mp4 = relative_path(where, "mp4_data", entry.get("mp4_data", f"{stem}.mp4"))
+    video = relative_path(where, "video_data", entry.get("video_data", str(stem)))
     questions, answers, choices = _questions(where, entry)
     parent = event_data.parent.as_posix()
     return Record(
@@ -90,7 +90,7 @@ def parse_entry(root: Path, number: int, entry: Any) -> Record:
     )
 
 
-def _relative(where: str, key: str, value: Any) -> PurePosixPath:
+def relative_path(where: str, key: str, value: Any) -> PurePosixPath:
     """Check that a path of the JSON stays inside the folder it is relative to."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: {key!r} is {value!r}; expected a relative path")
@@ -104,7 +104,7 @@ def _name_list(where: str, entry: dict[str, Any], key: str, derived: list[str]) 
     names = entry.get(key, derived)
     if not isinstance(names, list) or not names:
         raise ValueError(f"{where}: {key!r} is {names!r}; expected a list of relative paths")
-    return [_relative(where, key, name) for name in names]
+    return [relative_path(where, key, name) for name in names]
 
 
 def _questions(where: str, entry: dict[str, Any]) -> tuple[list[str], list[str | None], list[tuple[str, ...]]]:

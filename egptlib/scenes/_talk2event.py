@@ -1,39 +1,32 @@
 """Talk2Event (Kong et al. 2025): expressions that mean one object each, in driving scenes of DSEC; one scene a picture.
 
     meta_data_v10/SPLIT/SEQ.json    a list of objects: id, event_path, image_path, class, bbox {x, y, w, h}, captions
-    EVENT_PATH                      .npz with `events` uint8 [20, H, W]: counts of negative, then of positive events, each
-                                    in ten bins of time
+    EVENT_PATH                      .npz with `events` uint8 [20, 480, 640]: counts of negative events in ten bins of
+                                    time, then of positive ones
     IMAGE_PATH                      the frame, as .png (the annotations say .jpg)
 
-The layout is read from the code of the dataset's own repository. Events are published as counts alone: inside a bin their
-order is lost, and positive ones are taken to come last; t is the number of the bin.
+The layout is read from the code of the dataset's own repository. Events are published as counts alone: inside a bin
+their order is lost, and positive ones are taken to come last; t is the number of the bin.
 """
 
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from egptlib.scenes._cutting import CutReport, always, cut_recording, cut_settings, finish_folder, is_cut, own_folder
-from egptlib.scenes._frames import ImageFrame
-from egptlib.scenes._index import path_inside
+from egptlib.scenes._cutting import Clip, CutReport, cut_clips
+from egptlib.scenes._frames import Frames, PngFrames
+from egptlib.scenes._index import relative_path
 from egptlib.scenes.events import Events
 
-_BINS = 10
-
-
-class Talk2EventPicture(NamedTuple):
-    """One moment: the name of its scene, its files, and what the dataset folder says about it."""
-
-    name: str
-    events: Path
-    image: Path
-    entry: dict[str, Any]
+_BINS, _HEIGHT, _WIDTH = 10, 480, 640  # of the events; boxes and frames are on the same grid
+_FORM = "Answer with [left, top, right, bottom], as shares of the picture's width and height."
 
 
 class BinnedEvents:
@@ -46,14 +39,13 @@ class BinnedEvents:
                 counts = file["events"]
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a readable .npz with 'events': {error}") from error
-        if counts.ndim != 3 or len(counts) != 2 * _BINS or counts.dtype.kind != "u":
-            raise ValueError(f"{path}: 'events' is {counts.dtype} {counts.shape}; expected counts [20, height, width]")
-        polarity, t, y, x = np.nonzero(counts.reshape(2, _BINS, *counts.shape[1:]))
-        order = np.lexsort((polarity, t))
-        repeated = np.repeat(order, counts.reshape(2, _BINS, *counts.shape[1:])[polarity, t, y, x][order])
-        columns = {"x": (x, np.uint16), "y": (y, np.uint16), "t": (t, np.int64), "p": (polarity, np.uint8)}
-        self._events = Events({key: values[repeated].astype(kind) for key, (values, kind) in columns.items()})
-        self._events.size = counts.shape[1:]
+        if counts.shape != (2 * _BINS, _HEIGHT, _WIDTH) or counts.dtype.kind != "u":
+            expected = f"unsigned [{2 * _BINS}, {_HEIGHT}, {_WIDTH}]"
+            raise ValueError(f"{path}: 'events' is {counts.dtype} {counts.shape}; expected {expected}")
+        by_time = counts.reshape(2, _BINS, _HEIGHT, _WIDTH).swapaxes(0, 1)
+        t, p, y, x = np.repeat(np.nonzero(by_time), by_time[by_time > 0], axis=1)
+        self._events = Events(x=x.astype(np.uint16), y=y.astype(np.uint16), t=t, p=p.astype(np.uint8))
+        self._events.size = _HEIGHT, _WIDTH
 
     def window(self, start_us: int | None = None, stop_us: int | None = None) -> Events:
         """Return all of them."""
@@ -70,60 +62,55 @@ def make_talk2event(
 ) -> CutReport:
     """Make a dataset folder of Talk2Event: each expression asks where its object is, the answer is its box.
 
-    A scene's clip is its one frame. The boxes stand in its metadata too: `objects`, a list of id, class, bbox in pixels.
+    A scene's clip is its one frame. The boxes stand in its metadata too: `objects`, a list of id, class, bbox (pixels).
 
     Raises:
         FileNotFoundError: a file of events or a frame is missing.
         ValueError: a file is not as described above, or `out` was cut with other settings.
     """
-    out, cut, skipped = own_folder(out), 0, 0
-    hidden = None if progress else True  # None: shown on a terminal only
-    for picture in tqdm(read_talk2event(root), desc=f"cut {out.name}", unit="picture", disable=hidden):
-        settings = cut_settings(0, views) | picture.entry
-        if is_cut(picture.name, out, settings):
-            skipped += 1
-            continue
-        events, frame = BinnedEvents(picture.events), ImageFrame(picture.image)
-        span = [(0, _BINS)]
-        cut_recording(picture.name, events, frame, out, span, settings, label="binned", annotate=always(picture.entry))
-        cut += 1
-    return finish_folder(out, cut, skipped)
+    return cut_clips(read_talk2event(root), out, views=views, progress=progress)
 
 
-def read_talk2event(root: str | PathLike[str]) -> Iterator[Talk2EventPicture]:
+def read_talk2event(root: str | PathLike[str]) -> Iterator[Clip]:
     """Yield the pictures, each with all its expressions; errors as of `make_talk2event`."""
     root = Path(root)
     files = sorted((root / "meta_data_v10").glob("*/*.json"))
     if not files:
         raise ValueError(f"{root}: holds no meta_data_v10/SPLIT/SEQ.json")
     for path in files:
+        by_picture: dict[tuple[str, str], list[dict[str, Any]]] = {}
         try:
-            objects = json.loads(path.read_text(encoding="utf-8"))
-            by_picture: dict[tuple[str, str], list[dict[str, Any]]] = {}
-            for item in objects:
+            for item in json.loads(path.read_text(encoding="utf-8")):
                 by_picture.setdefault((item["event_path"], item["image_path"]), []).append(item)
-            for (events, image), items in by_picture.items():
-                yield _picture(root, path, events, image, items)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: an object lacks one of the fields of the layout, or it is wrong: {error!r}") from error
+            clips = [_clip(root, path, *names, items) for names, items in by_picture.items()]
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not valid JSON: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not a list of objects with the fields of Talk2Event: {error!r}") from error
+        yield from clips
 
 
-def _picture(root: Path, path: Path, events: str, image: str, items: list[dict[str, Any]]) -> Talk2EventPicture:
-    frame = path_inside(root, Path(image).with_suffix(".png").as_posix(), f"{path}: 'image_path'")
-    height, width = ImageFrame(frame).size
-    qa, objects = [], []
-    for item in items:
-        left, top, right, bottom = (item["bbox"]["x"], item["bbox"]["y"], item["bbox"]["w"], item["bbox"]["h"])
-        shares = (left / width, top / height, (left + right) / width, (top + bottom) / height)
-        answer = "[" + ", ".join(f"{min(max(share, 0), 1):.2f}" for share in shares) + "]"
-        for caption in item["captions"]:
-            qa.append({"question": f"Where is this? {caption.strip()} {_FORM}", "answer": answer})
-        objects.append({"id": item["id"], "class": item["class"], "bbox": item["bbox"]})
-    name = f"{path.parent.name}_{path.stem}_{Path(events).stem}"
-    entry = {"qa": qa, "objects": objects, "sequence": path.stem}
-    return Talk2EventPicture(name, path_inside(root, events, f"{path}: 'event_path'"), frame, entry)
+def _clip(root: Path, path: Path, events: str, image: str, items: list[dict[str, Any]]) -> Clip:
+    split, sequence = path.parent.name, path.stem
+    where = str(path)
+    events_path = root / relative_path(where, "event_path", events)
+    frame_path = (root / relative_path(where, "image_path", image)).with_suffix(".png")
+    qa = [
+        {"question": f"Where is this? {caption.strip()} {_FORM}", "answer": _box(item["bbox"])}
+        for item in items
+        for caption in item["captions"]
+    ]
+    objects = [{key: item[key] for key in ("id", "class", "bbox")} for item in items]
+    entry = {"qa": qa, "objects": objects, "sequence": sequence}
+    name = f"{split}_{sequence}_{events_path.stem}"
+    return Clip(name, events_path, partial(_open, events_path, frame_path), entry, "binned")
 
 
-_FORM = "Answer with [left, top, right, bottom], as shares of the picture's width and height."
+def _box(box: dict[str, float]) -> str:
+    left, top, right, bottom = box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]
+    shares = (left / _WIDTH, top / _HEIGHT, right / _WIDTH, bottom / _HEIGHT)
+    return "[" + ", ".join(f"{min(max(share, 0.0), 1.0):.2f}" for share in shares) + "]"
+
+
+def _open(events: Path, image: Path, _: ExitStack) -> tuple[BinnedEvents, Frames, tuple[int, int]]:
+    return BinnedEvents(events), PngFrames(image, np.zeros(1), [image]), (0, _BINS)

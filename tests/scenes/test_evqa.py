@@ -61,7 +61,7 @@ def test_each_question_is_a_scene_of_the_whole_recording(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("file_path", "../../other.h5", "leaves h5_files/"),
+        ("file_path", "../../other.h5", "'file_path' is"),
         ("answer", "A cat.", "the answer among the choices"),
         ("choices", "A dog.", "the answer among the choices"),
         ("question_id", None, None),
