@@ -41,10 +41,13 @@ def build(settings: AdapterSettings) -> Adapter:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, atomically, with a checksum of all of them."""
+    """Write tensors as safetensors, atomically, with a checksum of all of them; OSError where the disk is full."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"checksum": _checksum(tensors)})
+        try:
+            save_file(tensors, temporary, {"checksum": _checksum(tensors)})
+        except SafetensorError as error:
+            raise OSError(f"{path}: not written ({error}); make space, and the same command goes on") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -52,18 +52,15 @@ class HiddenStates(Sequence[HiddenSample]):
             ValueError: the index is damaged or not one of a chunk folder, or a file has another size than it says.
         """
         folder = Path(folder)
-        index = read_index(folder)
+        while True:
+            index = read_index(folder)
+            try:
+                chunks = _chunks(folder, index)
+                break
+            except FileNotFoundError:
+                if read_index(folder) == index:  # otherwise a writer has just made one file of several
+                    raise
         heads = index.get("heads", {})
-        chunks: list[Chunk] = []
-        for entry in index["chunks"]:
-            if is_legacy(index):
-                count = entry["n_samples"]
-                chunks.append(LegacyChunk(present(folder / "chunks" / entry["path"], entry, count), count))
-            else:
-                count = entry["num_samples"]
-                chunks.append(SafetensorsChunk(present(folder / entry["path"], entry, count), count))
-        for entry in heads.values():
-            present(folder / entry["path"], entry)
         places = [(c, i) for c, chunk in enumerate(chunks) for i in range(chunk.num_samples)]
         return cls(folder, dict(index.get("config", {})), chunks, places, heads)
 
@@ -184,6 +181,21 @@ class HiddenStates(Sequence[HiddenSample]):
 
     def _selection(self, places: list[tuple[int, int]]) -> HiddenStates:
         return HiddenStates(self.folder, self.config, self._chunks, places, self._heads)
+
+
+def _chunks(folder: Path, index: dict[str, Any]) -> list[Chunk]:
+    """The files that an index lists, after a look at their sizes."""
+    chunks: list[Chunk] = []
+    for entry in index["chunks"]:
+        if is_legacy(index):
+            count = entry["n_samples"]
+            chunks.append(LegacyChunk(present(folder / "chunks" / entry["path"], entry, count), count))
+        else:
+            count = entry["num_samples"]
+            chunks.append(SafetensorsChunk(present(folder / entry["path"], entry, count), count))
+    for entry in index.get("heads", {}).values():
+        present(folder / entry["path"], entry)
+    return chunks
 
 
 def _runs(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:

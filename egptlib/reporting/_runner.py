@@ -1,6 +1,7 @@
 """Execute notebooks: one process and one run folder each, several at a time, here or on a Dask cluster."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -207,12 +208,26 @@ def _run(
         }
     (partial / "status.json").unlink(missing_ok=True)  # the child's, without the digests of what it left
     write_sealed(partial / "status.json", status | {"files": folder_digests(partial)})
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(partial, final)
+    _publish(partial, final)
     if status["state"] == "done":
         return name, Outcome(job, final, "done", seconds)
     return name, Outcome(job, final, "failed", seconds, describe_error(status))
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Put a run in the place of an older one, which another process may do at the same time."""
+    aside = partial.with_suffix(".replaced")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(final, aside)
+        try:
+            os.replace(partial, final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def describe_error(status: Mapping[str, Any]) -> str:
@@ -242,10 +257,10 @@ def _host() -> str:
 
 def _remove_abandoned(root: Path, name: str) -> None:
     """Remove what a run of the same name left when its process on this machine was killed."""
-    for folder in root.glob(f".{name}.{_host()}.*.partial"):
+    for folder in root.glob(f".{name}.{_host()}.*.*"):
         owner = int(folder.name.split(".")[-2])
         if owner == os.getpid() or not _is_alive(owner):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # its child may be about to end
 
 
 def _is_alive(process: int) -> bool:
