@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections import defaultdict
@@ -25,7 +24,7 @@ from egptlib.hidden_states._trace import write_trace
 from egptlib.hidden_states._writer import HiddenStateWriter
 
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
-    from egptlib.models import Model, Pair
+    from egptlib.models import Pair
     from egptlib.scenes import Scene
 
 TokenPath = Literal["target", "free"]
@@ -292,6 +291,8 @@ def _configuration(
     pair: Pair, scenes: Sequence[Scene], path: str, max_new_tokens: int, layers: Layers
 ) -> dict[str, Any]:
     """What a stored sample depends on, in plain values; a folder holds samples of one such configuration."""
+    from egptlib.models import fingerprint
+
     config: dict[str, Any] = {"path": path, "max_new_tokens": max_new_tokens, "pair": pair.name}
     config["layers"] = {side: list(numbers) for side, numbers in layers.items()}
     quantization = getattr(pair.target.module.config, "quantization_config", None)
@@ -299,22 +300,12 @@ def _configuration(
     if rules := pair.target.rule_settings:
         config["generation_config"] = rules
     config["dataset"] = getattr(scenes, "name", None)
-    config["drafter_weights"], config["target_weights"] = _fingerprint(pair.drafter), _fingerprint(pair.target)
+    config["drafter_weights"] = fingerprint(pair.drafter.module)
+    config["target_weights"] = fingerprint(pair.target.module)
     options = getattr(scenes, "options", None)
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         config |= dataclasses.asdict(options)
     return config
-
-
-def _fingerprint(model: Model) -> str:
-    """Hash over up to 512 values of every parameter: tells retrained, requantized or recast weights apart."""
-    digest = hashlib.sha256()
-    for name, parameter in model.module.named_parameters():
-        values = parameter.detach().flatten()
-        values = values[:: max(1, values.numel() // 512)]
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from egptlib.models._describe import describe_pair
 from egptlib.models._device import usable_device
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
+from egptlib.models._fingerprint import fingerprint
 from egptlib.models._interface import Answer, Inputs, Model, Prompt, State, Step
 from egptlib.models._language_model import LanguageModel
 from egptlib.models._lean import weight_versions
@@ -72,6 +73,7 @@ __all__ = [
     "confidences",
     "describe_pair",
     "frame_sampling",
+    "fingerprint",
     "load_pair",
     "load_video_llava",
     "match_vocabularies",

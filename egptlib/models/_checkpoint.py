@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.utils import logging
 
 from egptlib._paths import read_json
-from egptlib.models._quantization import settle_cpu_layers
+from egptlib.models._fingerprint import note_loaded
+from egptlib.models._quantization import fitted_options, settle_cpu_layers
 
 SIZE_WORTH_A_BAR = 2**30  # bytes; smaller checkpoints load in a second or two
 
@@ -75,9 +76,16 @@ def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | P
 
     transformers itself only warns and leaves random weights in the gaps.
 
+    A checkpoint that was saved quantized opens in its own precision, whatever the arguments' dtype.
+
     Raises:
-        ValueError: weights are missing, unexpected or of another shape (the message names them), or unreadable.
+        ValueError: weights are missing, unexpected or of another shape (the message names them), unreadable, or saved
+            in another precision than asked for.
     """
+    try:
+        kwargs = fitted_options(read_config(folder), kwargs)
+    except ValueError as error:
+        raise ValueError(f"{folder}/config.json: {error}") from None
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # its report of the same keys would come on top of the error below
     if sum(file.stat().st_size for file in Path(folder).glob("*.*")) < SIZE_WORTH_A_BAR:
@@ -105,6 +113,7 @@ def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | P
     if problems:
         raise ValueError(f"{folder}: the weights do not fit the config: {'; '.join(problems)}")
     settle_cpu_layers(model)
+    note_loaded(model)
     return model.eval()
 
 

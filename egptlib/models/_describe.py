@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from egptlib.models._load import Pair
+from egptlib.models._quantization import precision_of
 
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
@@ -33,8 +34,4 @@ def _device(device: torch.device) -> str:
 
 def _precision(pair: Pair) -> str:
     quantization = getattr(pair.target.module.config, "quantization_config", None)
-    if getattr(quantization, "load_in_4bit", False):
-        return str(quantization.bnb_4bit_quant_type)  # type: ignore[union-attr]
-    if getattr(quantization, "load_in_8bit", False):
-        return "int8"
-    return str(pair.target.dtype).removeprefix("torch.")
+    return precision_of(quantization) or str(pair.target.dtype).removeprefix("torch.")

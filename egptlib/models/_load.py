@@ -49,12 +49,15 @@ def load_pair(
     form: Form | None = None,
     prompt: str | None = None,
     matching: Matching | None = None,
+    eventgpt: str | Path | None = None,
+    video_llava: str | Path | None = None,
 ) -> Pair:
     """Open a pair of models.
 
     Args:
         name: "mini" (the small pair in this package), the path of a `pair.toml`, or with `drafter` and `target` how
             the pair is called. Any two checkpoints make a pair, see `open_model`.
+        eventgpt, video_llava: `drafter` and `target`, called by their models' names.
         others: as in `PairSettings`; what is given comes before what the file says.
 
     Raises:
@@ -68,8 +71,8 @@ def load_pair(
     """
     settings = pair_settings(
         name,
-        drafter=drafter,
-        target=target,
+        drafter=drafter or eventgpt,
+        target=target or video_llava,
         visual_tower=visual_tower,
         quantization=quantization,
         dtype=dtype,

@@ -51,6 +51,47 @@ def loading_options(
     return options
 
 
+def precision_of(quantization: Any) -> str | None:
+    """What a `quantization_config` makes of weights: "nf4", "fp4", "int8", another method's name, or None.
+
+    Args:
+        quantization: a `BitsAndBytesConfig` or another method's, the fields of one in a config.json, or None.
+    """
+    if quantization is None:
+        return None
+    fields = quantization if isinstance(quantization, dict) else vars(quantization)
+    if fields.get("load_in_4bit") or fields.get("_load_in_4bit"):
+        return str(fields.get("bnb_4bit_quant_type", "fp4"))
+    if fields.get("load_in_8bit") or fields.get("_load_in_8bit"):
+        return "int8"
+    return str(getattr(fields.get("quant_method"), "value", fields.get("quant_method")))
+
+
+def fitted_options(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a checkpoint that may have been saved quantized: it opens as it is.
+
+    Its own quantization_config counts then, and what is not quantized has the dtype that its layers compute in.
+
+    Args:
+        config: the fields of its `config.json`.
+        options: as from `loading_options`.
+
+    Raises:
+        ValueError: another precision was asked for than the weights are saved in.
+    """
+    saved = config.get("quantization_config")
+    if saved is None:
+        return options
+    precision, asked = precision_of(saved), precision_of(options.get("quantization_config"))
+    if asked not in (None, precision):
+        raise ValueError(f"quantization_config: the weights are saved as {precision} and cannot be opened as {asked}")
+    options = {name: value for name, value in options.items() if name != "quantization_config"}
+    if precision in ("nf4", "fp4", "int8"):
+        dtype = "float16" if precision == "int8" else saved.get("bnb_4bit_compute_dtype", "float32")
+        options["dtype"] = getattr(torch, dtype)
+    return options
+
+
 def settle_cpu_layers(module: nn.Module) -> None:
     """Keep bitsandbytes' AVX-512 path away from 4-bit layers whose shape it cannot pack.
 

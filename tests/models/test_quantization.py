@@ -1,5 +1,6 @@
 """4-bit and 8-bit loading on the CPU: what is quantized, how many bytes, and what comes out."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from egptlib.models import EventGPT, Inputs, load_pair, load_video_llava
+from egptlib.models import EventGPT, Inputs, describe_pair, fingerprint, load_pair, load_video_llava
 from egptlib.models._quantization import UNQUANTIZED, is_quantized, loading_options, quantized_bytes
 
 from .conftest import event_config, loud
@@ -103,6 +104,37 @@ def test_what_was_saved_in_4_bit_opens_in_4_bit(event_checkpoint: Path, tmp_path
     embeds = torch.randn(1, 4, 64, dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(again(inputs_embeds=embeds).logits, module(inputs_embeds=embeds).logits)
+
+
+def test_a_pair_of_checkpoints_in_their_own_precision(
+    event_checkpoint: Path, video_checkpoint: Path, scene: Any, tmp_path: Path
+) -> None:
+    """A target saved in 4 bit opens so without being asked for it, and is not made another one."""
+    load_video_llava(video_checkpoint, **loading_options("nf4")).save_pretrained(tmp_path / "nf4")
+    for file in video_checkpoint.glob("*token*"):
+        shutil.copy(file, tmp_path / "nf4")
+    for quantization in (None, "nf4"):
+        pair = load_pair("noise", drafter=event_checkpoint, target=tmp_path / "nf4", quantization=quantization)
+        assert describe_pair(pair)["precision"] == "nf4" and pair.target.dtype == torch.bfloat16
+        assert len(pair.target.greedy(scene, "What moves?", 3).token_ids)
+    with pytest.raises(ValueError, match=r"nf4/config.json: quantization_config: .* saved as nf4 .* opened as int8"):
+        load_pair("noise", drafter=event_checkpoint, target=tmp_path / "nf4", quantization="int8")
+
+
+def test_a_fingerprint_is_that_of_what_was_loaded(wide: Path) -> None:
+    """bitsandbytes lays weights out anew in their first pass on some CPUs; here that is done by hand as well."""
+    module = EventGPT.from_pretrained(wide, **loading_options("nf4"))
+    before = fingerprint(module)
+    with torch.no_grad():
+        module(input_ids=torch.tensor([[1, 5, 7]]))
+        for layer in module.modules():
+            if isinstance(layer, bnb.nn.Linear4bit):
+                layer.weight.data = layer.weight.data.flip(0)
+        assert fingerprint(module) == before
+        module.lm_head.weight[0] += 1
+    assert fingerprint(module) != before
+    assert fingerprint(EventGPT.from_pretrained(wide, **loading_options("nf4"))) == before
+    assert fingerprint(EventGPT.from_pretrained(wide, **loading_options(None))) != before
 
 
 def test_int8(event_checkpoint: Path) -> None:
