@@ -164,10 +164,10 @@ def test_every_processor_of_transformers_is_known(target: TextModel) -> None:
 def test_sampling_draws_from_what_the_rules_leave(reader: TextModel, drafter: TextModel) -> None:
     banned = [3, 5, 7, 8, 9, 10, 11, 12, 13]
     with asked_for(reader, {"suppress_tokens": banned}):
-        generator, options = torch.Generator().manual_seed(3), {"gamma": 2, "max_new_tokens": 3}
+        generator = torch.Generator().manual_seed(3)
         for _ in range(40):
             found = speculative_generate(
-                reader, drafter, PROMPTS[0], "", sampling=Sampling(), generator=generator, **options
+                reader, drafter, PROMPTS[0], "", gamma=2, max_new_tokens=3, sampling=Sampling(), generator=generator
             )
             assert not set(found.token_ids.tolist()) & set(banned)
 
