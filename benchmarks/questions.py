@@ -7,9 +7,10 @@ scene by scene, every model works on the same number of threads, and no session 
 transformers' `generate` of the target: called per question, as one does without thinking; with what a scene's prompts
 have in common seen and read once and its key-value cache kept (rolled back between questions), as one does with some;
 and on a left-padded batch of the ten, the pictures seen once. The rows of ours: one question after the other, all
-questions together, and all questions of a sequence's scenes together (its seconds shared out equally). `without a drafter` is the same batch decoding a token a pass, so only the difference to it
-is what speculation adds. Intervals: 95 %, whole sequences resampled. Exits non-zero where an answer is not the first
-baseline's, or a required ratio is missed.
+questions together, and all questions of a sequence's scenes together (its seconds shared out equally). `without a
+drafter` is the same batch decoding a token a pass, so only the difference to it is what speculation adds. Intervals:
+95 %, whole sequences resampled. Exits non-zero where an answer is not the first baseline's, or a required ratio is
+missed.
 """
 
 import argparse

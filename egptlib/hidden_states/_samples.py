@@ -41,14 +41,18 @@ class SampleMaker:
 
     def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any]]:
         """What `HiddenStateWriter.add` takes, per row."""
-        reader, prompts, places = self._prompts("target", rows)
-        target = reader.answer(prompts, self.max_new_tokens)
-        reader, prompts, _ = self._prompts("drafter", rows)
+        from egptlib.models import LookUp
+
+        length, vocabulary = self.max_new_tokens, self.pair.vocabulary
+        drafter, theirs = self._prompts("drafter", rows)
+        reader, prompts = self._prompts("target", rows)
+        target = reader.answer(prompts, length, drafter.drafter(theirs, length, vocabulary))
         if self.path == "target":
-            drafter = self._along(reader, prompts, target)
-        else:
-            drafter = reader.answer(prompts, self.max_new_tokens)
-        return [self._sample(*row, drafter[place], target[place]) for row, place in zip(rows, places)]
+            own = self._along(drafter, theirs, target)
+        else:  # it is much like the target's, which drafts for it in turn
+            alike = [vocabulary.to_drafter(reading.token_ids.tolist()) for reading in target]
+            own = drafter.answer(theirs, length, LookUp(alike))
+        return [self._sample(*row, *readings) for row, *readings in zip(rows, own, target, strict=True)]
 
     def _along(self, reader: Any, prompts: Any, target: list[Reading]) -> list[Reading]:
         """The drafter along the target's answers, one row for each of the target's tokens.
@@ -64,24 +68,19 @@ class SampleMaker:
         return [_at(row, vocabulary.places(answer)) for row, answer in zip(rows, answers)]
 
     @torch.no_grad()
-    def _prompts(self, side: Side, rows: Sequence[tuple[Seen, str]]) -> tuple[Any, Any, list[int]]:
-        """A reader, the prompts as it takes them (a rectangle of scenes and questions), and where in it each row is."""
+    def _prompts(self, side: Side, rows: Sequence[tuple[Seen, str]]) -> tuple[Any, Any]:
+        """A reader, and the prompts as it takes them, scene by scene, as the rows are."""
         from egptlib.models import reader_for
 
         model = getattr(self.pair, side)
         by_scene: dict[int, list[Prompt]] = {}
-        order = []
         for seen, question in rows:
             inputs = model.encode(seen.scene, question, like=seen.inputs.get(side))
-            prompts = by_scene.setdefault(id(seen), [])
-            order.append((id(seen), len(prompts)))
-            prompts.append(model.see(inputs))
+            by_scene.setdefault(id(seen), []).append(model.see(inputs))
             seen.inputs[side] = inputs  # now with its visual tokens
-        widest = max(map(len, by_scene.values()))
-        scenes = [prompts + prompts[:1] * (widest - len(prompts)) for prompts in by_scene.values()]
-        number = {scene: i for i, scene in enumerate(by_scene)}
+        scenes = list(by_scene.values())
         reader = reader_for(model, self.layers.get(side, ()), scenes)
-        return reader, reader.prompts(scenes), [number[scene] * widest + i for scene, i in order]
+        return reader, reader.prompts(scenes)
 
     @torch.no_grad()
     def _sample(self, seen: Seen, question: str, drafter: Reading, target: Reading) -> dict[str, Any]:

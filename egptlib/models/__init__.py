@@ -21,7 +21,7 @@ from egptlib.models._rows import check_rows
 from egptlib.models._single import SingleReader, reader_for
 from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
-from egptlib.models._tracks import RowDraft, RowDrafter, Tracks, common_prefix, confidences
+from egptlib.models._tracks import LookUp, RowDraft, RowDrafter, Tracks, common_prefix, confidences
 from egptlib.models._video_llava import VideoModel, load_video_llava
 from egptlib.models._vision_language import VisionLanguageModel
 from egptlib.models._vocabulary import (
@@ -47,6 +47,7 @@ __all__ = [
     "EventModel",
     "Inputs",
     "LanguageModel",
+    "LookUp",
     "Matching",
     "MemoryPlan",
     "Model",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -162,22 +163,25 @@ class _Part:
         if self._slots > capacity:
             scene.own = F.pad(scene.own, (0, 0, 0, 2 * self._slots - capacity))
             capacity = 2 * self._slots
-        steps = torch.arange(self._most)
-        real = steps < torch.tensor(counts)[:, None]  # [row, t]
-        own_slots = torch.tensor(scene.lengths)[:, None] + steps
-        rows_of = torch.arange(len(counts))[:, None].expand(real.shape)[real]
-        slots = own_slots[real]
-        self.positions = (scene.prefix[0][0].shape[1] + slots).to(x.device)
-        at = (rows_of[:, None] * key_heads + torch.arange(key_heads)) * capacity + slots[:, None]
-        self._at = at.flatten().to(x.device)  # where keys and values go: [size * key heads] of [row, head, slot]
+        # numpy: in small numbers its operations take a fifth of torch's time.
+        real = np.arange(self._most) < np.array(counts)[:, None]  # [row, t]
+        own_slots = np.array(scene.lengths)[:, None] + np.arange(self._most)
+        rows_of, slots = real.nonzero()[0], own_slots[real]
+        at = (rows_of[:, None] * key_heads + np.arange(key_heads)) * capacity + slots[:, None]
+        seen = np.arange(self._slots) <= own_slots[..., None]  # [row, t, slot]
+        mask = np.where(seen, np.float32(0), np.float32(-np.inf))[:, None, None]
+
+        def moved(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(x.device)
+
+        self.positions = moved(scene.prefix[0][0].shape[1] + slots)
+        self._at = moved(at.ravel())  # where keys and values go: [size * key heads] of [row, head, slot]
         self._padded = self._packed = None
         if min(counts) < self._most:
-            self._padded = (real.flatten().cumsum(0) - 1).clamp_min(0).to(x.device)  # padding repeats a token
-            self._packed = real.flatten().nonzero()[:, 0].to(x.device)
-        seen = torch.arange(self._slots) <= own_slots[..., None]  # [row, t, slot]
-        mask = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf).to(x)
-        group = heads // key_heads
-        self._mask = mask[:, None, None].expand(-1, key_heads, group, -1, -1).flatten(2, 3).flatten(0, 1).contiguous()
+            self._padded = moved((real.ravel().cumsum() - 1).clip(0))  # padding repeats a token
+            self._packed = moved(real.ravel().nonzero()[0])
+        every = (len(counts), key_heads, heads // key_heads, *seen.shape[1:])
+        self._mask = moved(mask).to(x.dtype).expand(every).reshape(-1, every[2] * self._most, self._slots)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v [size, key heads, d]; what q [size, heads, d], scaled, finds: [size, heads * d]."""

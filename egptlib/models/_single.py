@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from egptlib.models._batch import BatchReader, Reading
 from egptlib.models._structure import is_llama
+from egptlib.models._tracks import Proposing, RowDrafter
 
 if TYPE_CHECKING:
     from egptlib.models import Model, Prompt, State
@@ -25,11 +26,9 @@ class SingleReader:
         return [prompt for prompts in scenes for prompt in prompts]
 
     @torch.no_grad()
-    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reading]:
-        readings: dict[int, Reading] = {}  # a batch filled up with copies asks for one prompt several times
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, drafter: Proposing | None = None) -> list[Reading]:
+        readings = []
         for prompt in prompts:
-            if id(prompt) in readings:
-                continue
             state = self.model.prefill(prompt, self.layers)
             tokens, rows = list[int](), [self._rows(state.hidden[0], state)]
             while True:
@@ -38,8 +37,12 @@ class SingleReader:
                     break
                 hidden = self.model.step(torch.tensor([tokens[-1:]], device=self.model.device), state).hidden[0]
                 rows.append(self._rows(hidden, state))
-            readings[id(prompt)] = self._reading(prompt, torch.tensor(tokens), rows)
-        return [readings[id(prompt)] for prompt in prompts]
+            readings.append(self._reading(prompt, torch.tensor(tokens), rows))
+        return readings
+
+    def drafter(self, *_: Any, **__: Any) -> RowDrafter | None:
+        """None: one prompt at a time, nothing is drafted for many."""
+        return None
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Prompt], answers: Sequence[Tensor]) -> list[Reading]:

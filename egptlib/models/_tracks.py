@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -91,6 +91,12 @@ class RowDraft:
     logits: list[Tensor] = field(default_factory=list)
 
 
+class Proposing(Protocol):
+    """Drafts for rows: up to counts[row] tokens after answers[row]."""
+
+    def propose(self, answers: Mapping[int, Sequence[int]], counts: Mapping[int, int]) -> dict[int, RowDraft]: ...
+
+
 class RowDrafter(Tracks):
     """Drafts for all rows at once with one model.
 
@@ -137,6 +143,67 @@ class RowDrafter(Tracks):
                 else:
                     along[row] += self.to_own([token])
         return drafts
+
+
+class LookUp:
+    """Drafts what follows an answer's last tokens in a text much like it (prompt look-up, Saxena 2023).
+
+    Args:
+        texts: token ids by row.
+        most: longest n-gram that is looked for; the longest found counts, where it stands nearest to the same place.
+    """
+
+    def __init__(self, texts: Sequence[Sequence[int]], most: int = 3):
+        self.texts, self.most = [list(text) for text in texts], most
+
+    def propose(self, answers: Mapping[int, Sequence[int]], counts: Mapping[int, int]) -> dict[int, RowDraft]:
+        return {row: RowDraft(self._after(self.texts[row], answer, counts[row])) for row, answer in answers.items()}
+
+    def _after(self, text: list[int], answer: Sequence[int], count: int) -> list[int]:
+        for n in range(min(self.most, len(answer)), 0, -1):
+            last = list(answer[-n:])
+            if places := [place for place in range(n, len(text)) if text[place - n : place] == last]:
+                place = min(places, key=lambda place: abs(place - len(answer)))
+                return text[place : place + count]
+        return []
+
+
+def answer_rows(
+    tracks: Tracks, max_new_tokens: int, drafter: Proposing | None = None, gamma: int = 0
+) -> dict[int, list[int]]:
+    """The greedy answer of every row, its end token included; `tracks.states` holds what predicts each token.
+
+    Beside a drafter rows leave when they end; without one they stay, to be read on or to draft for another model.
+
+    Args:
+        drafter: has read the same questions, by the same numbers.
+        gamma: draft tokens of a row at most.
+    """
+    model = tracks.model
+    firsts = model.lm_head(torch.stack([states[0][0] for states in tracks.states.values()])).argmax(dim=-1).tolist()
+    answers = {row: [token] for row, token in zip(tracks.states, firsts, strict=True)}
+    going = dict(answers)
+    while True:
+        for row, tokens in list(going.items()):
+            if len(tokens) == max_new_tokens or tokens[-1] in model.eos_token_ids:
+                del going[row]
+                if drafter is not None:
+                    tracks.drop(row)
+        if not going:
+            return answers
+        offered: dict[int, list[int]] = {}
+        if drafter is not None:
+            counts = {row: min(gamma, max_new_tokens - len(tokens) - 1) for row, tokens in going.items()}
+            counts = {row: count for row, count in counts.items() if count > 0}
+            drafts = drafter.propose({row: going[row] for row in counts}, counts)
+            offered = {row: draft.tokens for row, draft in drafts.items()}
+        read, sizes = tracks.catch_up({row: tokens + offered.get(row, []) for row, tokens in going.items()})
+        choices = model.lm_head(read[:, 0]).argmax(dim=-1).split(list(sizes.values()))
+        for row, own in zip(sizes, choices, strict=True):
+            gained = own.tolist()
+            gained = gained[: common_prefix(offered.get(row, []), gained) + 1]
+            ends = [place for place, token in enumerate(gained) if token in model.eos_token_ids]
+            going[row] += gained[: ends[0] + 1] if ends else gained
 
 
 def confidences(logits: Tensor, tokens: Sequence[int]) -> list[float]:
