@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from egptlib.models._lean import KeyValues
 from egptlib.models._tracks import Proposing, RowDrafter, Tracks, answer_rows
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Prompts:
             same = torch.stack([(p[:shortest] == first[:shortest]).all(-1) for p in prompts]).all(0)
             # At least one token stays behind the common part: its state predicts the first token of the answer.
             length = min(int(same.cumprod(0).sum()), shortest - 1)
-            split.append((first[:length], [p[length:] for p in prompts]))
+            # Copies: a view would hold the whole prompt, pictures and all, once a question.
+            split.append((first[:length].clone(), [p[length:].clone() for p in prompts]))
         return cls(split)
 
 
@@ -115,6 +117,8 @@ class BatchReader:
             scenes, number = [], 0
             for beginning, rest in prompts.scenes:
                 state = self.model.prefill(beginning[None]) if len(beginning) else None
+                if state is not None and isinstance(state.cache, KeyValues):
+                    state.cache.trim()
                 scenes.append((state, dict(enumerate(rest, start=number))))
                 number += len(rest)
             tracks.begin(scenes, max_new_tokens)

@@ -39,6 +39,10 @@ class KeyValues:
         """Forget the last -count positions (transformers' convention: the number to remove, negative)."""
         self.length += count
 
+    def trim(self) -> None:
+        """Give back the room that nothing stands in yet."""
+        self.buffer = self.buffer[..., : self.length, :].clone()
+
     def reserve(self, length: int) -> None:
         """Make room for `length` positions, and as many again when the buffer has to grow."""
         if length > self.buffer.shape[3]:

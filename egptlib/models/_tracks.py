@@ -197,10 +197,12 @@ def answer_rows(
             counts = {row: count for row, count in counts.items() if count > 0}
             drafts = drafter.propose({row: going[row] for row in counts}, counts)
             offered = {row: draft.tokens for row, draft in drafts.items()}
-        read, sizes = tracks.catch_up({row: tokens + offered.get(row, []) for row, tokens in going.items()})
-        choices = model.lm_head(read[:, 0]).argmax(dim=-1).split(list(sizes.values()))
-        for row, own in zip(sizes, choices, strict=True):
-            gained = own.tolist()
+        tracks.catch_up({row: tokens + offered.get(row, []) for row, tokens in going.items()})
+        judging = {row: tracks.states[row][len(tokens) :] for row, tokens in going.items()}
+        states = torch.stack([own[0] for states in judging.values() for own in states])
+        choices = iter(model.lm_head(states).argmax(dim=-1).tolist())
+        for row, states_of in judging.items():
+            gained = [next(choices) for _ in states_of]
             gained = gained[: common_prefix(offered.get(row, []), gained) + 1]
             ends = [place for place, token in enumerate(gained) if token in model.eos_token_ids]
             going[row] += gained[: ends[0] + 1] if ends else gained
