@@ -305,6 +305,8 @@ def _configuration(
     options = getattr(scenes, "options", None)
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         config |= dataclasses.asdict(options)
+        if callable(config.get("sampling")):
+            config["sampling"] = "own"  # the target's, whose weights are told
     return config
 
 

@@ -59,9 +59,13 @@ def load_processor(folder: Path) -> Any:
         processing_smolvlm.num2words = spelled
     try:
         settings, _ = kind.get_processor_dict(str(folder), local_files_only=True)
-        return kind.from_args_and_dict([parts[part]() for part in kind.get_attributes()], settings)
+        processor = kind.from_args_and_dict([parts[part]() for part in kind.get_attributes()], settings)
     except (OSError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}: {name} cannot be made of this folder ({str(error).splitlines()[0]})") from None
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    if processor.chat_template is None:
+        raise ValueError(f"{folder}: expected a chat template (chat_template.jinja), found none")
+    return processor
 
 
 def spelled(number: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,22 +21,27 @@ from egptlib.decoding import (
     ModelDrafter,
     Sampling,
     SequenceDrafter,
+    as_drafter,
     common_vocabulary,
     hidden_prefill_generate,
     pipelined_generate,
     speculative_generate,
 )
+from egptlib.hidden_states import HiddenStates, extract
 from egptlib.models import (
+    Matching,
     Model,
+    Pair,
     PairSettings,
     Prompt,
     VisionLanguageModel,
     check_against_generate,
     frame_sampling,
+    load_pair,
     open_model,
 )
 from egptlib.models._processors import spelled
-from egptlib.scenes import open_scenes
+from egptlib.scenes import Scene, open_scenes
 
 from .families import FAMILIES, WORDS, make_words, save, text_fields
 
@@ -86,6 +91,18 @@ def generated(model: Model, scene: Any, question: str, **options: Any) -> list[i
     return answer
 
 
+def whole_pass(model: Model, scene: Any, question: str, answer: list[int]) -> list[torch.Tensor]:
+    """`output_hidden_states` of one pass over prompt and answer: for each layer the states [n, H] before its tokens."""
+    given, n = model.generate_inputs(model.encode(scene, question)), len(answer)
+    whole = torch.cat([given["input_ids"], torch.tensor([answer])], dim=1)
+    kinds = {name: given[name] for name in given if name in ("mm_token_type_ids", "token_type_ids")}
+    kinds = {name: torch.cat([ids, torch.zeros(1, n).to(ids)], dim=1) for name, ids in kinds.items()}
+    given |= kinds | {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+    with torch.no_grad():
+        states = model.module(**given, output_hidden_states=True).hidden_states
+    return [layer[0, -n - 1 : -1] for layer in states]
+
+
 class Erring:
     """Proposes the reference with every third token wrong: drafts that are kept in part, roll-backs at all lengths."""
 
@@ -116,16 +133,7 @@ def check_decoding(target: Model, drafter: Model, prompts: Sequence[tuple[Any, s
             for way in (hidden_prefill_generate, pipelined_generate):
                 assert way(target, running, scene, question, max_new_tokens=LIMIT).token_ids.tolist() == expected
 
-        given = target.generate_inputs(target.encode(scene, question))
-        whole = torch.cat([given["input_ids"], torch.tensor([expected])], dim=1)
-        more = {name: given[name] for name in given if name in ("mm_token_type_ids", "token_type_ids")}
-        grown = {name: torch.cat([kinds, torch.zeros(1, LIMIT).to(kinds)], dim=1) for name, kinds in more.items()}
-        with torch.no_grad():
-            out = target.module(
-                **given | grown | {"input_ids": whole, "attention_mask": torch.ones_like(whole)},
-                output_hidden_states=True,
-            )
-        states = out.hidden_states[-1][0, -LIMIT - 1 : -1]
+        states = whole_pass(target, scene, question, expected)[-1]
         torch.testing.assert_close(answer.hidden, states, atol=1e-4, rtol=1e-4)
         read, _ = target.forward_answer(target.encode(scene, question), expected)
         torch.testing.assert_close(read, states, atol=1e-4, rtol=1e-4)
@@ -135,9 +143,46 @@ def test_decoding_equals_generate(target: Model, drafter: Model, scene: Any) -> 
     check_decoding(target, drafter, [(scene, QUESTION)])
 
 
+@pytest.fixture(scope="module")
+def two_families(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """SmolVLM on event images drafts for Qwen2.5-VL on a clip: another family, another vocabulary."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.manual_seed(0)
+    for family in ("smolvlm", "qwen2_5_vl"):
+        FAMILIES[family](folder / family)
+    return load_pair(drafter=folder / "smolvlm", target=folder / "qwen2_5_vl", dtype="float32")
+
+
+@pytest.mark.parametrize("matching", get_args(Matching))
+def test_two_families_with_two_vocabularies(two_families: Pair, scene: Any, matching: Matching) -> None:
+    target, drafter = two_families.target, two_families.drafter
+    assert (drafter.name, target.name, two_families.name) == ("SmolVLM", "Qwen2_5_VL", "smolvlm-qwen2_5_vl")
+    assert not two_families.vocabulary.is_shared
+    expected = generated(target, scene, QUESTION)
+    own = as_drafter(drafter, target, matching)
+    for gamma in (3, 8):
+        found = speculative_generate(target, own, scene, QUESTION, gamma=gamma, max_new_tokens=LIMIT)
+        assert found.token_ids.tolist() == expected
+
+
+def test_extraction_keeps_the_states_of_the_whole_pass(two_families: Pair, scene: Any, tmp_path: Path) -> None:
+    more = {"id": "a/0", "sequence": "a", "questions": (QUESTION, "Who?"), "metadata": {"load_seconds": 0.0}}
+    scenes = [Scene(**vars(scene) | more | {"metadata": scene.metadata | more["metadata"]})]
+    limits: dict[str, Any] = {"num_questions": 2, "max_new_tokens": LIMIT, "dtype": "float32"}
+    extract(two_families, scenes, tmp_path / "states", layers={"target": (1, 2)}, **limits)
+    for sample in HiddenStates.open(tmp_path / "states"):
+        assert sample.token_ids is not None
+        assert sample.target_layers is not None
+        answer = sample.token_ids.tolist()
+        assert answer == generated(two_families.target, scene, sample.metadata["question"])
+        states = whole_pass(two_families.target, scene, sample.metadata["question"], answer)
+        torch.testing.assert_close(sample.target_hidden, states[-1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(sample.target_layers, torch.stack(states[1:3], 1), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_decoding_equals_generate_on_streets(target: Model, drafter: Model) -> None:
-    scenes = open_scenes("streets", event_views=2, num_sequences=6, sampling=target.sampling).spread(12)
+    scenes = open_scenes("streets", event_views=5, num_sequences=6, sampling=target.sampling).spread(12)
     check_decoding(target, drafter, [(scene, scene.questions[i % 3]) for i, scene in enumerate(scenes)])
 
 
