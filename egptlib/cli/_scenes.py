@@ -110,18 +110,19 @@ def make_scenes(
     video: Annotated[Path | None, typer.Option(help="A video; left out: the recording's own frames.")] = None,
     window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
     offset_us: Annotated[int, typer.Option(help="Time on the events' clock at which the video begins at 0.")] = 0,
-    questions: Annotated[Path | None, typer.Option(help="Questions asked of every window; a file.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="A file; its first ten questions are asked of every window.")
+    ] = None,
     keep_events: Annotated[bool, typer.Option(help="Also keep the raw events of each window.")] = False,
 ) -> None:
     """Cut a recording and its video into windows that overlap by half, as a dataset folder."""
     from egptlib.scenes import is_evqa, is_talk2event, make_evqa, make_talk2event, parse_window
     from egptlib.scenes import make_scenes as make
 
-    if is_evqa(events):
-        print(make_evqa(events, out, keep_events=keep_events))
-        return
-    if is_talk2event(events):
-        print(make_talk2event(events, out))
+    if is_evqa(events) or is_talk2event(events):
+        if video or questions or offset_us or window != "1s" or keep_events:
+            raise ValueError(f"{events}: a dataset with its own questions and frames; only --out goes with it")
+        print(make_evqa(events, out) if is_evqa(events) else make_talk2event(events, out))
         return
     report = make(
         events,

@@ -6,7 +6,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from egptlib.cli import app
 from egptlib.scenes import check_folder, event_images, is_evqa, make_evqa, open_scenes
 from tests.scenes.conftest import frame_number, numbered_frame, random_events, read_entries
 
@@ -54,6 +56,11 @@ def test_each_question_is_a_scene_of_the_whole_recording(tmp_path: Path) -> None
     assert [frame_number(frame) for frame in scene.frames] == list(range(12))
     np.testing.assert_array_equal(scene.event_images[0], event_images(events, 1)[0])
     assert make_evqa(tmp_path / "EvQA", tmp_path / "out").sequences_skipped == 2
+    command = ["make-scenes", "--events", str(tmp_path / "EvQA"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, "2 there already" in done.output) == (0, True)
+    refused = CliRunner().invoke(app, [*command, "--window", "2s"])
+    assert (refused.exit_code, "only --out goes with it" in refused.output) == (2, True)
     own = open_scenes(tmp_path / "out", questions=["What is this?"])[0]
     assert (own.answers, own.choices) == (None, ((),))
 
