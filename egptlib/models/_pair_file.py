@@ -134,6 +134,8 @@ def read_pair_file(path: str | Path) -> PairSettings:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not TOML ({error})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not TOML (nested too deeply)") from None
     _check(told, str(path))
     name = told.setdefault("name", path.stem)
     for side in ("drafter", "target"):
