@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from egptlib._cluster import connect
 from egptlib._paths import write_json
 from egptlib._processes import end_with
 from egptlib.hidden_states._extract import Extraction, extract
@@ -169,10 +170,8 @@ def _plan(out: Path, scenes: Sequence[Scene], per_batch: int, num_shards: int) -
 
 def _run(jobs: list[Any], workers: int, cluster: str | None, attempts: int) -> list[Extraction]:
     if cluster is not None:
-        from distributed import Client
-
         # Dask hands the tasks of a worker that died to another one by itself.
-        with Client(cluster), parallel_config(backend="dask"):
+        with connect(cluster), parallel_config(backend="dask"):
             return Parallel(n_jobs=-1, batch_size=1)(jobs)
     for attempt in range(attempts):
         try:

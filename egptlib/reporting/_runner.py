@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from egptlib._cluster import connect
 from egptlib._paths import read_json, write_json
 from egptlib._sealed import folder_digests, write_sealed
 from egptlib.reporting._notebooks import Job
@@ -137,15 +138,7 @@ def _backend(workers: int, cluster: str | None) -> Iterator[None]:
         with joblib.parallel_config(backend="threading", n_jobs=workers):
             yield
         return
-    try:
-        from distributed import Client
-    except ModuleNotFoundError as error:
-        raise OSError("--cluster needs Dask: pip install -r requirements-cluster.txt") from error
-    try:
-        client = Client(cluster, timeout=10, set_as_default=True)
-    except (OSError, ValueError) as error:
-        raise OSError(f"cluster {cluster!r}: no Dask scheduler answers there ({type(error).__name__})") from error
-    with client, joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
+    with connect(cluster), joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
         yield
 
 

@@ -71,6 +71,18 @@ def test_formulas_are_drawn_and_code_has_a_switch(chromium: "Browser", report: P
     page.close()
 
 
+def test_a_script_does_not_run_even_where_one_got_in(chromium: "Browser", report: Path, tmp_path: Path) -> None:
+    """The policy in the head holds without the cleaning: the page is as it was, the script does nothing."""
+    text = next(path for path in report.parent.glob("04*.html")).read_text(encoding="utf-8")
+    for name, page_text, ran in (("page", text, None), ("bare", "<p>no policy</p>", 1)):
+        path = tmp_path / f"{name}.html"
+        path.write_text(page_text + "<script>window.ran = 1</script>", encoding="utf-8")
+        page = chromium.new_page()
+        page.goto(path.as_uri())
+        assert page.evaluate("window.ran") == ran
+        page.close()
+
+
 def test_it_prints(chromium: "Browser", report: Path) -> None:
     from pypdf import PdfReader
 

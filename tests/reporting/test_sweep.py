@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from egptlib._cluster import connect
 from egptlib.reporting import collect
 from egptlib.reporting._notebooks import plan
 from egptlib.reporting._runner import run_notebooks
@@ -162,6 +163,30 @@ def test_the_same_jobs_on_a_dask_cluster_on_loopback(make_notebook: NotebookMake
         outcomes = run_notebooks(jobs, tmp_path / "runs", cluster=cluster.scheduler_address)
     assert [(o.state, o.job.parameters["gamma"]) for o in outcomes] == [("done", 0), ("done", 1), ("done", 2)]
     assert list(collect(tmp_path / "runs").set_index("gamma")["twice"].sort_index()) == [0, 2, 4]
+
+
+@pytest.mark.slow
+def test_the_documented_cluster_with_tls_answers_who_has_its_certificate(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")  # its defaults are not to come in with what is set below
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("cryptography")
+    script = tmp_path / "cluster.py"
+    script.write_text(re.findall(r"```python\n(.*?)```", (repository / "docs/cluster.md").read_text(), re.DOTALL)[0])
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdout is not None
+        lines = [cluster.stdout.readline().strip() for _ in range(4)]
+        files = dict(line.removeprefix("export DASK_").split("=") for line in lines[:3])
+        address = lines[3].split()[-1]
+        assert address.startswith("tls://127.0.0.1:")
+        assert all(Path(file).stat().st_mode & 0o077 == 0 for file in files.values())
+        settings = {name.lower().replace("__", "."): file for name, file in files.items()}
+        with dask.config.set(settings), connect(address) as client:
+            assert client.submit(sum, [40, 2]).result(timeout=30) == 42
+        with pytest.raises(OSError, match=r"see docs/cluster\.md"):
+            connect(address)
+        cluster.communicate("\n", timeout=60)
+    assert cluster.returncode == 0
 
 
 def test_a_cluster_that_is_not_there_is_named(make_notebook: NotebookMaker, tmp_path: Path) -> None:
