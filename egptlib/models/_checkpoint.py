@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.utils import logging
 
@@ -51,14 +54,17 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer saved in a checkpoint's folder: tokenizer.json, or a Llama's SentencePiece tokenizer.model.
 
     A Llama tokenizer puts BOS first unless its `tokenizer_config.json` says otherwise, as when the models were trained
-    (transformers 5 leaves it out where the file is silent).
+    (transformers 5 leaves it out where the file is silent). A tokenizer.json that transformers reads otherwise than it
+    says is told by a warning (`tell_other_ids`).
     """
     folder = Path(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # AutoTokenizer looks into config.json and warns about model types it does not know
     try:
         if (folder / "tokenizer.json").is_file():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tell_other_ids(folder, tokenizer)
+            return tokenizer
         if not (folder / "tokenizer.model").is_file():
             raise OSError("found neither")
         settings = folder / "tokenizer_config.json"
@@ -69,6 +75,36 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise ValueError(f"{folder}: expected tokenizer.json or tokenizer.model ({reason})") from None
     finally:
         logging.set_verbosity(verbosity)
+
+
+def tell_other_ids(folder: Path, tokenizer: Any) -> None:
+    """Warn where a tokenizer splits a prompt otherwise than the pipeline in its tokenizer.json.
+
+    transformers 5 rebuilds a Llama's pipeline from `legacy` in tokenizer_config.json; transformers 4 obeyed the file,
+    and what was trained with it saw the file's ids. They part behind special tokens, which stand in every prompt.
+    """
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.no_truncation()
+    own.no_padding()
+    settings = folder / "tokenizer_config.json"
+    told = read_json(settings) if settings.is_file() else {}
+    added = own.get_added_tokens_decoder()
+    special = added[max(added)].content if added else ""
+    text = f"USER: {special}\nWhat is happening? {special}ASSISTANT: {special} It"
+    whole = "add_bos_token" not in told  # where it is said, the settings decide about BOS
+    expected = own.encode(text, add_special_tokens=whole).ids
+    found = tokenizer(text, add_special_tokens=whole).input_ids
+    if expected == found:
+        return
+    same = (a == b for a, b in zip(expected, found, strict=False))
+    at = next((i for i, equal in enumerate(same) if not equal), min(len(expected), len(found)))
+    ours, theirs = (tokenizer.convert_ids_to_tokens(ids[at : at + 3]) for ids in (found, expected))
+    warnings.warn(
+        f"{folder / 'tokenizer.json'}: transformers {transformers.__version__} makes {len(found)} tokens of {text!r}, "
+        f"the file itself {len(expected)}; from token {at} on {ours} in place of {theirs} "
+        f"(tokenizer_config.json: legacy is {told.get('legacy')})",
+        stacklevel=3,
+    )
 
 
 def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | Path, **kwargs: Any) -> Any:

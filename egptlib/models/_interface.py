@@ -20,7 +20,7 @@ from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
 from egptlib.models._stopwatch import Stopwatch
-from egptlib.models._structure import check_given, whole_cache
+from egptlib.models._structure import check_given, check_length, whole_cache
 
 if TYPE_CHECKING:
     from egptlib.scenes import FrameSampling
@@ -239,6 +239,7 @@ class Model(ABC):
             cache: Any = kept or lean.cache(length + 128)
             hidden = lean(embeds[0], cache, taken, last=True)[None]
         else:
+            check_length(self.language_model, length)
             cache = kept or whole_cache(self.language_model)
             with _layers_taken(self.language_model, taken):
                 hidden = self.language_model(
@@ -265,8 +266,10 @@ class Model(ABC):
 
         The state moves on by n; `state.logits` is stale until the next `step`.
         """
-        first = state.length + state.offset
-        state.length += tokens.shape[1]
+        first, after = state.length + state.offset, state.length + tokens.shape[1]
+        if state.lean is None:
+            check_length(self.language_model, after)
+        state.length = after
         if state.rules is not None:
             state.rules.read(tokens[0])
         if isinstance(state.cache, KeyValues):

@@ -113,6 +113,20 @@ def whole_cache(model: Any) -> DynamicCache:
     return DynamicCache()
 
 
+def check_length(model: Any, length: int) -> None:
+    """Raise ValueError where a sequence is so long that its angles would depend on how many tokens a pass reads."""
+    ropes = getattr(model.config, "rope_parameters", None) or {}
+    each = list(ropes.values()) if ropes and all(isinstance(rope, dict) for rope in ropes.values()) else [ropes]
+    for rope in each:
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            limit = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
+            if length > limit:
+                raise ValueError(
+                    f"{type(model).__name__}: with rope_type {rope['rope_type']!r} passes over several tokens are "
+                    f"exact up to {limit} positions alone, found {length}"
+                )
+
+
 def check_given(module: Any, language_model: nn.Module, given: dict[str, Any]) -> None:
     """See that a prompt holds all that its class hands to its language model beside the embeddings.
 
