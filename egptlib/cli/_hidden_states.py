@@ -133,18 +133,30 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Acceptance metrics of a folder of hidden states, as a table."""
+    """Acceptance in a folder of hidden states: equal tokens first, then the cosine proxy."""
     from egptlib._paths import write_json
     from egptlib.hidden_states import HiddenStates
-    from egptlib.metrics import AcceptanceAccumulator
+    from egptlib.metrics import AcceptanceAccumulator, token_acceptance
 
     accumulator = AcceptanceAccumulator(threshold) if threshold else AcceptanceAccumulator()
+    drafter_ids: list[list[int]] = []
+    target_ids: list[list[int]] = []
     for batch in HiddenStates.open(folder).stream(64):
         accumulator.update_ragged([s.drafter_hidden for s in batch], [s.target_hidden for s in batch])
+        for sample in batch:
+            if sample.token_ids is not None and sample.drafter_top1 is not None:
+                drafter_ids.append(sample.drafter_top1.tolist())
+                target_ids.append(sample.token_ids.tolist())
     metrics, positions = accumulator.compute(), accumulator.per_position()
+    tokens = token_acceptance(drafter_ids, target_ids) if target_ids else {}
+    if tokens:
+        print("tokens, exact: what a verifier compares")
+        _print_table([(name, value) for name, value in tokens.items() if not isinstance(value, dict)])
+        print()
+    print("cosine of hidden states, a proxy" + ("" if tokens else ": this folder holds no token ids"))
     _print_table([(name, value) for name, value in metrics.items() if not isinstance(value, list)])
     if out is not None:
-        write_json(out, {"metrics": metrics, "per_position": positions})
+        write_json(out, {"tokens": tokens, "metrics": metrics, "per_position": positions})
         print(f"-> {out}")
 
 

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
 @app.command()
 def predict(
-    trace: Annotated[Path, typer.Argument(help="Trace along the target's path; extraction and `trace` leave one.")],
-    costs: Annotated[Path, typer.Option(help="costs_*.json of `benchmark costs` or of notebook 08.")],
+    source: Annotated[
+        Path, typer.Argument(help="Run of notebook 07 or 08, folder of hidden states, trace, or recorded result file.")
+    ],
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            help="costs_*.json of `benchmark costs` or of notebook 08; left out: fitted to the run's own times."
+        ),
+    ] = None,
     gamma: Annotated[
         list[int] | None, typer.Option(min=1, max=1000, help="May be repeated; 1, 2, 3, 5 and 8 when left out.")
     ] = None,
@@ -24,6 +31,10 @@ def predict(
         int | None, typer.Option(min=0, max=1000, help="Tokens drafted ahead; left out: what fits and was measured.")
     ] = None,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="A draft ends with a token below it.")] = 0.0,
+    method: Annotated[
+        str | None, typer.Option(help="Timed runs the costs are fitted to; left out: those at the most gammas.")
+    ] = None,
+    other_pair: Annotated[bool, typer.Option(help="Take costs of another pair than the trace's.")] = False,
     timed: Annotated[Path | None, typer.Option(help="Trace of timed runs to hold the costs against.")] = None,
     out: Annotated[Path | None, typer.Option(help="CSV to write.")] = None,
 ) -> None:
@@ -32,9 +43,23 @@ def predict(
 
     from egptlib._paths import atomic_write
     from egptlib.metrics import CostModel, Costs, replay
-    from egptlib.traces import Trace
+    from egptlib.recorded import open_recorded
+    from egptlib.traces import Trace, find_traces, fit_trace
 
-    recorded, model = Trace.load(trace), CostModel(Costs.load(costs))
+    if source.suffix == ".json":
+        raise ValueError(open_recorded(source).why_not_replayed)
+    recorded, clocked = find_traces(source)
+    if costs is not None:
+        model = CostModel(Costs.load(costs))
+    elif clocked is not None:
+        model = CostModel(fit_trace(clocked, method or _at_most_gammas(clocked)))
+    else:
+        raise ValueError(f"{source}: no run in it was timed; --costs names what a step and a verification take")
+    if not other_pair and recorded.pair and model.costs.pair and recorded.pair != model.costs.pair:
+        raise ValueError(
+            f"{costs or source}: costs of the pair {model.costs.pair!r}, but {recorded.source} is of "
+            f"{recorded.pair!r}; --other-pair takes them all the same"
+        )
     gammas = gamma or [1, 2, 3, 5, 8]
     stops = recorded.drafter_ends
     if min_confidence:
@@ -61,7 +86,7 @@ def predict(
         )
     table = pd.DataFrame(rows)
     measured = ", ".join(filter(None, (model.costs.pair, model.costs.precision, model.costs.device)))
-    print(f"{len(recorded)} answers, {int(recorded.lengths.sum())} tokens; costs of {measured or costs}")
+    print(f"{len(recorded)} answers, {int(recorded.lengths.sum())} tokens; costs of {measured or costs or source}")
     print(f"free draft tokens: {ahead or 0}{' (beside the target)' if overlap else ''}\n")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     best = table.loc[table.speedup.idxmax()]
@@ -77,6 +102,18 @@ def predict(
         with atomic_write(out) as temporary:
             table.to_csv(temporary, index=False)
         print(f"-> {out}")
+
+
+def _at_most_gammas(timed: "Trace") -> str:
+    """The pattern of the method that was timed at the most gammas, one model after the other: `EventGPT, gamma *`."""
+    counts: dict[str, int] = {}
+    for name in timed.methods:
+        head, _, last = name.rpartition(" ")
+        if last.isdecimal() and head.endswith("gamma") and timed.method(name).rows[0].tag == "measured (sequential)":
+            counts[head] = counts.get(head, 0) + 1
+    if not counts:
+        raise ValueError(f"{timed.source}: no method at a gamma; --method names one of {', '.join(timed.methods)}")
+    return f"{max(counts, key=lambda head: counts[head])} *"
 
 
 def _print_error(name: str, model: "CostModel", timed: "Trace") -> None:

@@ -61,3 +61,14 @@ class Recorded:
             methods = dict.fromkeys(str(row["method"]) for row in self.rows if "method" in row)
             raise ValueError(f"{self.path}: no method {name!r}, only {', '.join(methods) or 'rows without one'}")
         return rows
+
+    @property
+    def why_not_replayed(self) -> str:
+        """Why another gamma cannot be foretold from this file, and what would tell it; one line."""
+        if self.rows and "target_ids" in self.rows[0]:
+            lacks = "each model wrote its own answer; replay needs the drafter's next token along the target's"
+        elif self.kind == "e2e_wallclock":
+            lacks = "it holds how many draft tokens were accepted, not what the drafter would have said elsewhere"
+        else:
+            lacks = f"a {self.kind} file holds no answers that could be replayed"
+        return f"{self.path}: {lacks}; `egptlib extract` on the pair records that, `egptlib benchmark costs` the times"

@@ -1,5 +1,6 @@
 """What runs left behind, one row an answer: traces (parquet), and the costs fitted to them. Imports only metrics."""
 
+from egptlib.traces._find import find_traces
 from egptlib.traces._fit_trace import fit_trace, recorded_schedule
 from egptlib.traces._parquet import count_rows
 from egptlib.traces._trace import Trace, TraceEvent, TraceRow
@@ -10,6 +11,7 @@ __all__ = [
     "TraceEvent",
     "TraceRow",
     "count_rows",
+    "find_traces",
     "fit_trace",
     "recorded_schedule",
     "trace_from_generations",

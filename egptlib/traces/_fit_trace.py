@@ -20,13 +20,17 @@ def fit_trace(trace: Trace, method: str, after: Sequence[str] = ()) -> Costs:
     Args:
         method: its name, or a pattern that several fit (`gamma *`). With the drafter beside the target,
             `contention_*` compare its stages with those of the method fitted before it.
-        after: methods fitted first, each for what the next do not say, as plain decoding for the target's step.
+        after: methods fitted first, each for what the next do not say, as plain decoding for the target's step. Left
+            out: the first method that was timed pass by pass and never drafts.
 
     Raises:
-        ValueError: a method was not timed, has runs without times, or sums that cannot be taken apart.
+        ValueError: a method was not timed, has runs without times, or sums that cannot be taken apart; or none of them
+            says what a target step of plain decoding takes, or a step of the drafter.
     """
-    costs = Costs(1.0, 1.0)
-    for name in (*after, method):
+    costs = Costs(1.0, 1.0)  # both steps are fitted, or refused below
+    plain = [name for name in trace.methods if _is_plain(rows := trace.method(name).rows) and rows[0].events][:1]
+    names = [*(after or [name for name in plain if name != method]), method]
+    for name in names:
         rows = trace.method(name).rows
         seconds = [row.total_seconds for row in rows if row.total_seconds is not None]
         if len(seconds) < len(rows):
@@ -37,6 +41,16 @@ def fit_trace(trace: Trace, method: str, after: Sequence[str] = ()) -> Costs:
             costs = _fit_one_draft(rows, costs)
         else:
             costs = _fit_plain(rows, costs)
+    if not any(_is_plain(trace.method(name).rows) for name in names):
+        raise ValueError(
+            f"trace {trace.source}: {method!r} does not say what a step of plain decoding takes; fit a method without "
+            f"drafts first (--after METHOD; notebook 08 times one); timed were {', '.join(trace.methods)}"
+        )
+    if not any(_drafts_alone(trace.method(name).rows) for name in names):
+        raise ValueError(
+            f"trace {trace.source}: {' and '.join(map(repr, names))} do not say what a step of the drafter takes; fit "
+            f"a method that drafts after the prefill first (--after METHOD); timed were {', '.join(trace.methods)}"
+        )
     about = {"device": trace.device, "precision": trace.precision, "pair": trace.pair, "versions": trace.versions}
     return replace(costs, **about)  # type: ignore[arg-type]
 
@@ -53,6 +67,21 @@ def recorded_schedule(trace: Trace) -> Replay:
         raise ValueError(f"trace {trace.source}: expected rows with their rounds")
     gamma = max((drafted for row in trace.rows for drafted, *_ in row.rounds), default=0)
     return Replay.from_rounds([row.rounds for row in trace.rows], gamma)
+
+
+def _is_plain(rows: Sequence[TraceRow]) -> bool:
+    return not any(drafted for row in rows for drafted, *_ in row.rounds)
+
+
+def _drafts_alone(rows: Sequence[TraceRow]) -> bool:
+    """Whether the drafter's step can be told: a draft after the prefill, or, of sums, the seconds of the one ahead."""
+    if not all(row.events for row in rows):
+        return any("draft" in row.drafter_stages for row in rows)
+    for row in rows:
+        ahead = any("free" in event.info for event in row.events)
+        if any(drafted for drafted, *_ in row.rounds[ahead:]):
+            return True
+    return False
 
 
 def _fit_plain(rows: Sequence[TraceRow], base: Costs) -> Costs:

@@ -1,7 +1,7 @@
 """A trace: what a run left that replay and the cost model need, one row a sample."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -183,6 +183,17 @@ class Trace:
     def select(self, indices: Iterable[int]) -> "Trace":
         """Return a trace of some of the rows."""
         return self._with([self.rows[i] for i in indices])
+
+    def cut(self, limit: int) -> "Trace":
+        """Return what a run under a smaller limit would have left: the first `limit` tokens of each answer, untimed."""
+        parts = ("target_ids", "drafter_ids", "overlap", "confidence")
+        rows = []
+        for row in self.rows:
+            begin: dict[str, Any] = {
+                name: None if (part := getattr(row, name)) is None else part[:limit] for name in parts
+            }
+            rows.append(TraceRow(row.sample, row.question, **begin))
+        return replace(self._with(rows), max_new_tokens=limit)
 
     @classmethod
     def join(cls, traces: Sequence["Trace"]) -> "Trace":

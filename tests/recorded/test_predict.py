@@ -1,15 +1,19 @@
 """The verb `predict`: what it prints is what the library says, and runs are held against their own costs."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from egptlib.cli import app
 from egptlib.metrics import CostModel, Costs, replay
-from egptlib.traces import Trace, TraceRow
+from egptlib.recorded import open_recorded
+from egptlib.traces import Trace, TraceRow, trace_from_generations
 
 COSTS = Costs(
     1.0, 0.1, verify={1: 1.1, 8: 1.4}, target_stages={"prefill": 5.0}, drafter_stages={"prefill": 2.0}, pair="a pair"
@@ -73,3 +77,57 @@ def test_costs_are_held_against_the_clock(folder: Path) -> None:
     assert f"gamma 3: +10.0% off the clock ({len(rows)} answers" in output
     assert "unknown: its rounds are not known" in output
     assert "long: cannot be foretold: costs: verify was measured from 0 to 8, 9 was asked for" in output
+
+
+def refused(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+def test_costs_of_another_pair_are_refused(folder: Path) -> None:
+    replace(Trace.load(folder / "trace.parquet"), pair="another").save(folder / "trace.parquet")
+    asked = (folder / "trace.parquet", "--costs", folder / "costs.json")
+    assert "costs of the pair 'a pair'" in refused(*asked)
+    assert "a pair" in run(*asked, "--other-pair")
+    assert "no run in it was timed" in refused(folder / "trace.parquet")
+
+
+def test_a_run_is_enough(folder: Path) -> None:
+    """The extraction beside a run is found; costs come from the run's own times, plain decoding first."""
+    from tests.metrics.test_fit_costs import simulate
+
+    told = Trace.load(folder / "trace.parquet")
+    gammas, parts = [0, 3, 5], []
+    found = replay(told.match, told.lengths, gammas, limit=20)
+    for gamma in gammas:
+        runs, seconds = zip(*(simulate(found, s, gamma, "after", np.random.default_rng(0), 0.0) for s in range(20)))
+        generations = [
+            SimpleNamespace(
+                token_ids=torch.tensor(row.target_ids), events=r.events,
+                rounds=[SimpleNamespace(drafted=d, accepted=a, gained=g) for d, a, g in r.rounds],
+            )
+            for row, r in zip(told.rows, runs)
+        ]  # fmt: skip
+        prompts = [(row.sample, row.question) for row in told.rows]
+        method = f"gamma {gamma}" if gamma else "plain"
+        parts.append(trace_from_generations(generations, prompts, method, seconds, max_new_tokens=20))
+    Trace.join(parts).save(folder / "runs/08/trace.parquet")
+    assert "`egptlib run 04` there makes one" in refused(folder / "runs/08")
+    told.save(folder / "runs/shared/hidden_states/states/trace.parquet")
+    run(folder / "runs/08", "--gamma", "5", "--out", folder / "out.csv")
+    clock = sum(row.total_seconds or 0.0 for row in parts[2].rows)
+    assert pd.read_csv(folder / "out.csv")["seconds an answer"][0] == pytest.approx(
+        clock / 20, rel=0.01
+    )  # rare sizes are interpolated
+
+
+def test_a_recorded_file_says_why_it_cannot_tell(recorded: Path) -> None:
+    opened = 0
+    for path in sorted(recorded.rglob("*.json")):
+        if path.name == "expected_aggregates.json":
+            continue
+        assert f"{path}: " in refused(path, "--gamma", "8") and open_recorded(path).why_not_replayed
+        opened += 1
+    assert opened > 30

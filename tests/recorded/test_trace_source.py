@@ -55,7 +55,7 @@ def test_verbs_from_recorded_file_to_prediction(recorded: Path, tmp_path: Path) 
         TraceRow("a", "What?", [5, 6, 7, 2], [5, 9, 7, 2]),
         TraceRow("b", "Why?", [4, 2], [4, 8]),
     ]
-    Trace(rows, pair="mini", end_token_ids=(2,)).save(source)
+    Trace(rows, pair="eventgpt-videollava", end_token_ids=(2,)).save(source)
     output = run("predict", source, "--gamma", "2", "--free", "0", "--costs", costs)
     assert "2 answers, 6 tokens" in output and "best: gamma 2" in output and "[estimated]" in output
     assert "predicted, recorded, error" in run(

@@ -49,6 +49,15 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     return Trace.load(path)
 
 
+def test_plain_decoding_is_fitted_first_and_nothing_is_made_up(trace: Trace) -> None:
+    assert fit_trace(trace, "speculative") == fit_trace(trace, "speculative", ["plain"])
+    without = Trace.join([trace.method("speculative"), trace.method("in sequence")])
+    with pytest.raises(ValueError, match="'speculative' does not say what a step of plain decoding takes"):
+        fit_trace(without, "speculative")
+    with pytest.raises(ValueError, match="'plain' do not say what a step of the drafter takes"):
+        fit_trace(trace, "plain")
+
+
 @pytest.mark.parametrize(
     ("method", "after", "free"),
     [
