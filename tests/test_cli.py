@@ -160,7 +160,9 @@ def test_evaluate_prints_what_acceptance_metrics_says(command: Command, tmp_path
     for name, value in expected.items():
         assert written["metrics"][name] == pytest.approx(value), name
     assert [row["num_samples"] for row in written["per_position"]] == [3, 2, 2, 2, 2, 1, 1]
-    table = dict(line.split() for line in out.splitlines()[:-1])
+    exact, proxy = out.split("cosine of hidden states")  # tokens come first
+    assert "positional_match_rate   1.0000" in exact
+    table = dict(line.split() for line in proxy.splitlines()[1:-1])
     assert table["accept_85"] == f"{expected['accept_85']:.4f}" and table["batch_size"] == "3"
 
 
