@@ -67,3 +67,35 @@ def test_all_run_in_smoke_mode(smoke_outcomes: "list[Outcome]") -> None:
         executed = nbformat.read(outcome.folder / "out.ipynb", as_version=4)
         streams = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
         assert not [o.text for o in streams if o.name == "stderr"]
+
+
+@pytest.mark.slow
+def test_all_run_on_two_families_with_two_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolVLM on event images drafts for Qwen2.5-VL on the clip: other tokens, other widths, the target's answers."""
+    import torch
+
+    from egptlib.models import load_pair
+    from egptlib.reporting import find_notebooks, plan, run_notebooks
+    from egptlib.scenes import open_scenes
+    from tests.models import families
+
+    monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path / "data"))
+    open_scenes("streets", num_sequences=2)
+    torch.manual_seed(0)
+    families.qwen2_5_vl(tmp_path / "Qwen2.5-VL")
+    monkeypatch.setattr(families, "HIDDEN", 48)
+    families.smolvlm(tmp_path / "SmolVLM")
+    lines = 'drafter = "SmolVLM"\ntarget = "Qwen2.5-VL"\ndtype = "float32"\n'
+    for name, matching in (("pair", "tokens"), ("by_text", "text")):
+        (tmp_path / f"{name}.toml").write_text(lines + f'matching = "{matching}"\n')
+    pair = load_pair(tmp_path / "pair.toml")
+    assert not pair.vocabulary.is_shared and pair.drafter.hidden_size != pair.target.hidden_size
+    of_pair = {"smoke": True, "pair": str(tmp_path / "pair.toml"), "layers": "1 2 3"}
+    jobs = plan(find_notebooks(), of_pair)
+    jobs += plan(find_notebooks(["07"]), {"smoke": True, "pair": str(tmp_path / "by_text.toml")})
+    outcomes = run_notebooks(jobs, tmp_path / "runs", timeout=600)
+    assert [outcome.error for outcome in outcomes] == [None] * 9
+    told = {outcome.folder.name: json.loads((outcome.folder / "metrics.json").read_text()) for outcome in outcomes}
+    assert [metrics["identical"] for metrics in told.values() if "identical" in metrics] == [1.0] * 4
+    shares = [metrics["writable_tokens"] for metrics in told.values() if "writable_tokens" in metrics]
+    assert len(shares) == 4 and all(0 < share < 1 for share in shares)

@@ -12,14 +12,14 @@ from egptlib.adapters._judge import (
     length_gain,
     measure_latency,
 )
-from egptlib.adapters._levels import CLASSES, Adapter, AttentionAdapter, Head, token_states
+from egptlib.adapters._levels import CLASSES, Adapter, AttentionAdapter, Head, register, token_states
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
 from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
 from egptlib.adapters._losses import LossSettings
 from egptlib.adapters._runs import new_run_folder
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
-from egptlib.adapters._table import VARIANTS, Trained, order_agreement, tell_order, train_level
+from egptlib.adapters._table import VARIANTS, Trained, find_variant, order_agreement, tell_order, train_level
 from egptlib.adapters._token_adapter import (
     TokenAdapter,
     TokenAdapterSettings,
@@ -66,6 +66,7 @@ __all__ = [
     "count_parameters",
     "create_adapter",
     "cross_validate_tokens",
+    "find_variant",
     "halves",
     "judge",
     "judge_baselines",
@@ -81,6 +82,7 @@ __all__ = [
     "order_agreement",
     "pad_ids",
     "rank_tokens",
+    "register",
     "save_adapter",
     "save_lora",
     "score_guesses",

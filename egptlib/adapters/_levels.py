@@ -8,15 +8,15 @@ with its own predictions: `ahead(...)` returns them by depth.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from egptlib.adapters._layers import Bottleneck, Cache, Layer, WideBottleneck
-from egptlib.adapters._settings import AdapterSettings
+from egptlib.adapters._settings import DEFAULTS, AdapterSettings
 
 States = Float[Tensor, "batch time hidden"]
 
@@ -57,6 +57,35 @@ class Adapter(nn.Module, ABC):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+CLASSES: dict[str, type[Adapter]] = {}
+"""By level; filled by `register`."""
+
+
+def register(level: str, **defaults: Any) -> Callable[[type[Adapter]], type[Adapter]]:
+    """Make a class known as an adapter level: `create_adapter`, training, tables and `load_adapter` take it by name.
+
+        @register("L7", num_blocks=2)
+        class MyAdapter(Adapter): ...
+
+    Args:
+        level: its name; one class may have several, with other defaults.
+        defaults: fields of `AdapterSettings` that it starts from.
+
+    Raises:
+        ValueError: the name is another class's, or a default does not fit.
+        TypeError: a default is no field of `AdapterSettings`.
+    """
+    if level in CLASSES or level.startswith("L6"):  # L6 is LoRA on the drafter itself
+        raise ValueError(f"adapter level {level!r}: there is one already; take another name")
+    AdapterSettings(level, **defaults)
+
+    def add(adapter: type[Adapter]) -> type[Adapter]:
+        CLASSES[level], DEFAULTS[level] = adapter, defaults
+        return adapter
+
+    return add
+
+
 class _Aligner(Adapter):
     """A level that aligns row t with row t. Differing widths are bridged by one matrix in front."""
 
@@ -65,6 +94,8 @@ class _Aligner(Adapter):
         self.bridge = _bridge(settings)
 
 
+@register("L2", num_blocks=3)
+@register("L1")
 class BottleneckAdapter(_Aligner):
     """L1 and L2: bottlenecks, then a norm. With s = 0 it is the norm alone."""
 
@@ -85,6 +116,7 @@ class BottleneckAdapter(_Aligner):
         return self.norm(x)
 
 
+@register("L3", bottleneck=1024, num_blocks=2)
 class WideAdapter(_Aligner):
     """L3: a norm, wide bottlenecks, a norm."""
 
@@ -106,6 +138,7 @@ class WideAdapter(_Aligner):
         return self.norm(x)
 
 
+@register("L4")
 class AttentionAdapter(_Aligner):
     """L4: attention over the answer so far; h + s (o - h)."""
 
@@ -191,6 +224,7 @@ class Head(Adapter):
         return predicted
 
 
+@register("L5")
 class EagleHead(Head):
     """L5, and B1 on the target's own states: h + s (o - h), after EAGLE (Li et al. 2024) without token embeddings."""
 
@@ -209,6 +243,7 @@ class EagleHead(Head):
         return state, state
 
 
+@register("B1")
 class TargetHead(EagleHead):
     """B1: L5 fed with the target's own states: what is possible without a modality gap."""
 
@@ -219,6 +254,7 @@ class TargetHead(EagleHead):
         self.bridge = nn.Identity()  # whatever the drafter's width
 
 
+@register("L5F")
 class FusedHead(Head):
     """L5F: drafter and target states, gated; the drafter reads along while the head runs ahead.
 
@@ -250,6 +286,7 @@ class FusedHead(Head):
         return state, state
 
 
+@register("E3")
 class LayersHead(Head):
     """E3: states of a low, a middle and a high layer of the target, fused, and the token that follows each.
 
@@ -304,15 +341,3 @@ def _moved(rows: Tensor, depth: int) -> Tensor:
     moved = torch.zeros_like(rows)
     moved[:, : rows.shape[1] - depth] = rows[:, depth:]
     return moved
-
-
-CLASSES: dict[str, type[Adapter]] = {
-    "L1": BottleneckAdapter,
-    "L2": BottleneckAdapter,
-    "L3": WideAdapter,
-    "L4": AttentionAdapter,
-    "L5": EagleHead,
-    "L5F": FusedHead,
-    "B1": TargetHead,
-    "E3": LayersHead,
-}

@@ -11,7 +11,7 @@ class AdapterSettings:
     """Everything an adapter is built from; saved beside its weights.
 
     Attributes:
-        level: L1, L2, L3, L4, L5, L5F, B1 or E3.
+        level: L1, L2, L3, L4, L5, L5F, B1, E3, or one added with `register`.
         hidden_size: width of the target's states, in which the adapter works.
         drafter_size: width of the drafter's; None when it is the same.
         bottleneck: width inside a bottleneck (L1 to L3).
@@ -68,20 +68,12 @@ class AdapterSettings:
         return asdict(self)
 
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "L1": {},
-    "L2": {"num_blocks": 3},
-    "L3": {"bottleneck": 1024, "num_blocks": 2},
-    "L4": {},
-    "L5": {},
-    "L5F": {},
-    "B1": {},
-    "E3": {},
-}
-LEVELS = tuple(_DEFAULTS)
+DEFAULTS: dict[str, dict[str, Any]] = {}
+"""By level, what it starts from where it is not told otherwise; filled by `register`."""
+LEVELS = DEFAULTS.keys()
 """Names of the levels that work on hidden states."""
 RUNS_AHEAD = ("L5", "L5F", "B1", "E3")
-"""Levels whose output at row t stands for row t + 1."""
+"""Those of this package whose output at row t stands for row t + 1."""
 
 
 def level_settings(level: str, **settings: Any) -> AdapterSettings:
@@ -92,10 +84,12 @@ def level_settings(level: str, **settings: Any) -> AdapterSettings:
     """
     if level == "L6":
         raise ValueError("adapter level 'L6' is LoRA on a drafter: use DrafterLora(pair) and load_lora(path, pair)")
-    if level not in _DEFAULTS:
-        raise ValueError(f"adapter level {level!r}: expected one of {', '.join(LEVELS)}")
+    if level not in DEFAULTS:
+        raise ValueError(
+            f"adapter level {level!r}: expected one of {', '.join(LEVELS)}, or import the module that registers it"
+        )
     known = {field.name for field in fields(AdapterSettings)} - {"level"}
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(f"adapter {level}: unknown setting {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    return replace(AdapterSettings(level, **_DEFAULTS[level]), **settings)
+    return replace(AdapterSettings(level, **DEFAULTS[level]), **settings)

@@ -36,6 +36,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """What may stand in a table: level and settings by name. `L4-looks-ahead` is no drafter (findings C19)."""
 
 
+def find_variant(name: str) -> tuple[str, dict[str, Any]]:
+    """Level and settings of a name of `VARIANTS`, or of a level that was registered since.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name in LEVELS:
+        return name, {}
+    if name not in VARIANTS:
+        known = dict.fromkeys([*VARIANTS, *LEVELS])
+        raise ValueError(f"level {name!r}: expected one of {', '.join(known)}")
+    return VARIANTS[name]
+
+
 @dataclass(frozen=True)
 class Trained:
     """A level after its training.
@@ -74,7 +88,7 @@ def train_level(
     """Train a level (or go on where `folder` stands) and judge its best epoch on `test`.
 
     Args:
-        name: of `VARIANTS`.
+        name: of `VARIANTS`, or a registered level.
         train, validation, test: samples along the target's path; `validation` as for `train_adapter`.
         folder: run folder.
         settings, loss: how to train.
@@ -86,9 +100,7 @@ def train_level(
     Raises:
         ValueError: an unknown name, or L6 without `pair` and `scenes`; or see `fit`.
     """
-    if name not in VARIANTS:
-        raise ValueError(f"level {name!r}: expected one of {', '.join(VARIANTS)}")
-    level, options = VARIANTS[name]
+    level, options = find_variant(name)
     torch.manual_seed(settings.seed)
     if level == "L6":
         if pair is None or scenes is None:

@@ -53,17 +53,16 @@ def train(
 
     L6 trains the drafter of the pair on the scenes of the states, so it alone reads the dataset and the models.
     """
-    from egptlib.adapters import VARIANTS, FitSettings, ScenesById, new_run_folder, split_by_sequence, train_level
+    from egptlib.adapters import FitSettings, ScenesById, find_variant, new_run_folder, split_by_sequence, train_level
     from egptlib.hidden_states import HiddenStates
     from egptlib.models import usable_device
 
     usable_device(device, "--device")
-    if level not in VARIANTS:
-        raise ValueError(f"level {level!r}: expected one of {', '.join(VARIANTS)}")
+    kind, _ = find_variant(level)
     part, validation = split_by_sequence(HiddenStates.open(states))
     judged = validation if test is None else HiddenStates.open(test)
     more: dict[str, Any] = {}
-    if VARIANTS[level][0] == "L6":
+    if kind == "L6":
         from egptlib.models import load_pair
         from egptlib.scenes import open_scenes
 

@@ -88,10 +88,8 @@ def slot_rejections(
     Returns:
         Rows of `slot, kind, facts, target_true` (share of facts the target tells truly), `rate, low, high` (rejected,
         95 % over sequences), `rate_true, rate_false` (rejected where the target is right, or wrong), `drafter_true`
-        (of the rejected: the drafter was on its way to the truth). None where there is nothing to divide by.
-
-    Raises:
-        ValueError: no sample tells a slot that its reference has too.
+        (of the rejected: the drafter was on its way to the truth). None where there is nothing to divide by. No row
+        where no sample tells a slot that its reference has too.
     """
     labels, matches, clusters = [], [], []
     seen: Counter[tuple[str, str]] = Counter()
@@ -124,6 +122,8 @@ def slot_rejections(
         labels.append([slot for slot, _ in told])
         matches.append(torch.tensor([accepted for _, accepted in told], dtype=torch.bool))
         clusters.append(sample.metadata.get("sequence"))
+    if not any(labels):
+        return []
     rows = []
     for row in Rejections.count(labels, matches, clusters, SLOTS).rows():
         slot, facts, rejected = row["label"], row["tokens"], row["rejected"]

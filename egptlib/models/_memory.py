@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
 
 from egptlib.models._eventgpt import EventGPT, EventGPTConfig
 from egptlib.models._quantization import is_quantized, quantized_bytes
@@ -25,11 +31,16 @@ _PARTS = {
     "visual_tower": "vision tower",
     "model.video_tower": "video tower",
     "model.image_tower": "image tower",
+    "model.visual": "vision tower",
+    "model.vision_model": "vision tower",
+    "model.vision_tower": "vision tower",
+    "model.connector": "projector",
     "visual_projector": "projector",
     "model.multi_modal_projector": "projector",
     "feature_adaptor": "feature adaptor",
     "model.embed_tokens": "embeddings",
     "model.language_model.embed_tokens": "embeddings",
+    "model.text_model.embed_tokens": "embeddings",
     "model": "language model",
     "lm_head": "lm_head",
 }
@@ -81,7 +92,8 @@ class MemoryPlan:
         return sum(part.parameters for part in self.parts if model in (None, part.model))
 
     def weight_bytes(self, precision: str, model: str | None = None) -> int:
-        """Bytes of the weights of one model, or of all."""
+        """Bytes of the weights of one model, or of all; "float16" takes what "bfloat16" does."""
+        precision = "bfloat16" if precision == "float16" else precision
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
         return sum(part.bytes[precision] for part in self.parts if model in (None, part.model))
@@ -145,13 +157,14 @@ REPORTED: tuple[tuple[str, str | None, str, float], ...] = (
 
 
 def plan_memory(
-    configs: Mapping[str, EventGPTConfig | VideoLlavaConfig] | None = None,
+    configs: Mapping[str, Any] | None = None,
     lengths: Sequence[int] = (512, 1024, 2048, 4096),
 ) -> MemoryPlan:
     """Plan the memory of models.
 
     Args:
-        configs: name -> config; None plans the two 7B models as published.
+        configs: name -> config of EventGPT or of any class of transformers that `load_pair` opens; None plans the two
+            7B models as published.
         lengths: sequence lengths for the KV cache (one sequence).
     """
     configs = published_configs() if configs is None else configs
@@ -159,21 +172,25 @@ def plan_memory(
     cache: dict[str, dict[int, int]] = {}
     for name, config in configs.items():
         parts += _parts(name, config)
-        text = config.text_config if isinstance(config, VideoLlavaConfig) else config
-        per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * _BYTES["bfloat16"]
+        text = config.get_text_config()
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * width * _BYTES["bfloat16"]
         cache[name] = {length: per_token * length for length in lengths}
     return MemoryPlan(tuple(parts), cache)
 
 
-def _parts(model: str, config: EventGPTConfig | VideoLlavaConfig) -> list[Part]:
+def _parts(model: str, config: Any) -> list[Part]:
     with torch.device("meta"):
-        build = EventGPT if isinstance(config, EventGPTConfig) else VideoLlavaForConditionalGeneration
-        module: nn.Module = build(config)
+        module: nn.Module = _class_of(config)(config)
+    counted = set[int]()  # the lm head of some models is their embedding
     parts = {part: Part(model, part) for part in dict.fromkeys(_PARTS.values())}
     for name, layer in module.named_modules():
         prefix = max((p for p in _PARTS if f"{name}.".startswith(f"{p}.")), key=len, default="model")
         part = parts[_PARTS[prefix]]
         for kind, parameter in layer.named_parameters(recurse=False):
+            if id(parameter) in counted:
+                continue
+            counted.add(id(parameter))
             count = parameter.numel()
             quantized = kind == "weight" and is_quantized(name, layer)
             part.parameters += count
@@ -181,6 +198,15 @@ def _parts(model: str, config: EventGPTConfig | VideoLlavaConfig) -> list[Part]:
             for precision in PRECISIONS:
                 part.bytes[precision] += _parameter_bytes(parameter, precision, quantized)
     return [part for part in parts.values() if part.parameters]
+
+
+def _class_of(config: Any) -> Any:
+    if isinstance(config, EventGPTConfig):
+        return EventGPT
+    if isinstance(config, VideoLlavaConfig):
+        return VideoLlavaForConditionalGeneration
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    return (AutoModelForImageTextToText if sees else AutoModelForCausalLM)._model_mapping[type(config)]
 
 
 def _parameter_bytes(parameter: nn.Parameter, precision: str, quantized: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class Remembered:
         return BatchFeature(dict(self.given))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["inner"], name)
+        if name == "inner":  # asked for before it is there, on the way to another process
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
 
 def load_processor(folder: Path) -> Any:
@@ -48,8 +51,7 @@ def load_processor(folder: Path) -> Any:
         ValueError: the folder's files do not make one, or a package that it needs is missing; either is named.
     """
     name = processor_name(folder)
-    # Without torchvision transformers cannot tell what a video processor is, so its check of the parts is left out.
-    kind: Any = type(name, (getattr(transformers, name),), {"check_argument_for_proper_class": lambda *_: None})
+    kind = _class_of(name)
     parts: dict[str, Callable[[], Any]] = {
         "tokenizer": lambda: load_tokenizer(folder),
         "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"),
@@ -65,6 +67,26 @@ def load_processor(folder: Path) -> Any:
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if processor.chat_template is None:
         raise ValueError(f"{folder}: expected a chat template (chat_template.jinja), found none")
+    return processor
+
+
+@cache
+def _class_of(name: str) -> Any:
+    """A processor's class, which can also go to another process.
+
+    Without torchvision transformers cannot tell what a video processor is, so its check of the parts is left out.
+    """
+
+    def reduce(processor: Any) -> Any:
+        return _revived, (name, vars(processor))
+
+    own = {"check_argument_for_proper_class": lambda *_: None, "__reduce__": reduce}
+    return type(name, (getattr(transformers, name),), own)
+
+
+def _revived(name: str, state: dict[str, Any]) -> Any:
+    processor = object.__new__(_class_of(name))
+    vars(processor).update(state)
     return processor
 
 
