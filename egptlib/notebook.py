@@ -109,8 +109,6 @@ def begin(
     settings = pair_settings(pair)
     scenes = open_scenes(dataset, split, event_views=event_views, sampling=frame_sampling(settings))
     scenes = scenes.spread(num_scenes)
-    if not len(scenes):
-        raise ValueError(f"dataset {dataset!r}: expected at least one scene, found none")
     if num_questions > (fewest := scenes.num_questions):
         raise ValueError(f"num_questions: expected at most {fewest}, the questions of a scene, found {num_questions}")
     if settings != PairSettings():

@@ -58,7 +58,7 @@ def test_scenes_without_questions_are_asked_the_ten(dataset: Path) -> None:
     (dataset / INDEX_NAME).write_text(json.dumps(entries))
     assert opened(dataset, num_questions=len(QUESTIONS)).scenes.num_questions == 10
     (dataset / INDEX_NAME).write_text("[]")
-    with pytest.raises(ValueError, match="expected at least one scene"):
+    with pytest.raises(ValueError, match="expected at least one"):
         opened(dataset)
 
 
