@@ -75,7 +75,7 @@ class SceneSession:
         self,
         questions: Sequence[str],
         *,
-        gamma: int | DraftLength = 8,
+        gamma: int | DraftLength = 5,
         max_new_tokens: int = 50,
         sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
@@ -89,7 +89,7 @@ class SceneSession:
 def ask_together(
     asked: Sequence[tuple[SceneSession, Sequence[str]]],
     *,
-    gamma: int | DraftLength = 8,
+    gamma: int | DraftLength = 5,
     max_new_tokens: int = 50,
     sampling: Sampling | None = None,
     generator: torch.Generator | None = None,

@@ -13,6 +13,7 @@ from egptlib.measuring._methods import (
     Speed,
     compare_speed,
     run_methods,
+    run_sessions,
     transformers_generate,
 )
 from egptlib.measuring._slots import slot_agreement, slot_rejections
@@ -46,6 +47,7 @@ __all__ = [
     "record_cascade",
     "report_costs",
     "run_methods",
+    "run_sessions",
     "score_choices",
     "slot_agreement",
     "slot_rejections",

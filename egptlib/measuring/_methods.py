@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,42 @@ def run_methods(
             row.identical.append(all(token_ids_of(answer) == own for _, answer in trials[name]))
             if isinstance(last, Generation):
                 row.generations.append(last)
+    return runs
+
+
+def run_sessions(
+    answer: Callable[[Any, Sequence[str]], Sequence[Generation]],
+    prompts: Sequence[tuple[Any, str]],
+    baseline: MethodRuns,
+    *,
+    repeats: int = 2,
+    warm_ups: int = 1,
+) -> MethodRuns:
+    """Run a way of answering a scene's questions at once; each prompt is charged an equal share of its scene's time.
+
+    Args:
+        answer: scene and questions -> an answer to each.
+        prompts: scene and question, those of one scene side by side.
+        baseline: of the same prompts; its token ids are compared with.
+        repeats, warm_ups: as in `run_methods`, of whole scenes.
+    """
+    scenes = [list(group) for _, group in groupby(prompts, key=lambda prompt: id(prompt[0]))]
+    for i in range(warm_ups):
+        answer(scenes[i % len(scenes)][0][0], [question for _, question in scenes[i % len(scenes)]])
+    runs = MethodRuns()
+    for group in scenes:
+        trials = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            answers = answer(group[0][0], [question for _, question in group])
+            trials.append((time.perf_counter() - start, answers))
+        seconds = statistics.median(each for each, _ in trials) / len(group)
+        for nth, last in enumerate(trials[-1][1]):
+            own = baseline.token_ids[len(runs.token_ids)]
+            runs.identical.append(all(token_ids_of(answers[nth]) == own for _, answers in trials))
+            runs.seconds.append(seconds)
+            runs.token_ids.append(token_ids_of(last))
+            runs.generations.append(last)
     return runs
 
 

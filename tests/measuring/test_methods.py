@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from egptlib.decoding import Generation, SequenceDrafter, round_tokens, speculative_generate
-from egptlib.measuring import MethodRuns, compare_speed, run_methods
+from egptlib.decoding import Generation, SceneSession, SequenceDrafter, round_tokens, speculative_generate
+from egptlib.measuring import MethodRuns, compare_speed, run_methods, run_sessions
 from tests.decoding.conftest import make_model
 
 
@@ -67,3 +67,23 @@ def test_round_tokens_need_the_drafts() -> None:
     )
     with pytest.raises(ValueError, match="events"):
         round_tokens(replace(generation, events=[]))
+
+
+def test_sessions_share_a_scenes_time_and_are_compared() -> None:
+    target, first, second = make_model(0), [1, 5, 7], [4, 4]
+    prompts = [(first, "3"), (first, "6"), (second, "3")]
+    base = run_methods(
+        {"own": lambda *prompt: target.decode_greedy(target.start(*prompt), 6)[0].tolist()}, prompts, repeats=1
+    )["own"]
+    seen = []
+
+    def answer(scene: Any, questions: Any) -> Any:
+        seen.append((scene, list(questions)))
+        return SceneSession(target, SequenceDrafter(), scene).ask_all(questions, max_new_tokens=6)
+
+    runs = run_sessions(answer, prompts, base, repeats=2, warm_ups=1)
+    assert seen == [(first, ["3", "6"])] * 3 + [(second, ["3"])] * 2
+    assert runs.identical == [True] * 3 and runs.token_ids == base.token_ids
+    assert runs.seconds[0] == runs.seconds[1] > 0
+    base.token_ids[1] = [9]
+    assert run_sessions(answer, prompts, base, repeats=1, warm_ups=0).identical == [True, False, True]
