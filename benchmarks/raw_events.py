@@ -5,7 +5,7 @@
 The recording is made here: 1280x720, 5 million events a second, a third of them in vector words. Ours reads window by
 window from an open `EventFile`; the baseline is what one does without it, evlib's decoder into arrays and the same
 drawing. Prints events a second of both, the most memory that ours held, and exits non-zero when any picture differs,
-ours is under 10 million events a second, or it held more than three windows' worth of arrays and 64 MB.
+ours is under 10 million events a second, or held more than three windows' worth of arrays and 64 MB.
 """
 
 import argparse

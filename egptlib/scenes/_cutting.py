@@ -18,7 +18,7 @@ from egptlib.scenes._images import write_png
 from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._rendering import event_images
 from egptlib.scenes._video import write_video
-from egptlib.scenes.events import Events, save_events
+from egptlib.scenes.events import EventFile, Events, save_events
 
 _PARTS = ".cut"  # one JSON a finished sequence: what resuming looks at and the index is merged from
 
@@ -105,6 +105,8 @@ def cut_recording(
     for folder in ("event_image", "event_image_1f", "mp4", "event_npy"):
         shutil.rmtree(out / folder / name, ignore_errors=True)  # what an interrupted cut left
     times, views = frames.times, settings["views"]
+    if isinstance(events, EventFile):
+        _check_clock(events, times)
     samples, set_aside = [], []
     for number, (start, stop) in enumerate(spans):
         stem = f"{name}/{number:06d}"
@@ -151,6 +153,20 @@ def cut_clips(
             cut_recording(clip.name, events, frames, out, [span], settings, label=clip.label, annotate=annotate)
         num_cut += 1
     return finish_folder(out, num_cut, num_skipped)
+
+
+def _check_clock(events: EventFile, times: np.ndarray) -> None:
+    """ValueError where events lie on the frames' clock only if their times are nanoseconds."""
+    span = None if events.is_coded or len(times) < 2 else events.span()
+    first, last = int(times[0]), int(times[-1])
+    if span is None or span[1] - span[0] < 100 * (last - first):
+        return
+    slack = (last - first) / 5
+    if abs(span[0] / 1000 - first) < slack and abs(span[1] / 1000 - last) < slack:
+        raise ValueError(
+            f"{events.path}: field 't' goes from {span[0]} to {span[1]}, the frames' clock from {first} to {last} us: "
+            "nanoseconds? Expected microseconds"
+        )
 
 
 def windows(times: np.ndarray, window_us: int) -> list[tuple[int, int]]:

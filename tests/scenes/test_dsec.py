@@ -304,3 +304,15 @@ def test_part_files_are_json(tmp_path: Path) -> None:
     cut_dsec([tmp_path / "seq"], tmp_path / "out")
     part = json.loads((tmp_path / "out/.cut/seq.json").read_text())
     assert part["samples"] == read_entries(tmp_path / "out")
+
+
+@pytest.mark.parametrize("clock", [0, 5_000_000])
+def test_events_in_nanoseconds_beside_frames_in_microseconds_are_refused(tmp_path: Path, clock: int) -> None:
+    events = random_events(3000, span_us=2_000_000)
+    frames, times = [numbered_frame(i % 20) for i in range(40)], clock + PERIOD * np.arange(40)
+    write_dsec_sequence(tmp_path / "seq", events | {"t": events["t"] + clock}, frames, times)
+    with h5py.File(tmp_path / "seq/events/left/events.h5", "r+") as file:
+        del file["events/t"], file["t_offset"]
+        file["events/t"] = 1000 * (events["t"] + clock)
+    with pytest.raises(ValueError, match=r"events\.h5: field 't' goes from .*nanoseconds\? Expected microseconds"):
+        cut_dsec([tmp_path / "seq"], tmp_path / "out")

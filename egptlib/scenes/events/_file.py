@@ -72,12 +72,14 @@ class EventFile:
     Attributes:
         format: name of the format.
         size: (height, width) of the sensor, None where the file does not say.
+        is_coded: whether the format itself says the unit of time; else the numbers told it.
     """
 
     def __init__(self, path: str | PathLike[str], *, time_unit: TimeUnit | None = None) -> None:
         self.path = Path(path)
         self._source = open_source(self.path)
         self.format, self.size = self._source.format, self._source.size
+        self.is_coded = self._source.is_coded
         self._unit: TimeUnit | None = time_unit
         self._meaning = Meaning() if self._source.is_coded else None
         self._known: list[_Known] = []
