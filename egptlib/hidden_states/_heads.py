@@ -34,13 +34,20 @@ class Head:
         """Of a `Model`.
 
         Raises:
-            ValueError: its head is quantized (no plain weight) or has a bias.
+            ValueError: its head is quantized (no plain weight) or has a bias, or its final norm is no RMS norm.
         """
         head, norm = model.lm_head, model.final_norm
         if not head.weight.is_floating_point() or head.bias is not None:
             raise ValueError(f"{model.name}: expected a plain lm head without bias, found {head}")
-        weights = (head.weight.detach().cpu(), norm.weight.detach().cpu())
-        return cls(*weights, float(norm.variance_epsilon))
+        epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+        weight = norm.weight.detach()
+        trial = torch.randn(2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
+        with torch.no_grad():
+            for scale in (weight, 1 + weight.float()):  # Gemma keeps what is added to 1
+                made = cls(head.weight.detach().cpu(), scale.cpu(), float(epsilon or 0.0))
+                if torch.allclose(made.normalise(trial.cpu()).float(), norm(trial).cpu().float(), rtol=0.02, atol=1e-3):
+                    return made
+        raise ValueError(f"{model.name}: expected an RMS norm before the lm head, found {type(norm).__name__}")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V] in the head's dtype, of states behind the final norm, as they are stored."""

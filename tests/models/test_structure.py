@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor, nn
 
 from egptlib.decoding import SceneSession, SequenceDrafter, speculative_generate
+from egptlib.hidden_states._heads import Head
 from egptlib.models import BatchReader, Inputs, Model, Prompt, SingleReader, check_rows, reader_for
 from egptlib.models._lean import KeyValues
 from egptlib.models._structure import is_llama, whole_cache
@@ -199,3 +200,16 @@ def test_a_prompt_without_what_its_class_needs_is_refused() -> None:
     given = {"deepstack_visual_embeds": [], "position_ids": torch.arange(9)[None] + 5}
     prompt = model.see(Prompt(model.embed(model.encode(SCENES[0], "")), given))
     assert prompt.offset == 5
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Gemma2"])
+@torch.no_grad()
+def test_the_head_that_is_stored_is_the_models(kind: str) -> None:
+    """Gemma's norms keep their weights less 1."""
+    model = make(kind)
+    head, states = Head.of(model), torch.randn(3, 64)
+    torch.testing.assert_close(head.normalise(states), model.final_norm(states), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head.logits(states), model.lm_head(states))
+    model.final_norm = nn.LayerNorm(64)
+    with pytest.raises(ValueError, match="expected an RMS norm before the lm head, found LayerNorm"):
+        Head.of(model)
