@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._quantization import Quantization, loading_options
 from egptlib.models._video_llava import Form
-from egptlib.models._vocabulary import Matching, Vocabulary, match_vocabularies
+from egptlib.models._vocabulary import Matching, Vocabulary, first_ids_shared, match_vocabularies
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Pair:
     """A drafter and a target.
 
     Attributes:
-        vocabulary: what the ids of one mean to the other.
+        vocabulary: what the ids of one mean to the other; a number may be given where that many first ids are shared.
         matching: how a draft is to become the target's tokens; see `as_drafter` of `egptlib.decoding`.
         load_seconds: "drafter" and "target" -> seconds from the call to weights in place; empty where nothing was
             loaded.
@@ -34,6 +35,11 @@ class Pair:
     vocabulary: Vocabulary
     matching: Matching = "tokens"
     load_seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        given: Any = self.vocabulary
+        if isinstance(given, int):
+            object.__setattr__(self, "vocabulary", first_ids_shared(given, self.drafter, self.target))
 
 
 def load_pair(

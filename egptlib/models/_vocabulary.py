@@ -111,7 +111,7 @@ def shared_vocabulary(drafter: Model, target: Model) -> Vocabulary:
             f"pair: {drafter.name} and {target.name} need one vocabulary; they differ from id {shared} on: "
             f"{theirs!r} and {ours!r}"
         )
-    return _between(torch.arange(shared)[:, None].expand(-1, 2), drafter, target)
+    return first_ids_shared(shared, drafter, target)
 
 
 def common_vocabulary(drafter: Model, target: Model) -> Vocabulary:
@@ -177,6 +177,11 @@ def _spelled(name: str, byte_level: bool) -> bytes:
 def _is_byte_level(tokenizer: Any) -> bool:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return "ByteLevel" in repr(getattr(backend, "decoder", None))
+
+
+def first_ids_shared(count: int, drafter: Model, target: Model) -> Vocabulary:
+    """The vocabulary of two models to whom the first `count` ids mean the same."""
+    return _between(torch.arange(count)[:, None].expand(-1, 2), drafter, target)
 
 
 def _between(pairs: Tensor, drafter: Model, target: Model) -> Vocabulary:

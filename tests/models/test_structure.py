@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from egptlib.decoding import SceneSession, SequenceDrafter, speculative_generate
 from egptlib.hidden_states._heads import Head
-from egptlib.models import BatchReader, Inputs, Model, Prompt, SingleReader, check_rows, reader_for
+from egptlib.models import BatchReader, Inputs, Model, Pair, Prompt, SingleReader, check_rows, reader_for
 from egptlib.models._lean import KeyValues
 from egptlib.models._structure import is_llama, whole_cache
 
@@ -213,3 +213,8 @@ def test_the_head_that_is_stored_is_the_models(kind: str) -> None:
     model.final_norm = nn.LayerNorm(64)
     with pytest.raises(ValueError, match="expected an RMS norm before the lm head, found LayerNorm"):
         Head.of(model)
+
+
+def test_a_pair_takes_the_number_of_ids_that_both_share() -> None:
+    vocabulary = Pair("two", make("Llama"), make("Qwen3"), 50).vocabulary  # type: ignore[arg-type]
+    assert vocabulary.is_shared and len(vocabulary) == 50
