@@ -25,7 +25,7 @@ class Failures:
                 try:
                     record = json.loads(line)
                     self._records[record["scene"], record["question"]] = record
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise ValueError(
                         f"{self._path}: line {number} is damaged; remove the file, and what failed is tried again"
                     ) from None

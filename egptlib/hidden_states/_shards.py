@@ -16,11 +16,11 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from egptlib._cluster import connect
-from egptlib._paths import write_json
 from egptlib._processes import end_with
+from egptlib._sealed import write_sealed
 from egptlib.hidden_states._extract import Extraction, extract
 from egptlib.hidden_states._index import INDEX
-from egptlib.hidden_states._join import PLAN, join_index
+from egptlib.hidden_states._join import PLAN, join_index, read_plan
 from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._recovery import remove_temporaries
 from egptlib.hidden_states._trace import join_traces
@@ -152,19 +152,19 @@ def _plan(out: Path, scenes: Sequence[Scene], per_batch: int, num_shards: int) -
         raise ValueError(f"{out / INDEX}: written by a single process; go on without workers, or take another folder")
     batches = -(-len(scenes) // per_batch)
     if (out / PLAN).exists():
-        num_shards = json.loads((out / PLAN).read_text())["num_shards"]
+        num_shards = read_plan(out)["num_shards"]
     num_shards = max(1, min(num_shards, batches))
     bounds = [min(len(scenes), batches * i // num_shards * per_batch) for i in range(num_shards + 1)]
     plan = {"num_shards": num_shards, "num_scenes": len(scenes), "bounds": bounds}
     if (out / PLAN).exists():
-        there = json.loads((out / PLAN).read_text())
+        there = read_plan(out)
         if there != plan:
             raise ValueError(
                 f"{out / PLAN}: begun with {there['num_scenes']} scenes cut at {there['bounds']}, now "
                 f"{len(scenes)} cut at {bounds}; continue with the same scenes and batch size, or take another folder"
             )
     else:
-        write_json(out / PLAN, plan)
+        write_sealed(out / PLAN, plan)
     return list(pairwise(bounds))
 
 

@@ -106,27 +106,26 @@ def _nothing_left(root: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        import psutil
-
         _interrupted.set()  # before a thread sees its process end
-        running = [child for child in psutil.Process().children() if _EXECUTE in _command_line(child)]
-        running += [below for child in running for below in child.children(recursive=True)]
-        for process in running:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(running, timeout=10)
-        for partial in root.glob(f".*.{_host()}.{os.getpid()}.partial"):
+        for partial in root.resolve().glob(f".*.{_host()}.{os.getpid()}.partial"):
+            _end(partial)
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _command_line(process: Any) -> list[str]:
+def _end(partial: Path) -> None:
+    """End whatever executes a notebook into this folder, with its kernel."""
     import psutil
 
-    try:
-        return list(process.cmdline())
-    except psutil.Error:  # ended meanwhile
-        return []
+    running: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
+            if str(partial) in process.cmdline():
+                running += [process, *process.children(recursive=True)]
+    for process in running:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(running, timeout=10)
 
 
 @contextlib.contextmanager
@@ -249,11 +248,14 @@ def _host() -> str:
 
 
 def _remove_abandoned(root: Path, name: str) -> None:
-    """Remove what a run of the same name left when its process on this machine was killed."""
-    for folder in root.glob(f".{name}.{_host()}.*.*"):
-        owner = int(folder.name.split(".")[-2])
-        if owner == os.getpid() or not _is_alive(owner):
-            shutil.rmtree(folder, ignore_errors=True)  # its child may be about to end
+    """Remove what runs left whose process on this machine was killed, and what this one left of the same name."""
+    pattern = re.compile(rf"\.(.+)\.{re.escape(_host())}\.(\d+)\.(partial|replaced)")
+    for folder in root.glob(".*"):
+        if found := pattern.fullmatch(folder.name):
+            owner = int(found[2])
+            if found[1] == name if owner == os.getpid() else not _is_alive(owner):
+                _end(folder)  # a child notices a little later that its parent was killed
+                shutil.rmtree(folder, ignore_errors=True)  # another thread may be doing the same
 
 
 def _is_alive(process: int) -> bool:

@@ -295,7 +295,8 @@ def run_table(runs: Sequence[Path], stars: Mapping[str, str]) -> "DataFrame":
 
 def read_stars(root: Path) -> dict[str, str]:
     """Return the starred runs of a folder of runs, each with its note (which may be empty)."""
-    return {str(name): str(note) for name, note in read_settings(root / "stars.json").items()}
+    path = root / "stars.json"
+    return {name: str(note) for name, note in read_sealed(path).items()} if path.is_file() else {}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

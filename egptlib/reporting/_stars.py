@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egptlib._paths import write_json
+from egptlib._sealed import write_sealed
 from egptlib.reporting._runs import list_runs, read_settings, read_stars, readable_runs, run_table
 from egptlib.reporting._sweep import differing
 
@@ -34,7 +34,7 @@ def set_star(folder: Path, note: str | None) -> None:
     path = folder.parent / "stars.json"
     stars = read_stars(folder.parent)
     stars.pop(folder.name, None)
-    write_json(path, stars if note is None else stars | {folder.name: note})
+    write_sealed(path, stars if note is None else stars | {folder.name: note})
 
 
 def overview(root: Path, *, notebook: str | None = None, starred: bool = False) -> str:
