@@ -7,7 +7,8 @@
 set -euo pipefail
 d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
 python3 -m venv "$d/v"
-"$d/v/bin/pip" install -q tonic==1.7.0 numpy==2.4.6
+"$d/v/bin/pip" install -q --no-deps tonic==1.7.0 importRosbag==1.0.4  # the parts used here need only these
+"$d/v/bin/pip" install -q numpy==2.4.6 h5py==3.16.0 scipy==1.17.1 requests==2.34.2 tqdm==4.70.1 typing_extensions==4.16.0
 cd "$d"
 "$d/v/bin/python" -W ignore - <<'P'
 import numpy as np, tonic
