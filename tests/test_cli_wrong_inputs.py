@@ -84,7 +84,7 @@ READ = {
     "video": "make-scenes --video",
     "questions": "make-scenes --questions",
     "recorded": "predict-recorded source, train-tokens recorded, trace source",
-    "trace": "fit-costs source, predict trace, predict --timed",
+    "trace": "fit-costs source, predict source, predict --timed",
     "costs": "predict --costs",
     "runs": "paper runs, report runs, runs compare --root, runs star --root",
     "list": "runs list root",
@@ -98,9 +98,11 @@ READ = {
     "sweep --cluster",
 }
 # Options whose every value is as good as another, or that are read only with others.
-FREE = "runs list --notebook, runs star --note, fit-costs --method, fit-costs --after, benchmark costs --split, " \
-    "benchmark divergences --split, extract --split, plan-extraction --split, make-data --split, train --dataset, " \
-    "train --pair, findings --tokenizer, findings --legacy-l4"  # fmt: skip
+FREE = (
+    "runs list --notebook, runs star --note, fit-costs --method, fit-costs --after, predict --method, "
+    "benchmark costs --split, benchmark divergences --split, extract --split, plan-extraction --split, "
+    "make-data --split, train --dataset, train --pair, findings --tokenizer, findings --legacy-l4"
+)
 WRITTEN = ("out", "work", "new", "run")
 
 _FILES = ("missing", "empty", "folder", "bytes")
