@@ -14,6 +14,7 @@ from egptlib.measuring._methods import (
     compare_speed,
     run_methods,
     run_sessions,
+    transformers_baselines,
     transformers_generate,
 )
 from egptlib.measuring._slots import slot_agreement, slot_rejections
@@ -51,6 +52,7 @@ __all__ = [
     "score_choices",
     "slot_agreement",
     "slot_rejections",
+    "transformers_baselines",
     "transformers_generate",
     "word_kinds",
 ]
