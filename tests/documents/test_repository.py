@@ -1,5 +1,6 @@
 """This repository's own papers and documents pass every check."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def test_the_bibliography_is_whole(root: Path) -> None:
     entries = read_bibliography(root / "papers" / "references.bib")
     assert check_bibliography(entries) == []
     assert len(entries) >= 113
+    dated = [(entry.key, entry.fields["year"], re.findall(r"\b20\d\d\b", entry.venue)) for entry in entries]
+    assert [key for key, year, venue in dated if venue and year not in venue] == []
 
 
 def test_the_papers_pass_every_check(root: Path) -> None:
