@@ -158,8 +158,10 @@ def cut_clips(
 def _check_clock(events: EventFile, times: np.ndarray) -> None:
     """ValueError where events lie on the frames' clock only if their times are nanoseconds."""
     span = None if events.is_coded or len(times) < 2 else events.span()
+    if span is None:
+        return
     first, last = int(times[0]), int(times[-1])
-    if span is None or span[1] - span[0] < 100 * (last - first):
+    if span[1] - span[0] < 100 * (last - first):
         return
     slack = (last - first) / 5
     if abs(span[0] / 1000 - first) < slack and abs(span[1] / 1000 - last) < slack:
