@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import pickle
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -21,6 +22,7 @@ import torch.multiprocessing as multiprocessing
 from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
 from egptlib.decoding._generation import Event, Recorder
 from egptlib.decoding._sampling import Sampler
+from egptlib.models import Model, is_left_behind
 
 MAX_TOKENS = 512  # of one job
 _GREEDY = Sampler()
@@ -71,7 +73,8 @@ class DrafterProcess:
             name=f"drafter {drafter.name}",
             daemon=True,
         )
-        self._process.start()
+        with _hooks_put_aside(drafter):
+            self._process.start()
         theirs.close()
         self._memory: SharedMemory | None = None
         self._job, self._pending = 0, 0
@@ -265,6 +268,29 @@ def _serve(
             board.done = job
     if memory is not None:
         memory.close()
+
+
+@contextmanager
+def _hooks_put_aside(drafter: Any) -> Iterator[None]:
+    """Take off, meanwhile, the hooks that transformers left on the drafter's models: they cannot be pickled."""
+    aside = []
+    for module in (module for model in _models(drafter) for module in model.module.modules()):
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            aside += [(hooks, key, hooks.pop(key)) for key, hook in [*hooks.items()] if is_left_behind(hook)]
+    try:
+        yield
+    finally:
+        for hooks, key, hook in aside:
+            hooks[key] = hook
+
+
+def _models(part: Any) -> Iterator[Model]:
+    """The models of a drafter and of the drafters within it."""
+    if isinstance(part, Model):
+        yield part
+    elif hasattr(part, "propose"):
+        for inner in vars(part).values():
+            yield from _models(inner)
 
 
 def _unpickle(head: bytes, memory: SharedMemory, sizes: list[int]) -> Any:

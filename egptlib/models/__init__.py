@@ -21,6 +21,7 @@ from egptlib.models._rows import check_rows
 from egptlib.models._single import SingleReader, reader_for
 from egptlib.models._step_parts import STEP_PARTS, step_parts
 from egptlib.models._stopwatch import STAGES, Stopwatch, synchronize
+from egptlib.models._structure import is_left_behind
 from egptlib.models._tracks import LookUp, RowDraft, RowDrafter, Tracks, common_prefix, confidences
 from egptlib.models._video_llava import VideoModel, load_video_llava
 from egptlib.models._vision_language import VisionLanguageModel
@@ -75,6 +76,7 @@ __all__ = [
     "describe_pair",
     "fingerprint",
     "frame_sampling",
+    "is_left_behind",
     "load_pair",
     "load_video_llava",
     "match_vocabularies",

@@ -81,8 +81,7 @@ def _parts(module: nn.Module) -> set[str]:
 def is_watched(model: nn.Module) -> bool:
     """Whether somebody wants to see the passes of a module within, or has put another `forward` there.
 
-    transformers leaves hooks of its own behind after the first `output_hidden_states=True`, which do nothing in other
-    passes.
+    Hooks that transformers left behind do not count (`is_left_behind`).
     """
     everywhere = torch.nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
@@ -90,11 +89,15 @@ def is_watched(model: nn.Module) -> bool:
     return any(
         "forward" in vars(module)
         or any(
-            getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
-            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            not is_left_behind(hook) for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         )
         for module in model.modules()
     )
+
+
+def is_left_behind(hook: Any) -> bool:
+    """Whether transformers left a hook there after `output_hidden_states=True`; it does nothing in other passes."""
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
 def whole_cache(model: Any) -> DynamicCache:

@@ -231,9 +231,14 @@ def test_a_failure_of_the_drafter_is_told(target: Model) -> None:
 
 def test_a_drafter_that_was_used_can_still_move_to_a_process(target: Model, drafter: Drafter) -> None:
     drafter.start([4, 5, 6], "", Recorder())  # packs its weights, which cannot be pickled
+    module = drafter.model.module  # type: ignore[attr-defined]
+    module(torch.tensor([[4, 5]]), output_hidden_states=True)  # leaves hooks behind that cannot be pickled either
+    left = sum(len(part._forward_hooks) for part in module.modules())
+    assert left
     with DrafterProcess(drafter, target.eos_token_ids) as process:
         generation = hidden_prefill_generate(target, process, [4, 5, 6], "", max_new_tokens=8)
     assert generation.token_ids.tolist() == plain(target, [4, 5, 6], 8)
+    assert sum(len(part._forward_hooks) for part in module.modules()) == left  # transformers counts on them
 
 
 def test_limits_are_checked(beside: ConcurrentDrafter) -> None:
