@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -63,7 +64,10 @@ def test_a_verb_that_is_stopped_leaves_nothing_and_says_what_goes_on(tmp_path: P
     verbs = {"extract": extracting(out), "extract with workers": extracting(out, "--workers", "2"), "run": running(out)}
     verb, ready = verbs[what]
     command = [sys.executable, "-m", "egptlib", *verb]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    told_to = subprocess.PIPE
+    with subprocess.Popen(command, stdout=told_to, stderr=told_to, text=True, preexec_fn=heard) as process:
         assert waited(lambda: ready() or process.poll() is not None, 240) and process.poll() is None
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
