@@ -346,14 +346,18 @@ def as_nobody(world: World) -> Iterator[None]:
 def test_what_may_not_be_read_is_named(row: str, world: World, as_nobody: None, refused: Refused) -> None:
     verb, _, last = row.rpartition(" ")
     option = next(option for option in VERBS[verb].params if option.opts[0] == last)
-    refused(verb, "wrong_locked", *_with(verb, option, "wrong_locked", world, Path("/tmp/out")))
+    refused(verb, "wrong_locked", *_with(verb, option, "wrong_locked", world, Path(tempfile.gettempdir(), "out")))
 
 
 @pytest.mark.parametrize(("verb", "option"), _options(lambda p: p.name in WRITTEN))
 def test_where_nothing_may_be_written_is_named(
     verb: str, option: Any, world: World, as_nobody: None, refused: Refused
 ) -> None:
-    refused(verb, world.folder.name, *_with(verb, option, str(world.folder / "out"), world, Path("/tmp/out")))
+    refused(
+        verb,
+        world.folder.name,
+        *_with(verb, option, str(world.folder / "out"), world, Path(tempfile.gettempdir(), "out")),
+    )
 
 
 @pytest.mark.parametrize(("verb", "option"), _options(lambda p: p.name in WRITTEN))
