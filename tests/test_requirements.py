@@ -1,4 +1,4 @@
-"""The tested set holds all that the library, its extras and the checks ask for, so that a fresh environment is whole."""
+"""The tested set holds all that the library, its extras and the checks ask for: a fresh environment is whole."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
