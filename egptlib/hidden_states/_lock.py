@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 LOCK = "writer.lock"
 
@@ -23,25 +23,16 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # A file object: where an interrupt falls before this lock is anybody's, it goes with it.
-        self._file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
-        deadline = time.monotonic() + float(os.environ.get("EGPTLIB_LOCK_SECONDS", "0"))
-        while not (held := self._try()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if not held:
-            holder = self._file.read(100).decode(errors="replace").strip()
-            self._file.close()
-            raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it")
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n".encode())
-
-    def _try(self) -> bool:
+        file, seconds = folder / LOCK, float(os.environ.get("EGPTLIB_LOCK_SECONDS", "0"))
+        # Whichever thread releases it; and no file that stands for a lock where the file system knows none.
+        self._lock = FileLock(file, timeout=seconds, poll_interval=0.2, thread_local=False, fallback_to_soft=False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+            self._lock.acquire()
+        except Timeout:
+            holder = file.read_text(encoding="utf-8", errors="replace")[:100].strip()
+            raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it") from None
+        file.write_text(f"process {os.getpid()} on {os.uname().nodename}\n", encoding="utf-8")
 
     def release(self) -> None:
         """Let the next writer in. May be called twice."""
-        self._file.close()
+        self._lock.release()

@@ -267,7 +267,7 @@ def test_every_public_name_exists() -> None:
     for name in egptlib.scenes.__all__:
         assert getattr(egptlib.scenes, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
-        egptlib.scenes.nothing  # noqa: B018
+        egptlib.scenes.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_clip_of_variable_length_is_recorded(users_folder: Path) -> None:
