@@ -104,10 +104,13 @@ def cut_dsec(
 @app.command()
 def make_scenes(
     events: Annotated[
-        Path, typer.Option(help="A recording (formats: data/README.md), or the folder of EvQA or Talk2Event.")
+        Path,
+        typer.Option(help="A recording, or the folder of EventBench, EvQA or Talk2Event."),
     ],
     out: Annotated[Path, typer.Option(help="Dataset folder to make, or to add this recording to.")],
-    video: Annotated[Path | None, typer.Option(help="A video; left out: the recording's own frames.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="A video (EventBench: a folder of them); left out: the recording's own frames.")
+    ] = None,
     window: Annotated[str, typer.Option(help="Length of a window: 1s, 500ms.")] = "1s",
     offset_us: Annotated[int, typer.Option(help="Time on the events' clock at which the video begins at 0.")] = 0,
     questions: Annotated[
@@ -116,13 +119,25 @@ def make_scenes(
     keep_events: Annotated[bool, typer.Option(help="Also keep the raw events of each window.")] = False,
 ) -> None:
     """Cut a recording and its video into windows that overlap by half, as a dataset folder."""
-    from egptlib.scenes import is_evqa, is_talk2event, make_evqa, make_talk2event, parse_window
+    from egptlib.scenes import (
+        is_eventbench,
+        is_evqa,
+        is_talk2event,
+        make_eventbench,
+        make_evqa,
+        make_talk2event,
+        parse_window,
+    )
     from egptlib.scenes import make_scenes as make
 
-    if is_evqa(events) or is_talk2event(events):
-        if video or questions or offset_us or window != "1s" or keep_events:
-            raise ValueError(f"{events}: a dataset with its own questions and frames; only --out goes with it")
-        print(make_evqa(events, out) if is_evqa(events) else make_talk2event(events, out))
+    if (bench := is_eventbench(events)) or is_evqa(events) or is_talk2event(events):
+        if (video and not bench) or questions or offset_us or window != "1s" or keep_events:
+            own = "questions; only --out and --video go" if bench else "questions and frames; only --out goes"
+            raise ValueError(f"{events}: a dataset with its own {own} with it")
+        if bench:
+            print(make_eventbench(events, out, video=video))
+        else:
+            print(make_evqa(events, out) if is_evqa(events) else make_talk2event(events, out))
         return
     report = make(
         events,

@@ -1,4 +1,4 @@
-"""Finding what is broken before it is cut: files of events, videos, sequences of DSEC, EvQA's folder."""
+"""Finding what is broken before it is cut: files of events, videos, sequences of DSEC, folders of other datasets."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -10,6 +10,7 @@ from typing import Any
 from egptlib.scenes._check import Problem, check_folder
 from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
+from egptlib.scenes._eventbench import is_eventbench, read_eventbench
 from egptlib.scenes._evqa import is_evqa, read_evqa
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._index import INDEX_NAME
@@ -26,13 +27,14 @@ def check_scenes(path: str | PathLike[str]) -> list[Problem]:
 
     Args:
         path: a dataset folder (see `check_folder`), a recording or a video, a sequence of DSEC or a folder of them, or
-            EvQA's or Talk2Event's folder.
+            the folder of EvQA, Talk2Event or EventBench.
     """
     path = Path(path)
     if path.is_file():
         return list(_check_file(path))
-    if is_evqa(path) or is_talk2event(path):
-        return list(_check_clips(read_evqa(path) if is_evqa(path) else read_talk2event(path)))
+    for is_laid_out, read in ((is_evqa, read_evqa), (is_talk2event, read_talk2event), (is_eventbench, read_eventbench)):
+        if is_laid_out(path):
+            return list(_check_clips(read(path)))
     if not (path / INDEX_NAME).exists() and any(map(is_sequence, [path, *path.glob("*")])):
         return [problem for sequence in find_sequences([path]) for problem in _check_sequence(sequence)]
     return check_folder(path)

@@ -72,7 +72,7 @@ def parse_entry(root: Path, number: int, entry: Any) -> Record:
         raise ValueError(f"{where}: 'event_image_1f' has {len(single)} names; expected one")
     mp4 = relative_path(where, "mp4_data", entry.get("mp4_data", f"{stem}.mp4"))
     video = relative_path(where, "video_data", entry.get("video_data", str(stem)))
-    questions, answers, choices = _questions(where, entry)
+    questions, answers, choices = parse_questions(where, entry)
     parent = event_data.parent.as_posix()
     return Record(
         id=str(entry.get("id", stem)),
@@ -107,7 +107,7 @@ def _name_list(where: str, entry: dict[str, Any], key: str, derived: list[str]) 
     return [relative_path(where, key, name) for name in names]
 
 
-def _questions(where: str, entry: dict[str, Any]) -> tuple[list[str], list[str | None], list[tuple[str, ...]]]:
+def parse_questions(where: str, entry: dict[str, Any]) -> tuple[list[str], list[str | None], list[tuple[str, ...]]]:
     """Collect questions, answers and options from "qa", else from "conversations"; empty turns do not count."""
     questions: list[str] = []
     answers: list[str | None] = []

@@ -99,15 +99,29 @@ class _NumpyOnlyUnpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: number, text, time and object types, none with fields."""
+    """Stands in for numpy.dtype: number, text, time and object types, and records of numbers."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code, self.swapped = code, False
+        self.fields: dict[str, Any] = {}
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.swapped = state[1] == ">"
+        self.swapped, self.fields, self.size = (
+            state[1] == ">",
+            {name: state[4][name] for name in state[3] or ()},
+            state[5],
+        )
 
     def resolve(self) -> np.dtype[Any]:
+        if self.fields:
+            formats, offsets = (
+                [field[0].resolve() for field in self.fields.values()],
+                [f[1] for f in self.fields.values()],
+            )
+            record = np.dtype({"names": [*self.fields], "formats": formats, "offsets": offsets, "itemsize": self.size})
+            if record.hasobject:
+                raise ValueError("its pickle has records of objects; expected plain numbers or text")
+            return record
         if self.code in ("O", "O8"):
             return np.dtype(object)
         if not _PLAIN_TYPE.fullmatch(self.code):

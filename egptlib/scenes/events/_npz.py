@@ -11,6 +11,7 @@ from egptlib.scenes.events._fields import ALIASES, FIELDS
 from egptlib.scenes.events._npy import read_npy, rows_of
 from egptlib.scenes.events._source import Source
 
+_NONE = np.dtype(np.uint8)  # has no fields
 _TABLES = ("event_data", "events", "event_bins", "arr_0")
 
 
@@ -57,10 +58,18 @@ def _read(archive: zipfile.ZipFile, name: str, folder: str) -> np.ndarray:
 
 
 def _joined(value: Any) -> Any:
-    """Return an array of several dicts as one dict of their columns, one stream after the other."""
+    """Return an array of several dicts or structured arrays as one dict of their columns, one after the other.
+
+    Streams of the same length have become one structured array [streams, length].
+    """
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        return value.ravel()
     if not (isinstance(value, np.ndarray) and value.dtype == object and value.size > 1):
         return value
     parts = value.ravel().tolist()
-    if not all(isinstance(part, dict) for part in parts):
-        raise ValueError("its array of objects holds something else than dicts with x, y, t, p")
-    return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
+    names = [
+        list(part) if isinstance(part, dict) else list(getattr(part, "dtype", _NONE).names or ()) for part in parts
+    ]
+    if not all(names):
+        raise ValueError("its array of objects holds something else than tables with x, y, t, p")
+    return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in names[0]}
