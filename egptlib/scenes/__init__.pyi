@@ -9,6 +9,8 @@ from ._dsec import cut_dsec as cut_dsec
 from ._dsec import cut_sequence as cut_sequence
 from ._dsec import find_sequences as find_sequences
 from ._dsec import write_dsec_sequence as write_dsec_sequence
+from ._eventbench import is_eventbench as is_eventbench
+from ._eventbench import make_eventbench as make_eventbench
 from ._evqa import is_evqa as is_evqa
 from ._evqa import make_evqa as make_evqa
 from ._folder import SceneFolder as SceneFolder
