@@ -128,14 +128,16 @@ def borrow(known: Agreement, lengths: np.ndarray, seed: int = 0) -> Agreement:
             joined = np.concatenate([getattr(known, name)[i, : known.lengths[i]] for i in parts])
             table[row, :length] = joined[:length]
     answers = [[0] * length for length in repeated]
-    return Agreement(answers, **tables, confidence=np.zeros(tables["match"].shape), own_lengths=np.array(own))
+    return Agreement(answers, tables["match"], tables["ends"], np.zeros(tables["match"].shape), np.array(own))
 
 
 def first(agreement: Agreement, count: int) -> Agreement:
     """The first answers of an agreement."""
     width = int(agreement.lengths[:count].max())
-    tables = {name: getattr(agreement, name)[:count, :width] for name in ("match", "ends", "confidence")}
-    return Agreement(agreement.token_ids[:count], **tables, own_lengths=agreement.own_lengths[:count])
+    match, ends, confidence = (
+        table[:count, :width] for table in (agreement.match, agreement.ends, agreement.confidence)
+    )
+    return Agreement(agreement.token_ids[:count], match, ends, confidence, agreement.own_lengths[:count])
 
 
 def predict(

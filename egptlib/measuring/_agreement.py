@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Agreement:
         confidence: float64, its probability; 0 beyond an answer.
         own_lengths: int64 [sample], tokens of the answer that the drafter writes by itself: no more can be drafted
             before the target is ready.
+        drafter_ids: its next token at each position of an answer, as the target numbers it.
     """
 
     token_ids: list[list[int]]
@@ -31,6 +32,7 @@ class Agreement:
     ends: np.ndarray
     confidence: np.ndarray
     own_lengths: np.ndarray
+    drafter_ids: list[list[int]] = field(default_factory=list)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -48,7 +50,7 @@ def record_agreement(
         ValueError: no prompts, or models without a common token.
     """
     vocabulary = match_vocabularies(drafter, target)
-    answers, match, ends, confidence, own = [], [], [], [], []
+    answers, says, match, ends, confidence, own = [], [], [], [], [], []
     for scene, question in prompts:
         answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
         state = drafter.start(scene, question)
@@ -58,10 +60,11 @@ def record_agreement(
         own.append(len(_continue(drafter, state, int(logits[0].argmax()), max_new_tokens, vocabulary)))
         best = logits.argmax(dim=-1)
         answers.append(answer)
-        match.append(np.equal(best.tolist(), answer))
-        ends.append(np.isin(best.tolist(), list(vocabulary.end_token_ids)))
+        says.append(best.tolist())
+        match.append(np.equal(says[-1], answer))
+        ends.append(np.isin(says[-1], list(vocabulary.end_token_ids)))
         confidence.append(logits.float().softmax(dim=-1).amax(dim=-1).cpu().double().numpy())
-    return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own))
+    return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own), says)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,16 @@ from pathlib import Path
 
 from egptlib.traces._trace import Trace
 
-TRACE = "trace.parquet"
+TRACE, AGREEMENT = "trace.parquet", "agreement.parquet"
 
 
 def find_traces(source: str | Path) -> tuple[Trace, Trace | None]:
     """Find what the drafter would have said along the target's answers, and the timed runs of the same prompts.
 
     Args:
-        source: a run folder of notebooks 06 to 08 (the folder of runs keeps the extraction beside it), a folder of
-            hidden states, or a trace file of either.
+        source: a run folder of notebook 07 or 08, a folder of hidden states, or a trace file of either. A run keeps
+            what the drafter would have said beside its trace; where it does not, the extraction of the same prompts
+            in its folder of runs is taken.
 
     Returns:
         The trace to replay, of the timed prompts alone where there are any; and the timed one, or None.
@@ -30,6 +31,11 @@ def find_traces(source: str | Path) -> tuple[Trace, Trace | None]:
         _ = trace.match  # refuses a trace that cannot be replayed
         return trace, None
     prompts = {(row.sample, row.question) for row in trace.rows}
+    if (kept_by_run := path.with_name(AGREEMENT)).is_file():
+        told = Trace.load(kept_by_run)
+        if other := next((row for row in told.rows if (row.sample, row.question) not in prompts), None):
+            raise ValueError(f"{kept_by_run}: {other.sample}, {other.question!r}: not among those timed in {path}")
+        return told, trace
     for beside in sorted(path.parent.parent.glob(f"shared/hidden_states/*/{TRACE}")):
         told = Trace.load(beside)
         limit = trace.max_new_tokens or told.max_new_tokens or 0

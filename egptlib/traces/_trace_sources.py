@@ -44,6 +44,22 @@ def trace_from_hidden_states(samples: Iterable[Any], **header: Any) -> Trace:
     return Trace(rows, **header)
 
 
+def trace_from_agreement(agreement: Any, prompts: Sequence[tuple[Any, str]], **header: Any) -> Trace:
+    """Return the trace of what a drafter would have said along the target's answers, without times.
+
+    Args:
+        agreement: of `record_agreement`: `token_ids`, `drafter_ids` and `confidence`, one row a prompt.
+        prompts: scene (or its id) and question of each.
+        header: further fields of `Trace`; `replay` needs the `end_token_ids` of the pair's common vocabulary.
+    """
+    told = zip(agreement.token_ids, agreement.drafter_ids, agreement.confidence, prompts, strict=True)
+    rows = [
+        TraceRow(*_names(prompt), answer, said, confidence=sure[: len(answer)].tolist())
+        for answer, said, sure, prompt in told
+    ]
+    return Trace(rows, **header)
+
+
 def trace_from_generations(
     generations: Iterable[Any],
     prompts: Sequence[tuple[Any, str]],

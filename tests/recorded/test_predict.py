@@ -94,8 +94,9 @@ def test_costs_of_another_pair_are_refused(folder: Path) -> None:
     assert "no run in it was timed" in refused(folder / "trace.parquet")
 
 
-def test_a_run_is_enough(folder: Path) -> None:
-    """The extraction beside a run is found; costs come from the run's own times, plain decoding first."""
+@pytest.mark.parametrize("extracted", [True, False])
+def test_a_run_is_enough(folder: Path, extracted: bool) -> None:
+    """What the drafter would have said is found; costs come from the run's own times, plain decoding first."""
     from tests.metrics.test_fit_costs import simulate
 
     told = Trace.load(folder / "trace.parquet")
@@ -115,8 +116,14 @@ def test_a_run_is_enough(folder: Path) -> None:
         parts.append(trace_from_generations(generations, prompts, method, seconds, max_new_tokens=20))
     Trace.join(parts).save(folder / "runs/08/trace.parquet")
     assert "`egptlib run 04` there makes one" in refused(folder / "runs/08")
-    told.save(folder / "runs/shared/hidden_states/states/trace.parquet")
+    beside = (
+        folder / "runs/shared/hidden_states/states/trace.parquet" if extracted else folder / "runs/08/agreement.parquet"
+    )
+    told.save(beside)
     run(folder / "runs/08", "--gamma", "5", "--out", folder / "out.csv")
+    if not extracted:
+        replace(told, rows=[replace(told.rows[0], question="another?")]).save(beside)
+        assert "not among those timed" in refused(folder / "runs/08")
     clock = sum(row.total_seconds or 0.0 for row in parts[2].rows)
     assert pd.read_csv(folder / "out.csv")["seconds an answer"][0] == pytest.approx(
         clock / 20, rel=0.01

@@ -28,7 +28,7 @@ from egptlib.measuring import Agreement, record_agreement, record_cascade
 from egptlib.metrics import Costs, expected_accepted, replay, replay_cascade, replay_policy
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import Scene
-from egptlib.traces import trace_from_generations
+from egptlib.traces import trace_from_agreement, trace_from_generations
 from tests.decoding.conftest import TextModel, make_model
 
 Prompt = tuple[Scene, str]
@@ -89,6 +89,11 @@ def test_what_was_recorded_is_one_pass_of_transformers_along_the_answer(
         assert recorded.match[s, : len(ids)].tolist() == np.equal(top.tolist(), ids).tolist()
         assert recorded.confidence[s, : len(ids)] == pytest.approx(sure, abs=1e-4)
         assert not recorded.match[s, len(ids) :].any()
+    trace = trace_from_agreement(
+        recorded, prompts, end_token_ids=tuple(pair.target.eos_token_ids), max_new_tokens=LIMIT
+    )
+    assert (trace.match == recorded.match).all() and (trace.drafter_ends == recorded.ends).all()
+    assert (trace.values("confidence") == recorded.confidence).all()
 
 
 @pytest.mark.parametrize(
