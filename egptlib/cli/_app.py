@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import egptlib
+from egptlib._log import show_log
 from egptlib._processes import sigterm_interrupts
 
 MOST = 2**53  # of any number: what a float counts exactly, and microseconds since 1970 in it
@@ -25,6 +26,7 @@ class OneLineErrors(TyperGroup):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         sigterm_interrupts()
+        show_log()
         try:
             code = super().main(*arguments, **{**options, "standalone_mode": False})
         except TyperException as error:

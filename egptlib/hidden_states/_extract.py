@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,12 +28,13 @@ if TYPE_CHECKING:  # reading stored states must not cost the import of both mode
     from egptlib.models import Pair
     from egptlib.scenes import Scene
 
+log = getLogger(__name__)
 TokenPath = Literal["target", "free"]
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a run of `extract` did; `str()` of it is the line it prints.
+    """What a run of `extract` did; `str()` of it is the line it logs.
 
     Attributes:
         folder: the chunk folder.
@@ -165,7 +167,7 @@ def extract(
     result = Extraction(
         Path(out), run.num_extracted, run.num_present, run.num_failed, time.perf_counter() - start, maker.num_ties
     )
-    print(f"stopped: {result}" if stop.requested else result, flush=True)
+    log.info("%s%s", "stopped: " if stop.requested else "", result)
     if stop.requested:
         raise KeyboardInterrupt
     if len(writer):
@@ -237,7 +239,7 @@ class _Run:
                 error.__traceback__ = None  # it holds the tensors that are to be freed
                 torch.cuda.empty_cache()
                 self.batch_size = half
-                print(f"out of memory with {len(rows)} samples at once; going on with {half}", flush=True)
+                log.warning("out of memory with %d samples at once; going on with %d", len(rows), half)
         else:
             for (seen, question), sample in zip(rows, samples):
                 if (seen.scene.id, question) in wanted:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from egptlib.models import Pair
     from egptlib.scenes import Scene
 
+log = getLogger(__name__)
 _claimed: list[int] = []  # open lock files of this process's GPU
 _watched: list[int] = []  # the process that this one ends with
 
@@ -91,7 +93,7 @@ def extract_shards(
         seconds=time.perf_counter() - start,
         num_ties=sum(part.num_ties for part in done),
     )
-    print(f"{len(parts)} shards joined: {total}", flush=True)
+    log.info("%d shards joined: %s", len(parts), total)
     return total
 
 
@@ -177,5 +179,5 @@ def _run(jobs: list[Any], workers: int, cluster: str | None, attempts: int) -> l
         try:
             return Parallel(n_jobs=workers, batch_size=1)(jobs)
         except TerminatedWorkerError:
-            print(f"a worker died; taking up its shards again (attempt {attempt + 2} of {attempts})", flush=True)
+            log.warning("a worker died; taking up its shards again (attempt %d of %d)", attempt + 2, attempts)
     raise RuntimeError(f"workers died in each of {attempts} attempts: most likely they ran out of memory")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from egptlib.hidden_states._recovery import rebuild_index, remove_leftovers
 from egptlib.hidden_states._sample import FIGURES, IDS
 
 _Pending = dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]]  # by scene and question
+log = getLogger(__name__)
 STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = torch.iinfo(torch.int16).max
 
@@ -78,7 +80,7 @@ class HiddenStateWriter:
         self._lock = FolderLock(self.folder)
         try:
             if not (self.folder / INDEX).exists() and any(self.folder.glob("chunks/chunk_*.safetensors")):
-                print(rebuild_index(self.folder), flush=True)
+                log.warning(rebuild_index(self.folder))
             if (self.folder / INDEX).exists():
                 self._resume()
             remove_leftovers(self.folder, self._index)
@@ -268,7 +270,7 @@ class HiddenStateWriter:
         except IndexDamage as error:
             if error.problem.damage is not Damage.INDEX:
                 raise
-            print(f"{error}\n{rebuild_index(self.folder)}", flush=True)
+            log.warning("%s\n%s", error, rebuild_index(self.folder))
             index = read_index(self.folder)
         if is_legacy(index):
             raise ValueError(f"{where}: written by the earlier writer; it can be read, but not continued")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +20,8 @@ from egptlib.scenes._scene import Scene
 from egptlib.scenes._video import FrameSampling, clip_length, read_frames
 from egptlib.scenes.events import load_events
 from egptlib.scenes.streets._world import street_name
+
+log = getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def _streets(split: str, num_sequences: int | None) -> tuple[Path, list[str]]:
     if not (folder / INDEX_NAME).is_file() or not all(is_cut(name, folder, cut_settings(1_000_000)) for name in names):
         from egptlib.scenes.streets._make import make_streets
 
-        print(f"making {folder} (once)", flush=True)
+        log.info("making %s (once)", folder)
         make_streets(folder, split, **({} if num_sequences is None else {"num_sequences": num_sequences}))
     return folder, names
 
@@ -198,7 +201,7 @@ def _clips() -> Path:
     if not (folder / INDEX_NAME).is_file():  # it is written last
         from egptlib.scenes._clips import make_clips
 
-        print(f"making {folder} (once)", flush=True)
+        log.info("making %s (once)", folder)
         make_clips(folder)
     return folder
 

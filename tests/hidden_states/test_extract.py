@@ -251,7 +251,8 @@ def test_a_scene_is_seen_once_and_its_answers_read_in_one_pass(
     assert counts == {"target encode_frames": 2, "drafter encode_events": 2, "target prefill": 2, "drafter prefill": 2}
 
 
-def test_ties_are_counted_and_told(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ties_are_counted_and_told(pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "egptlib")
     logits = torch.tensor([[4.0, 4.0, 0.0], [4.0, 3.9, 0.0], [4.0, 3.5, 0.0]])
     assert (num_ties(logits), num_ties(logits.bfloat16())) == (1, 2)
     head = pair.target.lm_head.weight
@@ -264,11 +265,11 @@ def test_ties_are_counted_and_told(pair: Pair, tmp_path: Path, capsys: pytest.Ca
         with torch.no_grad():
             head.copy_(before)
     assert result.num_ties == sum(map(len, HiddenStates.open(tmp_path))) > 0
-    assert f", {result.num_ties} positions tied within rounding" in capsys.readouterr().out
+    assert f", {result.num_ties} positions tied within rounding" in caplog.text
 
 
 def test_where_memory_runs_out_the_batch_is_halved(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     original, sizes = SampleMaker.make, []
 
@@ -282,7 +283,7 @@ def test_where_memory_runs_out_the_batch_is_halved(
     result = extract(pair, Scenes(4), tmp_path, max_new_tokens=2, num_questions=2, batch_size=4)
     assert (result.num_extracted, result.num_failed) == (8, 0)
     assert sizes == [4, 2, 2, 2, 2]
-    assert "out of memory with 4 samples at once; going on with 2" in capsys.readouterr().out
+    assert "out of memory with 4 samples at once; going on with 2" in caplog.text
 
 
 def test_a_signal_commits_and_ends_the_run(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,8 +409,9 @@ def test_other_settings_and_other_weights_are_refused(pair: Pair, tmp_path: Path
 
 
 def test_broken_samples_are_set_aside_and_tried_again(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "egptlib")
     scenes = Scenes(3)
     scenes.broken = {1}
     original = type(pair.target).encode
@@ -424,8 +426,8 @@ def test_broken_samples_are_set_aside_and_tried_again(
         result = extract(pair, scenes, tmp_path, max_new_tokens=3)
     assert (result.num_extracted, result.num_failed) == (3, 2)
     assert re.fullmatch(
-        rf"extracted 3 pairs in [\d.]+ s \([\d.]+ a second\), 2 set aside \(see failures.jsonl\) -> {tmp_path}\n",
-        capsys.readouterr().out,
+        rf"extracted 3 pairs in [\d.]+ s \([\d.]+ a second\), 2 set aside \(see failures.jsonl\) -> {tmp_path}",
+        caplog.messages[-1],
     )
     failures = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
     assert failures == [

@@ -334,7 +334,7 @@ def test_every_flipped_bit_is_found_and_none_gives_a_wrong_sample(tmp_path: Path
     assert check_store(tmp_path, deep=True) == []
 
 
-def test_a_lost_index_is_rebuilt_when_that_is_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_index_is_rebuilt_when_that_is_safe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     samples = [make_sample(i) for i in range(7)]
     with HiddenStateWriter(tmp_path, {"a": 1}, chunk_size=3) as writer:
         writer.add_heads(target=Head(torch.ones(4, 8), torch.ones(8), 1e-6))
@@ -346,7 +346,7 @@ def test_a_lost_index_is_rebuilt_when_that_is_safe(tmp_path: Path, capsys: pytes
         HiddenStates.open(tmp_path)
     with HiddenStateWriter(tmp_path, {"a": 1}, chunk_size=3) as writer:
         assert len(writer) == 7
-    assert "rebuilt from 3 chunks with 7 samples, all checksums right" in capsys.readouterr().out
+    assert "rebuilt from 3 chunks with 7 samples, all checksums right" in caplog.text
     assert files(tmp_path) == whole | {"index.replaced-1.json": whole["index.json"][:100]}
     (tmp_path / "index.json").unlink()
     with pytest.raises(ValueError, match="field 'a' is 1 in this folder and 2 now"):
