@@ -19,14 +19,15 @@ from egptlib.models import Model, State, Vocabulary, common_prefix, confidences
 class AdapterDrafter(ModelDrafter):
     """The drafter's states, aligned (L1 to L4), read by the target's lm head. Tokens come in the target's ids.
 
-    The draft carries its aligned states, which the lossy cosine rule compares.
+    The draft carries its aligned states, which the lossy cosine rule compares. The adapter moves to the
+    drafter's device.
     """
 
     def __init__(self, model: Model, adapter: Adapter, target: Model, vocabulary: Vocabulary, name: str | None = None):
         if adapter.runs_ahead:
             raise ValueError(f"adapter {adapter.level} runs ahead: expected L1 to L4 here (see HeadDrafter)")
         super().__init__(model, vocabulary, name or f"{model.name} + {adapter.level}")
-        self.adapter, self.lm_head = adapter.eval(), target.lm_head
+        self.adapter, self.lm_head = adapter.eval().to(model.device), target.lm_head
         self._dtype = next(adapter.parameters()).dtype
         self._run = AlignerRun(adapter) if isinstance(adapter, AttentionAdapter) else None
         self._seen: list[Tensor] = []  # the rows in the run's cache
@@ -48,7 +49,7 @@ class AdapterDrafter(ModelDrafter):
             self._run.crop(known)
             aligned = self._run.read(torch.stack(self.rows[known:]).to(self._dtype))[-1]
             self._seen = list(self.rows)
-        self._aligned.append(aligned.to(self.lm_head.weight.dtype))
+        self._aligned.append(aligned.to(self.lm_head.weight))
         return self.lm_head(self._aligned[-1])
 
 
@@ -56,7 +57,8 @@ class HeadDrafter(ModelDrafter):
     """A head that runs ahead in feature space from what is known (L5, L5F, B1, E3).
 
     The loop hands the target's states over through `watch`. L5 and L5F also want the drafter's, so that it reads the
-    prompt, and with L5F every drafted token; B1 and E3 live on the target's states alone, and `model` stays idle.
+    prompt, and with L5F every drafted token; B1 and E3 live on the target's states alone, and `model` stays idle. The
+    head moves to the target's device.
 
     Args:
         source_layers: for E3, the numbers of the target's layers whose states it was trained on.
@@ -78,8 +80,12 @@ class HeadDrafter(ModelDrafter):
         if len(source_layers) != wanted:
             raise ValueError(f"head {head.level}: source_layers: expected {wanted} numbers, found {len(source_layers)}")
         super().__init__(model, vocabulary, name or f"{head.level} head")
-        self.head, self.lm_head, self.source_layers = head.eval(), target.lm_head, tuple(source_layers)
-        self._dtype = next(head.parameters()).dtype
+        self.head, self.lm_head, self.source_layers = (
+            head.eval().to(target.device),
+            target.lm_head,
+            tuple(source_layers),
+        )
+        self._place = next(self.head.parameters())  # whose device and dtype it reads in
         self._forget()
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
@@ -148,5 +154,5 @@ class HeadDrafter(ModelDrafter):
                 given = torch.stack(self.rows[first + shift :])
             else:
                 given = torch.stack(self._watched[name][first : len(tokens)])
-            rows.append(given.to(self._dtype))
+            rows.append(given.to(self._place))
         return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from egptlib._cluster import connect
 from egptlib._processes import end_with
 from egptlib._sealed import write_sealed
 from egptlib.hidden_states._extract import Extraction, extract
+from egptlib.hidden_states._gpus import check_gpus, claim_gpus, own_devices
 from egptlib.hidden_states._index import INDEX
 from egptlib.hidden_states._join import PLAN, join_index, read_plan
 from egptlib.hidden_states._lock import FolderLock
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from egptlib.scenes import Scene
 
 log = getLogger(__name__)
-_claimed: list[int] = []  # open lock files of this process's GPU
 _watched: list[int] = []  # the process that this one ends with
 
 
@@ -54,7 +53,8 @@ def extract_shards(
     Args:
         pair: fields of `PairSettings`, loaded in each worker: {"name": "mini", "device": "cuda", ...}.
         scenes, out: as for `extract`; every worker must see the same paths.
-        workers: processes on this machine, one GPU each where `device` is "cuda". Not used with `cluster`.
+        workers: processes on this machine, each with as many GPUs of its own as the pair names: "cuda:1" is one, of
+            whatever number. Not used with `cluster`.
         cluster: address of a Dask scheduler ("tcp://127.0.0.1:8786"), whose workers take the shards;
             `requirements-cluster.txt` starts one under Slurm in five lines.
         num_shards: how finely to cut; what was begun keeps its number. None: four a worker.
@@ -62,9 +62,12 @@ def extract_shards(
         options: further arguments of `extract`.
 
     Raises:
-        ValueError: `out` was begun with another number of shards or scenes, or by a single process.
+        ValueError: `out` was begun with another number of shards or scenes, or by a single process; or there are too
+            few GPUs for so many workers.
         RuntimeError: workers died in every attempt.
     """
+    if cluster is None:
+        check_gpus(workers, own_devices(pair)[1])
     out = Path(out)
     start, lock = time.perf_counter(), FolderLock(out)
     try:
@@ -97,38 +100,6 @@ def extract_shards(
     return total
 
 
-def claim_gpu() -> None:
-    """Take a GPU of this machine that no other worker has, and hide the others; before CUDA is first used.
-
-    Held by a lock file until the process ends. Where CUDA_VISIBLE_DEVICES names one device already, that is it.
-
-    Raises:
-        RuntimeError: all are taken.
-    """
-    import tempfile
-
-    import torch
-
-    if _claimed:
-        return
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
-    if len(devices) == 1:
-        return
-    for device in devices:
-        place = Path(tempfile.gettempdir(), f"egptlib-{os.getuid()}-gpu-{device.strip()}.lock")
-        file = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            continue
-        _claimed.append(file)
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.strip()
-        return
-    raise RuntimeError(f"no free GPU among {', '.join(devices) or 'none'}: start at most one worker for each")
-
-
 @lru_cache(maxsize=1)
 def _load(pair: str) -> Pair:
     from egptlib.models import PairSettings, load_pair
@@ -143,8 +114,8 @@ def _shard(
     if parent is not None and not _watched:
         end_with(parent)
         _watched.append(parent)
-    if str(pair.get("device", "cpu")).startswith("cuda"):
-        claim_gpu()
+    pair, num_gpus = own_devices(pair)
+    claim_gpus(num_gpus)
     return extract(_load(json.dumps(pair, default=str, sort_keys=True)), scenes, folder, **options)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egptlib.models._structure import is_llama
+from egptlib.models._structure import GROWTH, is_llama
 
 COPY_LIMIT = 2**30  # bytes of weights up to which fused copies are made; larger models keep their own alone
 PACKED_FOR = 256  # tokens that oneDNN's packed weights are laid out for; with few tokens no other layout was faster
@@ -44,9 +44,9 @@ class KeyValues:
         self.buffer = self.buffer[..., : self.length, :].clone()
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` positions, and as many again when the buffer has to grow."""
+        """Make room for `length` positions, and for some more when the buffer has to grow."""
         if length > self.buffer.shape[3]:
-            grown = self.buffer.new_empty(*self.buffer.shape[:3], 2 * length, self.buffer.shape[4])
+            grown = self.buffer.new_empty(*self.buffer.shape[:3], length + GROWTH, self.buffer.shape[4])
             grown[..., : self.length, :] = self.buffer[..., : self.length, :]
             self.buffer = grown
 

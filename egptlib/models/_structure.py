@@ -11,7 +11,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.llama import modeling_llama as llama
@@ -32,6 +32,7 @@ LLAMAS = {
         qwen2.Qwen2DecoderLayer, qwen2.Qwen2Attention, qwen2.Qwen2MLP, qwen2.Qwen2RMSNorm, qwen2.Qwen2RotaryEmbedding
     ),
 }  # fmt: skip
+GROWTH = 256  # positions by which a cache grows; twice its length would be 3 GiB while a 7B model's is copied
 STEADY_ROPES = ("default", "linear", "llama3")  # others turn by angles that change with the longest position seen
 PARTS = {
     "model": {"embed_tokens", "layers", "norm", "rotary_emb"},
@@ -100,6 +101,35 @@ def is_left_behind(hook: Any) -> bool:
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer with room for more; transformers' own copies all of them at each token.
+
+    `keys` and `values` are what stands in the room so far, so that forgetting only makes them shorter.
+    """
+
+    keys: Any
+    values: Any
+    _room: tuple[Tensor, ...] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take n more positions, [batch, heads, n, d] each; all that are there now."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._room = ()
+        new, past = (key_states, value_states), self.get_seq_length()
+        length = past + key_states.shape[-2]
+        if not self._room or length > self._room[0].shape[-2]:
+            room = tuple(x.new_empty(*x.shape[:-2], length + GROWTH, x.shape[-1]) for x in new)
+            if past:
+                for place, held in zip(room, (self.keys, self.values), strict=True):
+                    place[..., :past, :] = held
+            self._room = room
+        for place, states in zip(self._room, new, strict=True):
+            place[..., past:length, :] = states
+        self.keys, self.values = (place[..., :length, :] for place in self._room)
+        return self.keys, self.values
+
+
 def whole_cache(model: Any) -> DynamicCache:
     """An empty cache that holds every position, so that any number of them can be forgotten.
 
@@ -113,7 +143,9 @@ def whole_cache(model: Any) -> DynamicCache:
     if other := {type(layer) for layer in own.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
         names = ", ".join(sorted(kind.__name__ for kind in other))
         raise ValueError(f"{type(model).__name__}: expected a cache of keys and values by position, found {names}")
-    return DynamicCache()
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = GrowingLayer
+    return cache
 
 
 def check_length(model: Any, length: int) -> None:

@@ -26,7 +26,7 @@ class TextModel(Model):
         return Inputs(torch.tensor([ids]), torch.empty(0))
 
     def embed(self, inputs: Inputs) -> Tensor:
-        return self.token_embedding(inputs.input_ids)
+        return self.token_embedding(inputs.input_ids.to(self.device))
 
 
 def word_tokenizer(size: int) -> Any:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from egptlib.cli import app
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter, convert, extract, extract_shards, plan_extraction
-from egptlib.hidden_states._shards import _claimed, claim_gpu
+from egptlib.hidden_states._gpus import _claimed, claim_gpus, own_devices
 from egptlib.models import Pair
 from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene
@@ -127,20 +127,57 @@ def test_check_of_a_store(pair: Pair, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "rebuilt from 1 chunks with 2 samples" in result.output
 
 
-def test_a_gpu_is_claimed_before_cuda_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gpus_are_claimed_before_cuda_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     taken = []
-    for expected in ("4", "7"):  # as if from two processes
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-        claim_gpu()
+    for count, expected in ((1, "4"), (2, "7,8")):  # as if from two processes
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,8,9")
+        claim_gpus(count)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
-        taken.append(_claimed.pop())
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    with pytest.raises(RuntimeError, match="no free GPU among 4, 7"):
-        claim_gpu()
+        taken += _claimed
+        _claimed.clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,8,9")
+    with pytest.raises(RuntimeError, match="no 2 free GPUs among 4, 7, 8, 9"):
+        claim_gpus(2)
+    claim_gpus(1)  # 9 is free still
+    taken += _claimed
+    _claimed.clear()
     for file in taken:
         os.close(file)
+
+
+def test_no_two_workers_share_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose CUDA says that it has one card: workers beyond it are refused, before and in the worker."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="workers: expected at most 1, with one GPU for each here, found 2"):
+        extract_shards({"name": "mini", "device": "cuda"}, [], tmp_path / "out", workers=2)
+    assert not (tmp_path / "out").exists()
+    two = {"name": "mini", "device": "cuda:0", "target_device": "cuda:1"}
+    with pytest.raises(ValueError, match="workers: expected at most 0, with 2 GPUs for each here, found 1"):
+        extract_shards(two, [], tmp_path / "out", workers=1)
+    claim_gpus(1)
+    held = _claimed.pop()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # another worker of a cluster on the same machine
+    with pytest.raises(RuntimeError, match="no free GPU among 0"):
+        claim_gpus(1)
+    os.close(held)
+
+
+@pytest.mark.parametrize(
+    ("named", "own", "count"),
+    [
+        (("cpu", None), ("cpu", None), 0),
+        (("cuda", None), ("cuda:0", None), 1),
+        (("cuda:1", None), ("cuda:0", None), 1),
+        (("cuda:1", "cuda"), ("cuda:1", "cuda:0"), 2),
+        (("cpu", "cuda:3"), ("cpu", "cuda:0"), 1),
+    ],
+)
+def test_a_worker_counts_its_own_gpus_from_0(named: Any, own: Any, count: int) -> None:
+    fields, num_gpus = own_devices({"name": "mini", "device": named[0], "target_device": named[1]})
+    assert (fields["device"], fields["target_device"], num_gpus) == (*own, count)
 
 
 def test_shards_in_this_process_are_joined(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

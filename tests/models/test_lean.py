@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
+from egptlib.models._structure import GROWTH
 
 
 def make_llama(dtype: torch.dtype = torch.float32, **changes: Any) -> LlamaModel:
@@ -126,5 +127,5 @@ def test_buffers_grow_and_keep_what_they_hold() -> None:
     before = cache.buffer.clone()
     cache.length = 5
     cache.reserve(6)
-    assert cache.buffer.shape == (2, 2, 3, 12, 4)
+    assert cache.buffer.shape == (2, 2, 3, 6 + GROWTH, 4)
     assert torch.equal(cache.buffer[..., :5, :], before)

@@ -1,5 +1,6 @@
 """Which language models our own passes take, and that all others are read by their own, with the same results."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from egptlib.decoding import SceneSession, SequenceDrafter, speculative_generate
 from egptlib.hidden_states._heads import Head
 from egptlib.models import BatchReader, Inputs, Model, Pair, Prompt, SingleReader, check_rows, reader_for
 from egptlib.models._lean import KeyValues
-from egptlib.models._structure import is_llama, whole_cache
+from egptlib.models._structure import GROWTH, is_llama, whole_cache
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -177,6 +178,28 @@ def test_angles_that_change_on_the_way_are_refused() -> None:
     model = make("Llama", rope_parameters=DYNAMIC, max_position_embeddings=13)
     with pytest.raises(ValueError, match=r"LlamaModel: .* exact up to 13 positions alone"):
         model.decode_greedy(model.prefill(model.encode(SCENES[0], QUESTIONS[0])), 10)
+
+
+@torch.no_grad()
+def test_the_general_pass_does_not_copy_its_cache_at_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, verifications and roll-backs within a growth stay in one place; beyond it nothing is lost."""
+    monkeypatch.setattr("egptlib.models._structure.GROWTH", 12)
+    model = make("Qwen3")
+    prompt = model.encode(SCENES[0], QUESTIONS[0])
+    state = model.prefill(prompt)
+    layer, places = state.cache.layers[1], list[int]()  # type: ignore[union-attr]
+    tokens = torch.randint(3, 60, (1, 40), generator=torch.Generator().manual_seed(0))
+    logits = [state.logits]
+    for first in range(0, 40, 4):
+        model.step(torch.full((1, 3), 7), state)  # a draft that is refused
+        model.rollback(state, state.length - 3)
+        logits.append(model.step(tokens[:, first : first + 4], state).logits[0])
+        places.append(layer.keys.data_ptr())
+    assert sum(a != b for a, b in pairwise(places)) == 2  # 40 positions in steps of 12, the first with the prompt
+    whole = torch.cat([model.embed(prompt), model.token_embedding(tokens)], dim=1)
+    expected = model.lm_head(model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state)[0, -41:]
+    torch.testing.assert_close(torch.cat(logits), expected, atol=1e-4, rtol=1e-4)
+    assert GROWTH == 256  # keys and values of a 7B model: 128 MiB of room
 
 
 def test_a_cache_that_cannot_forget_is_refused() -> None:
