@@ -112,6 +112,7 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
         error=error,
         headings=[h for h in headings if h.level in (2, 3)],
         body=Markup(body),
+        disturbed=_disturbed(folder),
         facts=facts | _facts(folder),
         parameters=parameters,
     )  # fmt: skip
@@ -140,7 +141,18 @@ def _read_notebook(path: Path) -> nbformat.NotebookNode:
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What a run's figures depend on besides its parameters."""
-    return {name: value for name, value in read_settings(folder / "environment.json").items() if value is not None}
+    load = read_settings(folder / "machine.json")
+    told = {"CPU seconds": "cpu_seconds", "until then (s)": "wall_seconds", "load average": "load_average"}
+    seconds = {name: shown(load[key]) for name, key in told.items() if key in load}
+    environment = read_settings(folder / "environment.json")
+    return seconds | {name: value for name, value in environment.items() if value is not None}
+
+
+def _disturbed(folder: Path) -> str:
+    """What other programs took of the machine, where that disturbed the run's times; empty otherwise."""
+    load = read_settings(folder / "machine.json")
+    others = load.get("others")
+    return f"{others:.0%}" if load.get("times_disturbed") and isinstance(others, int | float) else ""
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ A notebook opens its run once, in the cell after its parameters, and hands it ev
     run.save_table("per_position", frame)              # per_position.csv; shows it in the notebook
     run.save_results(cos_sim_mean=0.71, num_pairs=660) # merged into metrics.json
     run.save_headline({"mean cosine": 0.71})           # the few figures of its card on the report's index page
+    run.save_headline(found, times=["speedup"])        # those that a busy machine makes worthless
     folder = run.shared_folder("hidden_states/streets_test_mini")  # outlives this run, shared with other notebooks
 
 `egptlib run` sets `out` to a temporary folder and renames it when the notebook has finished, so a notebook prints
@@ -34,6 +35,7 @@ Folder of a run::
     figures/      png, pdf and the plotted data   out.ipynb         the executed notebook
     *.csv         its tables                      log.txt           what was printed outside the notebook
     pair.json     the pair's settings, where it is another than the plain mini pair
+    machine.json  wall seconds, CPU seconds and what other programs took, until the headline was known
 """
 
 import json
@@ -44,13 +46,14 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 import egptlib
+from egptlib._machine import Meter
 from egptlib._paths import atomic_write, project_root, read_json, write_json
 from egptlib._sealed import compare_digests, read_sealed
 from egptlib.figures import apply_style, paper_width
@@ -90,6 +93,7 @@ class Run:
         self.notebook = notebook
         self.metrics: dict[str, Any] = {}
         self._shared = shared
+        self._meter = Meter()
 
     def save_results(self, **results: Any) -> None:
         """Add figures to ``metrics.json``; a name given twice takes the later value.
@@ -103,12 +107,26 @@ class Run:
         self.metrics |= {name: _plain(value, name) for name, value in results.items()}
         write_json(self.folder / "metrics.json", self.metrics)
 
-    def save_headline(self, figures: dict[str, float | str]) -> None:
+    def save_headline(self, figures: dict[str, float | str], times: Collection[str] = ()) -> None:
         """Name the figures, at most six, that stand on the card of this run on the report's index page.
 
         Numbers are shown with four digits; give text where that is not right. Errors as in `save_results`.
+
+        Args:
+            figures: name -> figure.
+            times: names of those that come from a clock. On a machine that other programs kept busy meanwhile they
+                are left out, card and page say why, and ``machine.json`` holds what was counted.
         """
-        write_json(self.folder / "headline.json", {name: _plain(value, name) for name, value in figures.items()})
+        if unknown := set(times) - set(figures):
+            raise ValueError(f"times: expected names of figures, found {sorted(unknown)}")
+        load = self._meter.read()
+        disturbed = bool(times) and load.is_disturbed
+        write_json(self.folder / "machine.json", vars(load) | {"times_disturbed": disturbed})
+        told = {name: _plain(value, name) for name, value in figures.items()}
+        if disturbed:
+            why = f"disturbed: other programs took {load.others:.0%} of the cores"
+            told = {"times": why} | {name: value for name, value in told.items() if name not in times}
+        write_json(self.folder / "headline.json", told)
 
     def save_figure(self, name: str, figure: "Figure", data: "DataFrame | None" = None) -> None:
         """Save `figure` as ``figures/<name>.png`` and ``.pdf``, the plotted `data` as ``.csv``, and show it.
@@ -240,7 +258,7 @@ def damage(folder: Path) -> str:
                 found = repr(status[field]) if field in status else "none"
                 raise ValueError(f"{folder / 'status.json'}: {field}: expected {_KINDS[kind]}, found {found}")
         compare_digests(folder, status.get("files", {}))  # none where an earlier version ran
-        for name in ("params", "metrics", "headline", "environment"):
+        for name in ("params", "metrics", "headline", "environment", "machine"):
             read_settings(folder / f"{name}.json")
     except (OSError, ValueError) as error:
         return str(error)

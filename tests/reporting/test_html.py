@@ -141,6 +141,17 @@ def test_what_runs_say_is_escaped(root: Path) -> None:
     assert "1 failed" in index and "1.235" in index and "The title" in index
 
 
+def test_a_page_whose_times_are_disturbed_says_so(root: Path) -> None:
+    _write_run(root / "02_busy", "2026-01-01T00:00:00", gamma=2)
+    counted = {"cpu_seconds": 11.5, "wall_seconds": 20.25, "load_average": 5.0, "others": 0.41}
+    write_json(root / "02_busy/machine.json", counted | {"times_disturbed": True})
+    write_json(root / "01_toy-streets-aaaa/machine.json", counted | {"times_disturbed": False})
+    folder = write_report(root).parent
+    busy, calm = ((folder / f"{name}.html").read_text() for name in ("02_busy", "01_toy-streets-aaaa"))
+    assert "Times on this page are disturbed." in busy and "took 41% of" in busy
+    assert "disturbed" not in calm and "<th>CPU seconds</th><td>11.5</td>" in calm
+
+
 def test_only_the_newest_of_equal_runs_has_a_page(root: Path) -> None:
     write_report(root)
     _write_run(root / "01_toy-streets-0000", "2026-01-03T00:00:00")  # the same parameters, another library

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from egptlib._machine import Load
 from egptlib._paths import write_json
 from egptlib.reporting import Run, collect, is_headless, open_run, show_table
 from egptlib.reporting._runs import describe_environment, list_runs
@@ -124,3 +126,20 @@ def test_no_runs_at_all_is_an_error_that_names_the_folder(tmp_path: Path) -> Non
 def test_headless(monkeypatch: pytest.MonkeyPatch, value: str, headless: bool) -> None:
     monkeypatch.setenv("EGPT_HEADLESS", value)
     assert is_headless() is headless
+
+
+def test_a_headline_leaves_out_times_of_a_busy_machine_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Load(wall_seconds=10.0, cpu_seconds=11.0, others=0.41, idle=0.04, load_average=5.0, cores=2)
+    figures: dict[str, float | str] = {"best": "gamma 8", "speedup": 4.11, "identical": "100%"}
+    monkeypatch.setattr("egptlib.reporting._runs.Meter.read", lambda _: busy)
+    run.save_headline(figures, times=["best", "speedup"])
+    why = "disturbed: other programs took 41% of the cores"
+    assert json.loads((run.folder / "headline.json").read_text()) == {"times": why, "identical": "100%"}
+    assert json.loads((run.folder / "machine.json").read_text()) == {**vars(busy), "times_disturbed": True}
+    run.save_headline(figures)  # none of them is a time
+    assert json.loads((run.folder / "headline.json").read_text()) == figures
+    monkeypatch.setattr("egptlib.reporting._runs.Meter.read", lambda _: replace(busy, others=0.02))
+    run.save_headline(figures, times=["best", "speedup"])
+    assert json.loads((run.folder / "headline.json").read_text()) == figures
+    with pytest.raises(ValueError, match=r"times: expected names of figures, found \['speed'\]"):
+        run.save_headline(figures, times=["speed"])
