@@ -1,8 +1,9 @@
 """Every way of decoding on the same prompts, whole calls timed, beside transformers' `generate` in the same process.
 
-    python benchmarks/decoding.py --only drafting --minutes 8 --json runs/decoding.json
-    python benchmarks/decoding.py --only best adapters --adapters FOLDER --minutes 8 --json runs/decoding.json
-    python benchmarks/decoding.py --json runs/decoding.json --only nothing      # print the tables of what is there
+    python -m benchmarks.decoding --only drafting --minutes 8 --json runs/decoding.json
+    python -m benchmarks.decoding --only best adapters --adapters FOLDER --minutes 8 --json runs/decoding.json
+    python -m benchmarks.decoding --only baselines --pair my_pair.toml --assistant SMALL_LANGUAGE_MODEL
+    python -m benchmarks.decoding --json runs/decoding.json --only nothing      # print the tables of what is there
 
 A call starts with the scene's pictures in memory and ends with token ids: preprocessing, vision, prefill and decoding
 of every model a method needs are inside, and all methods and baselines share one preprocessing. Methods take turns
@@ -13,7 +14,8 @@ together); `plain loop` is this library's own greedy decoding, so only the diffe
 contributes. Every scene of the test split is asked one question before any is asked two; intervals are of whole
 sequences resampled. Methods that run two models at once use both cores; so `generate`
 is shown with two threads as well, and every method of that part is compared with it. "on paper" is computed, everything
-else is measured.
+else is measured. `generate, ...` is what transformers itself offers (prompt look-up, an assistant model over the same
+vocabulary and over another one); what it refuses is told with its message.
 
 Parts (`--only`) have the first two methods in common and fit ten minutes each; a part that was stopped goes on with
 the next prompts when it is run again on the same `--json` file. Exits non-zero when a lossless method gives other
@@ -24,204 +26,32 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.decoding_methods import BASELINE, BOTH_CORES, PARTS, PLAIN, Bench, Prompt, languages_of
 from egptlib._paths import write_json
-from egptlib.adapters import load_adapter, load_lora
-from egptlib.decoding import (
-    AdapterDrafter,
-    AdaptiveLength,
-    CascadeDrafter,
-    CosineThreshold,
-    Deferral,
-    Drafter,
-    DrafterProcess,
-    DrafterThread,
-    FixedLength,
-    Fuzzy,
-    HeadDrafter,
-    NgramDrafter,
-    Round,
-    Rule,
-    SequenceDrafter,
-    TopK,
-    Typical,
-    as_drafter,
-    first_divergence,
-    hidden_prefill_generate,
-    pipelined_generate,
-    shared_vocabulary,
-    speculative_generate,
-)
+from egptlib.decoding import DrafterThread, Round, first_divergence
 from egptlib.measuring import (
-    BlankedDrafter,
-    Method,
     MethodRuns,
     compare_prefill_hiding,
     compare_scenes,
     compare_speed,
     contention,
-    measure_costs,
     run_methods,
-    transformers_generate,
 )
 from egptlib.models import Pair, describe_pair, load_pair
-from egptlib.scenes import Scene, SceneFolder, open_scenes
+from egptlib.scenes import SceneFolder, open_scenes
 from egptlib.traces import trace_from_runs
 
-BASELINE, PLAIN = "generate (transformers)", "plain loop"
 BLANKED = ", events blanked"
-BOTH_CORES = "generate (transformers), two threads"
 TIE = 1e-3  # of logits: what float32 rounding of two ways to compute them can turn around
 QUESTIONS = 10  # of every scene of streets
-Prompt = tuple[Scene, str]
-
-
-def with_threads(method: Method, count: int) -> Method:
-    """The same, with so many torch threads: a method that leaves a core idle is also shown with it."""
-
-    def call(scene: Scene, question: str) -> Any:
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
-        try:
-            return method(scene, question)
-        finally:
-            torch.set_num_threads(before)
-
-    return call
-
-
-class Bench:
-    """The pair, and what every part needs of it."""
-
-    def __init__(self, pair: Pair, processes: ExitStack, tokens: int, adapters: Path | None, layers: list[int]):
-        self.pair, self.processes, self.tokens, self.adapters, self.layers = pair, processes, tokens, adapters, layers
-        self.target, self.drafter = pair.target, as_drafter(pair.drafter, pair.target)
-        self.process = self.beside(self.drafter)
-        self.rules: dict[str, Rule] = {}
-
-    def speculative(self, drafter: Drafter, gamma: Any, rule: Rule | None = None) -> Method:
-        return partial(speculative_generate, self.target, drafter, gamma=gamma, max_new_tokens=self.tokens, rule=rule)
-
-    def beside(self, drafter: Drafter) -> DrafterProcess:
-        return self.processes.enter_context(DrafterProcess(drafter, self.target.eos_token_ids))
-
-    def hidden(self, gamma: int, process: DrafterProcess | None = None, then: Drafter | None = None) -> Method:
-        options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": self.tokens, "then": then}
-        return partial(hidden_prefill_generate, self.target, process or self.process, **options)
-
-    def pipelined(self, gamma: int, process: DrafterProcess | None = None, **options: Any) -> Method:
-        options |= {"gamma": gamma, "max_new_tokens": self.tokens}
-        return partial(pipelined_generate, self.target, process or self.process, **options)
-
-    def common(self) -> dict[str, Method]:
-        def plain(scene: Scene, question: str) -> list[int]:
-            return self.target.decode_greedy(self.target.start(scene, question), self.tokens)[0].tolist()
-
-        return {BASELINE: transformers_generate(self.target, self.tokens), PLAIN: plain}
-
-    def drafting(self, prompts: list[Prompt]) -> dict[str, Method]:
-        """EventGPT as the drafter, in sequence and beside the target, and its control."""
-        costs = measure_costs(self.pair, *prompts[0], gammas=range(13), repeats=5, measure_contention=False)
-        table = {BOTH_CORES: with_threads(self.common()[BASELINE], 2)}
-        table["plain loop, two threads"] = with_threads(self.common()[PLAIN], 2)
-        for gamma in (5, 8):
-            table[f"EventGPT, gamma {gamma}, two threads"] = with_threads(self.speculative(self.drafter, gamma), 2)
-        table["empty drafter"] = self.speculative(SequenceDrafter(), 5)
-        table |= {f"EventGPT, gamma {gamma}": self.speculative(self.drafter, gamma) for gamma in (2, 3, 5, 8)}
-        table["EventGPT, gamma 8, stops below 0.4"] = self.speculative(self.drafter, FixedLength(8, 0.4))
-        table["EventGPT, skip rule"] = self.speculative(self.drafter, AdaptiveLength(costs, 12, min_confidence=0.4))
-        table["EventGPT, gamma 5, events blanked"] = self.speculative(BlankedDrafter(self.drafter), 5)
-        table |= {f"prefill hidden, gamma {gamma}": self.hidden(gamma) for gamma in (5, 8)}
-        table |= {f"pipelined, gamma {gamma}": self.pipelined(gamma) for gamma in (3, 4)}
-        table["pipelined, gamma 8, stops below 0.4"] = self.pipelined(8, min_confidence=0.4)
-        return table
-
-    def best(self, prompts: list[Prompt]) -> dict[str, Method]:
-        """EventGPT in the target's prefill, then a trained head in its loop; every stage with its control."""
-        if self.adapters is None:
-            raise SystemExit("--only best: expected --adapters FOLDER, with B1 and E3 in it")
-        b1, e3 = (self._from_folder(self.adapters / level) for level in ("B1", "E3"))
-        blanked, ngrams = self.beside(BlankedDrafter(self.drafter)), NgramDrafter(self.target.tokenizer)
-        own = shared_vocabulary(self.pair.drafter, self.target)
-        third = self.beside(CascadeDrafter(self.pair.drafter, ngrams, own, gamma=3))
-        return {
-            BOTH_CORES: with_threads(self.common()[BASELINE], 2),
-            "B1, gamma 8": self.speculative(b1, 8),
-            "pipelined, gamma 3": self.pipelined(3),
-            "pipelined, gamma 3, events blanked": self.pipelined(3, blanked),
-            "pipelined, gamma 3, n-grams > EventGPT": self.pipelined(3, third),
-            "prefill hidden, then B1, gamma 8": self.hidden(8, then=b1),
-            "prefill hidden, then B1, gamma 8, events blanked": self.hidden(8, blanked, b1),
-            "prefill hidden, then E3, gamma 8": self.hidden(8, then=e3),
-        }
-
-    def baselines(self, prompts: list[Prompt]) -> dict[str, Method]:
-        """What needs no second model, and cascades."""
-        own, ngrams = shared_vocabulary(self.pair.drafter, self.target), NgramDrafter(self.target.tokenizer)
-        table: dict[str, Method] = {
-            f"prompt look-up {n} (transformers)": transformers_generate(
-                self.target, self.tokens, prompt_lookup_num_tokens=n
-            )
-            for n in (3, 5)
-        }
-        table |= {f"n-grams, gamma {gamma}": self.speculative(ngrams, gamma) for gamma in (3, 5)}
-        for name, rule in (("lossless", None), ("top-3", TopK(3))):
-            cascade = CascadeDrafter(self.pair.drafter, ngrams, own, gamma=3, rule=rule)
-            table[f"cascade n-grams > EventGPT ({name} inside), gamma 5"] = self.speculative(cascade, 5)
-        table["EventGPT, gamma 5"] = self.speculative(self.drafter, 5)
-        return table
-
-    def trained(self, prompts: list[Prompt]) -> dict[str, Method]:
-        """Adapters and heads from a folder with one folder a level."""
-        if self.adapters is None:
-            raise SystemExit("--only adapters: expected --adapters FOLDER, with one folder a level")
-        table = {"EventGPT, gamma 5": self.speculative(self.drafter, 5)}
-        for folder in sorted(p.parent for p in self.adapters.glob("*/adapter.json")):
-            if (folder / "row.json").is_file() and folder.name != "L4-looks-ahead":
-                table[f"{folder.name}, gamma 5"] = self.speculative(self._from_folder(folder), 5)
-        return table
-
-    def _from_folder(self, folder: Path) -> Drafter:
-        if json.loads((folder / "adapter.json").read_text())["settings"]["level"] == "L6":
-            return as_drafter(load_lora(folder, load_pair(self.pair.name)).merge(), self.target)
-        adapter: Any = load_adapter(folder)
-        vocabulary = shared_vocabulary(self.pair.drafter, self.target)
-        if not adapter.runs_ahead:
-            return AdapterDrafter(self.pair.drafter, adapter, self.target, vocabulary)
-        layers = self.layers if "target_layers" in adapter.inputs else ()
-        return HeadDrafter(self.pair.drafter, adapter, self.target, vocabulary, layers)
-
-    def lossy(self, prompts: list[Prompt]) -> dict[str, Method]:
-        """Rules that change answers, at gamma 5; the cosine rule on the states of an adapter."""
-        table = {"EventGPT, gamma 5": self.speculative(self.drafter, 5)}
-        rules: list[Rule] = [TopK(2), TopK(3), Typical(), Fuzzy(0.2), Deferral(0.1)]
-        self.rules = {f"EventGPT, {rule.name}": rule for rule in rules}
-        table |= {name: self.speculative(self.drafter, 5, rule) for name, rule in self.rules.items()}
-        if self.adapters is not None and (self.adapters / "L1" / "adapter.json").is_file():
-            aligned = self._from_folder(self.adapters / "L1")
-            table["L1, gamma 5"] = self.speculative(aligned, 5)
-            for rule in (CosineThreshold(0.95), CosineThreshold(0.9), CosineThreshold(0.8)):
-                self.rules[f"L1, {rule.name}"] = rule
-                table[f"L1, {rule.name}"] = self.speculative(aligned, 5, rule)
-        return table
-
-
-PARTS: dict[str, Callable[[Bench, list[Prompt]], dict[str, Method]]] = {
-    "drafting": Bench.drafting,
-    "best": Bench.best,
-    "baselines": Bench.baselines,
-    "adapters": Bench.trained,
-    "lossy": Bench.lossy,
-}
 
 
 def run_part(
@@ -299,10 +129,12 @@ def table_of(rows: list[Any], truths: dict[str, Any], pair: Pair) -> dict[str, d
     return table
 
 
-def show(part: str, table: dict[str, dict[str, Any]], prompts: int) -> bool:
+def show(part: str, table: dict[str, dict[str, Any]], prompts: int, refused: dict[str, str]) -> bool:
     """Print a part's table; whether every lossless method was lossless but for ties."""
     sound = True
     print(f"\n{part}, {prompts} prompts")
+    for name, message in refused.items():
+        print(f"refused by transformers, {name}: {message}")
     for name, r in table.items():
         line = (
             f"{name:<52} {r['ratio_of_sums']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]  mean of ratios "
@@ -356,25 +188,31 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
     parser.add_argument("--minutes", type=float, default=8, help="of each part")
     parser.add_argument("--adapters", type=Path, help="folder with trained adapters, one folder a level")
+    parser.add_argument("--pair", default="mini", help="mini, or a pair.toml")
+    parser.add_argument("--assistant", type=Path, nargs="+", default=[], help="text-only language models that assist")
     parser.add_argument("--source-layers", type=int, nargs="+", default=[2, 5, 8], help="target layers E3 was fed with")
     parser.add_argument("--json", type=Path, help="keep all runs here (and go on from it), traces beside it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pair, scenes = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
+    pair = load_pair(arguments.pair)
+    scenes = open_scenes("streets", split="test", event_views=5, sampling=pair.target.sampling)
     order = np.random.default_rng(0).permutation(len(scenes))[: arguments.scenes].tolist()
     # One question of each scene, then the next one of each: many streets count for more than many questions.
     chosen = [
         (place, (nth + turn) % QUESTIONS) for turn in range(arguments.questions) for nth, place in enumerate(order)
     ]
-    kept: dict[str, Any] = {"parts": {}, "hiding": {}, "tables": {}}
+    kept: dict[str, Any] = {"parts": {}, "hiding": {}, "tables": {}, "refused": {}}
     if arguments.json is not None and arguments.json.is_file():
         kept = json.loads(arguments.json.read_text())
     sound = True
     with ExitStack() as processes:
         bench = Bench(pair, processes, arguments.tokens, arguments.adapters, arguments.source_layers)
+        if "baselines" in arguments.only:
+            bench.assistants = languages_of(pair, arguments.assistant)
         for name in PARTS:
             if name in arguments.only:
                 run_part(bench, name, scenes, chosen, arguments, kept["parts"].setdefault(name, []))
+                kept.setdefault("refused", {})[name] = bench.refused
                 if arguments.json is not None:
                     write_json(arguments.json, kept)
         if "hiding" in arguments.only:
@@ -383,7 +221,7 @@ def main() -> int:
     for name, rows in kept["parts"].items():
         if rows:
             kept["tables"][name] = table_of(rows, truths, pair)
-            sound &= show(name, kept["tables"][name], len(rows))
+            sound &= show(name, kept["tables"][name], len(rows), kept.get("refused", {}).get(name, {}))
     if arguments.json is not None:
         write_json(arguments.json, kept)
         print(f"-> {arguments.json}")

@@ -1,6 +1,7 @@
 """What decoding gives and costs: methods against the clock, costs of a step, agreement, what lossy rules change."""
 
 from egptlib.measuring._agreement import Agreement, CascadeAgreement, record_agreement, record_cascade
+from egptlib.measuring._baselines import transformers_baselines, transformers_generate
 from egptlib.measuring._changes import Changes, compare_answers, compare_scenes
 from egptlib.measuring._choices import ChoiceScore, chosen_option, score_choices
 from egptlib.measuring._costs import CostReport, measure_costs, report_costs
@@ -14,8 +15,6 @@ from egptlib.measuring._methods import (
     compare_speed,
     run_methods,
     run_sessions,
-    transformers_baselines,
-    transformers_generate,
 )
 from egptlib.measuring._slots import slot_agreement, slot_rejections
 from egptlib.measuring._word_kinds import KIND_GROUPS, KINDS, word_kinds

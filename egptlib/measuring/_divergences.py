@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from egptlib.decoding import Divergence, first_divergence
-from egptlib.measuring._methods import Method, token_ids_of, transformers_generate
+from egptlib.measuring._baselines import transformers_generate
+from egptlib.measuring._methods import Method, token_ids_of
 from egptlib.models import Model
 
 

@@ -10,12 +10,9 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import GenerationMixin
 
 from egptlib.decoding import Draft, Drafter, Generation, KeepingDrafter, Recorder, Sampler, Stop
 from egptlib.metrics import bootstrap
-from egptlib.models import Model, match_vocabularies
 
 Method = Callable[[Any, str], Generation | list[int]]
 """Scene and question -> the answer, or its token ids alone where nothing else is known about it."""
@@ -60,57 +57,6 @@ class Speed:
     identical: float
     tokens: int
     seconds: float
-
-
-def transformers_generate(target: Model, max_new_tokens: int, **options: Any) -> Method:
-    """transformers' own greedy `generate` of the target, as a method; `options` go to it.
-
-    It is given embeddings: given ids, its prompt look-up also drafts `<video>` tokens, which the model refuses. So it
-    finds n-grams in the answer only; `NgramDrafter` finds them in the question too.
-    """
-
-    def call(scene: Any, question: str) -> list[int]:
-        with torch.no_grad():
-            given = target.generate_inputs(target.encode(scene, question))
-            out: Any = GenerationMixin.generate(
-                target.module, **given, do_sample=False, max_new_tokens=max_new_tokens, **options
-            )
-        asked = given["input_ids"].shape[1] if "input_ids" in given else 0  # ids come back with the answer
-        ids: list[int] = out[0, asked:].tolist()
-        return ids
-
-    return call
-
-
-def transformers_baselines(
-    target: Model, prompt: tuple[Any, str], max_new_tokens: int, num_tokens: int = 5, assistant: Model | None = None
-) -> tuple[dict[str, Method], dict[str, str]]:
-    """What transformers' own `generate` offers to speed the target up, each tried on a prompt.
-
-    Args:
-        prompt: scene and question.
-        num_tokens: that prompt look-up drafts.
-        assistant: a text-only language model to draft (`assistant_model`), over whatever vocabulary.
-
-    Returns:
-        The methods it accepts, and by name the message with which it refuses the others.
-    """
-    options: dict[str, dict[str, Any]] = {"generate, prompt look-up": {"prompt_lookup_num_tokens": num_tokens}}
-    if assistant is not None:
-        drafts: dict[str, Any] = {"assistant_model": assistant.module}
-        if not match_vocabularies(assistant, target).is_shared:
-            drafts |= {"tokenizer": target.tokenizer, "assistant_tokenizer": assistant.tokenizer}
-        options[f"generate, assistant {assistant.name}"] = drafts
-    accepted, refused = dict[str, Method](), dict[str, str]()
-    for name, chosen in options.items():
-        method = transformers_generate(target, max_new_tokens, **chosen)
-        try:
-            method(*prompt)
-        except Exception as error:  # whatever it cannot do: that is what is asked here
-            refused[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        else:
-            accepted[name] = method
-    return accepted, refused
 
 
 class BlankedDrafter:

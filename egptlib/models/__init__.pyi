@@ -12,6 +12,7 @@ from ._interface import Answer as Answer
 from ._interface import Inputs as Inputs
 from ._interface import Model as Model
 from ._interface import Prompt as Prompt
+from ._interface import PromptAs as PromptAs
 from ._interface import State as State
 from ._interface import Step as Step
 from ._language_model import LanguageModel as LanguageModel

@@ -7,10 +7,9 @@ a scene and a question become embeddings; everything after that is written here 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,13 @@ from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
 from egptlib.models._stopwatch import Stopwatch
-from egptlib.models._structure import check_given, check_length, whole_cache
+from egptlib.models._structure import check_given, check_length, layers_taken, whole_cache
 
 if TYPE_CHECKING:
     from egptlib.scenes import FrameSampling
+
+PromptAs = Literal["ids", "embeddings"]
+"""How a prompt is handed to transformers' `generate`: ids and pictures, or what the class makes of them."""
 
 
 @dataclass
@@ -167,13 +169,17 @@ class Model(ABC):
         A `Prompt` where the language model is given more than embeddings.
         """
 
-    def generate_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """The same prompt as transformers' `generate` takes it."""
-        embeds = Prompt.of(self.embed(inputs)).embeds
-        return {
-            "inputs_embeds": embeds,
-            "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long).to(embeds.device),
-        }
+    def generate_inputs(self, inputs: Inputs, prompt_as: PromptAs | None = None) -> dict[str, Any]:
+        """The same prompt as transformers' `generate` takes it; None: as its answers are compared with ours.
+
+        Raises:
+            ValueError: a prompt that cannot be given so.
+        """
+        prompt = Prompt.of(self.embed(inputs))
+        if prompt_as == "ids" or prompt.given:
+            raise ValueError(f"{self.name}: a prompt is more than {prompt_as or 'embeddings'}")
+        mask = torch.ones(prompt.embeds.shape[:2], dtype=torch.long).to(prompt.embeds.device)
+        return {"inputs_embeds": prompt.embeds, "attention_mask": mask}
 
     @property
     def device(self) -> torch.device:
@@ -241,7 +247,7 @@ class Model(ABC):
         else:
             check_length(self.language_model, length)
             cache = kept or whole_cache(self.language_model)
-            with _layers_taken(self.language_model, taken):
+            with layers_taken(self.language_model, taken):
                 hidden = self.language_model(
                     inputs_embeds=embeds, past_key_values=cache, use_cache=True, **prompt.given
                 ).last_hidden_state[:, -1:]
@@ -278,7 +284,7 @@ class Model(ABC):
         given = {}
         if state.offset:
             given["position_ids"] = torch.arange(first, first + tokens.shape[1], device=tokens.device)[None]
-        with _layers_taken(self.language_model, state.layers):
+        with layers_taken(self.language_model, state.layers):
             out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True, **given)
         return out.last_hidden_state
 
@@ -370,24 +376,6 @@ class Model(ABC):
     def decode_text(self, token_ids: Sequence[int] | Tensor) -> str:
         ids = token_ids.tolist() if isinstance(token_ids, Tensor) else list(token_ids)
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-@contextmanager
-def _layers_taken(model: nn.Module, taken: dict[int, Tensor]) -> Iterator[None]:
-    """Put the states [n, H] after the layers numbered by `taken` into it, during one pass of batch 1."""
-
-    def keep(number: int) -> Any:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            taken[number] = (output[0] if isinstance(output, tuple) else output)[0]
-
-        return hook
-
-    hooks = [model.layers[number - 1].register_forward_hook(keep(number)) for number in taken]  # type: ignore[index,union-attr]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def _eos_token_ids(module: Any, tokenizer: Any) -> frozenset[int]:

@@ -8,6 +8,8 @@ of their own class.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -179,3 +181,21 @@ def check_given(module: Any, language_model: nn.Module, given: dict[str, Any]) -
             f"{type(module).__name__}: its language model reads more than embeddings: expected `embed` to give a "
             f"Prompt with {', '.join(missing)} in `given`"
         )
+
+
+@contextmanager
+def layers_taken(model: nn.Module, taken: dict[int, Tensor]) -> Iterator[None]:
+    """Put the states [n, H] after the layers numbered by `taken` into it, during one pass of batch 1."""
+
+    def keep(number: int) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            taken[number] = (output[0] if isinstance(output, tuple) else output)[0]
+
+        return hook
+
+    hooks = [model.layers[number - 1].register_forward_hook(keep(number)) for number in taken]  # type: ignore[index,union-attr]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 from transformers import VideoLlavaForConditionalGeneration
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
-from egptlib.models._interface import Inputs, Model
+from egptlib.models._interface import Inputs, Model, PromptAs
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
 
@@ -94,6 +95,13 @@ class VideoModel(Model):
         if int(is_visual.sum()) != len(inputs.visual):
             raise ValueError(f"input_ids: expected {len(inputs.visual)} visual tokens, found {int(is_visual.sum())}")
         return embeds.masked_scatter(is_visual, inputs.visual.to(embeds.dtype))
+
+    def generate_inputs(self, inputs: Inputs, prompt_as: PromptAs | None = None) -> dict[str, Any]:
+        if prompt_as != "ids":
+            return super().generate_inputs(inputs, prompt_as)
+        ids, pixels = inputs.input_ids.to(self.device), inputs.pixel_values.to(self.device, self.dtype)
+        kind = "videos" if self.form == "video" else "images"
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), f"pixel_values_{kind}": pixels}
 
     def encode_frames(self, pixel_values: Tensor) -> Tensor:
         """Visual tokens [m, hidden] of [1, n, 3, S, S] (form "video") or [n, 3, S, S] (form "images")."""

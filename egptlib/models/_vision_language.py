@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.video_utils import VideoMetadata
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder
-from egptlib.models._interface import Inputs, Model, Prompt
+from egptlib.models._interface import Inputs, Model, Prompt, PromptAs
 from egptlib.models._processors import Remembered, load_processor
 from egptlib.models._video_llava import Form
 
@@ -141,7 +141,9 @@ class VisionLanguageModel(Model):
         more = {name: v for name, v in caught.items() if v is not None and name not in NOT_OF_THE_PROMPT}
         return Prompt(embeds, more, inputs.input_ids[0])
 
-    def generate_inputs(self, inputs: Inputs) -> dict[str, Any]:
+    def generate_inputs(self, inputs: Inputs, prompt_as: PromptAs | None = None) -> dict[str, Any]:
+        if prompt_as == "embeddings":
+            return super().generate_inputs(inputs, prompt_as)
         given = self._given(inputs)
         return given | {"attention_mask": torch.ones_like(given["input_ids"])}
 

@@ -26,7 +26,7 @@ from egptlib.decoding import (
 )
 from egptlib.measuring import find_divergences, record_agreement
 from egptlib.metrics import replay
-from egptlib.models import Inputs, Prompt
+from egptlib.models import Inputs, Prompt, PromptAs
 from egptlib.models._rules import APPLIED, REFUSED
 
 from .conftest import TextModel, plain
@@ -57,7 +57,7 @@ class PromptModel(TextModel):
     def embed(self, inputs: Inputs) -> Prompt:  # type: ignore[override]
         return Prompt(self.token_embedding(inputs.input_ids), ids=inputs.input_ids[0])
 
-    def generate_inputs(self, inputs: Inputs) -> dict[str, Any]:
+    def generate_inputs(self, inputs: Inputs, prompt_as: PromptAs | None = None) -> dict[str, Any]:
         return {"input_ids": inputs.input_ids, "attention_mask": torch.ones_like(inputs.input_ids)}
 
 
