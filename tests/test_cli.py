@@ -24,6 +24,7 @@ VERBS = [
     "make-scenes",
     "plan-memory",
     "train-mini",
+    "train-mini-heads",
     "extract",
     "evaluate",
     "benchmark",

@@ -70,6 +70,7 @@ NEEDED = {
     "trace": "{states} --out {out}",
     "train": "L1 --states {states} --out {out}",
     "train-mini": "--out {out} --work {out}",
+    "train-mini-heads": "--states {states} --test {states} --out {out} --work {out}",
     "train-tokens": "{recorded} --out {out}",
 }
 
@@ -78,7 +79,7 @@ READ = {
     "dataset": "benchmark costs --dataset, benchmark divergences --dataset, extract --dataset, check data, "
     "plan-extraction --dataset",
     "index": "run --dataset",
-    "states": "convert old, evaluate folder, train --test",
+    "states": "convert old, evaluate folder, train --test, train-mini-heads --states, train-mini-heads --test",
     "training": "train --states",
     "recording": "cut-dsec sequences",
     "events": "make-scenes --events, show-events file",

@@ -1,7 +1,7 @@
 """From the drafter's hidden states to the target's: adapters by level, their training, and what they are worth."""
 
 from egptlib.adapters._build import create_adapter
-from egptlib.adapters._files import count_parameters, load_adapter, save_adapter
+from egptlib.adapters._files import MINI_HEADS, count_parameters, load_adapter, save_adapter
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import (
     Judgement,
@@ -16,6 +16,7 @@ from egptlib.adapters._levels import CLASSES, Adapter, AttentionAdapter, Head, r
 from egptlib.adapters._lora import DrafterLora, LoraSettings, count_lora_parameters, load_lora, save_lora
 from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
 from egptlib.adapters._losses import LossSettings
+from egptlib.adapters._mini_heads import train_mini_heads
 from egptlib.adapters._runs import new_run_folder
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
@@ -41,6 +42,7 @@ from egptlib.adapters._train import split_by_sequence, train_adapter
 __all__ = [
     "CLASSES",
     "LEVELS",
+    "MINI_HEADS",
     "RUNS_AHEAD",
     "VARIANTS",
     "Adapter",
@@ -93,5 +95,6 @@ __all__ = [
     "train_adapter",
     "train_level",
     "train_lora",
+    "train_mini_heads",
     "train_token_adapter",
 ]

@@ -14,10 +14,13 @@ from egptlib.adapters._build import build, create_adapter, fill, read_tensors, w
 from egptlib.adapters._legacy import load_legacy
 from egptlib.adapters._levels import Adapter
 from egptlib.adapters._settings import AdapterSettings, level_settings
+from egptlib.models import MINI_FOLDER
 
 WEIGHTS, SETTINGS = "adapter.safetensors", "adapter.json"
 FORMAT = "egptlib adapter"
 VERSION = 1
+MINI_HEADS = {level: MINI_FOLDER / "heads" / level for level in ("E3", "B1", "L1")}
+"""Where the trained adapters of the mini pair are."""
 
 
 def count_parameters(level: str, hidden_size: int = 4096, **settings: Any) -> int:
@@ -52,7 +55,7 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
     Args:
         path: a folder with `adapter.json` and `adapter.safetensors` (or a run folder, which keeps them in `best/`),
             one of the two files, or a checkpoint of the earlier trainer (`best_model.pt`), which is opened without
-            running what its pickle may carry.
+            running what its pickle may carry. "mini-E3", "mini-B1" and "mini-L1" are those trained for the mini pair.
         device: where to.
 
     Raises:
@@ -65,7 +68,7 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
         >>> load_adapter(folder).settings.level
         'B1'
     """
-    path = Path(path)
+    path = {f"mini-{level}".lower(): folder for level, folder in MINI_HEADS.items()}.get(str(path).lower(), Path(path))
     if path.suffix in (".pt", ".pth"):
         return load_legacy(path).to(device).eval()
     folder = path.parent if path.name in (WEIGHTS, SETTINGS) else path
@@ -79,7 +82,10 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
 def read_settings(path: Path) -> AdapterSettings:
     """Read the settings in an `adapter.json`."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; expected an adapter's folder, or a .pt of the earlier trainer")
+        raise FileNotFoundError(
+            f"{path}: not found; expected an adapter's folder, a .pt of the earlier trainer, "
+            f"or one of {', '.join(f'mini-{level}' for level in MINI_HEADS)}"
+        )
     content = read_sealed(path)
     if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"{path}: not an adapter's settings; expected format {FORMAT!r} version {VERSION}")
@@ -87,11 +93,13 @@ def read_settings(path: Path) -> AdapterSettings:
     if not isinstance(settings, dict) or not isinstance(settings.get("level"), str):
         raise ValueError(f"{path}: field 'settings.level' is missing; expected the name of a level")
     kinds: dict[str, type | tuple[type, ...]] = {"float": (int, float), "int": int, "bool": bool, "str": str}
-    kinds["int | None"] = (int, type(None))
+    kinds |= {"int | None": (int, type(None)), "tuple[int, ...]": list}
     for field in fields(AdapterSettings):
         value = settings.get(field.name)
         if field.name in settings and not isinstance(value, kinds[str(field.type)]):
             raise ValueError(f"{path}: field 'settings.{field.name}' is {value!r}; expected {field.type}")
+    if not all(type(number) is int for number in settings.get("source_layers", ())):
+        raise ValueError(f"{path}: field 'settings.source_layers': expected whole numbers")
     try:
         return level_settings(**settings)
     except ValueError as error:

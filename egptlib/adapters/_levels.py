@@ -339,5 +339,5 @@ def _moved(rows: Tensor, depth: int) -> Tensor:
     if depth == 0:
         return rows
     moved = torch.zeros_like(rows)
-    moved[:, : rows.shape[1] - depth] = rows[:, depth:]
+    moved[:, : max(0, rows.shape[1] - depth)] = rows[:, depth:]
     return moved

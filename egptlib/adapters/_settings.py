@@ -25,6 +25,7 @@ class AdapterSettings:
         causal: whether a level that attends over positions sees only those before. False is what the earlier L4
             did, and what no drafter can do (findings C19).
         num_source_layers: layers of the target that E3 fuses.
+        source_layers: their numbers, where they are known: those of the samples it was trained on.
         reads_last: of L5: whether the drafter has read the last known token when L5 runs ahead from it, so that its
             row t + 1 stands in place t, as in L5F. False is the earlier L5, which knows row t alone.
     """
@@ -42,12 +43,17 @@ class AdapterSettings:
     scale: float = 0.1
     causal: bool = True
     num_source_layers: int = 3
+    source_layers: tuple[int, ...] = ()
     reads_last: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "bottleneck", "num_blocks", "num_layers", "num_heads", "ffn_dim", "max_positions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"adapter setting {name}: expected at least 1, got {getattr(self, name)}")
+        if self.source_layers and len(self.source_layers) != self.num_source_layers:
+            raise ValueError(
+                f"adapter setting source_layers: expected {self.num_source_layers} numbers, got {self.source_layers}"
+            )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"adapter settings: num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}"
@@ -65,7 +71,8 @@ class AdapterSettings:
         return self.hidden_size if self.drafter_size is None else self.drafter_size
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As plain JSON has it."""
+        return asdict(self) | {"source_layers": list(self.source_layers)}
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {}
@@ -92,4 +99,6 @@ def level_settings(level: str, **settings: Any) -> AdapterSettings:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(f"adapter {level}: unknown setting {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
+    if "source_layers" in settings:
+        settings["source_layers"] = tuple(settings["source_layers"])
     return replace(AdapterSettings(level, **DEFAULTS[level]), **settings)

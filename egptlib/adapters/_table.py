@@ -115,6 +115,7 @@ def train_level(
     widths: dict[str, Any] = {"drafter_size": first.drafter_hidden.shape[1]}
     if first.target_layers is not None:
         widths["num_source_layers"] = first.target_layers.shape[1]
+        widths["source_layers"] = train.config.get("layers", {}).get("target", ())
     adapter = create_adapter(level, lm_head.shape[1], **widths, **(sizes or {}), **options).to(device)
     result = train_adapter(adapter, train, folder, settings, loss, validation=validation)
     best = load_adapter(Path(folder), device)

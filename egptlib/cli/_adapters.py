@@ -1,11 +1,11 @@
-"""Verbs of the adapters room: adapters, train, train-tokens."""
+"""Verbs of the adapters room: adapters, train, train-mini-heads, train-tokens."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from egptlib.cli._app import EventViews, LearningRate, Pair, Seed, app
+from egptlib.cli._app import EventViews, LearningRate, Pair, Seed, app, given
 
 
 @app.command()
@@ -84,6 +84,24 @@ def train(
     )
     if test is not None:
         print(f"on {test}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+
+
+@app.command()
+def train_mini_heads(
+    states: Annotated[Path, typer.Option(help="Hidden states of streets' training split, with three target layers.")],
+    test: Annotated[Path, typer.Option(help="The same of its test split, to judge on.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the pair and its card; default: the shipped one.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for what can be resumed; default: in the data.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many for E3 and B1; twice that for L1.")] = 6,
+) -> None:
+    """Train the adapters that come with the mini pair: E3, B1 and L1, with their table in its model card."""
+    from egptlib.adapters import train_mini_heads as train
+    from egptlib.hidden_states import HiddenStates
+
+    card = train(HiddenStates.open(states), HiddenStates.open(test), epochs=epochs, **given(out=out, work=work))
+    for row in card["heads"]["rows"]:
+        print(f"{row['level']:<22} {row['mean_acceptance_length']:.2f} tokens per target pass, {row['gain']:+.2f}")
+    print(f"trained the mini pair's heads -> {out or 'the shipped weights'}")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Speculative decoding: the loop, drafters under one protocol, acceptance rules, vocabularies."""
 
-from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter
+from egptlib.decoding._adapted import AdapterDrafter, HeadDrafter, adapted_drafter
 from egptlib.decoding._cascade import CascadeDrafter
 from egptlib.decoding._drafter_process import DrafterProcess
 from egptlib.decoding._drafter_thread import DrafterThread
@@ -81,6 +81,7 @@ __all__ = [
     "Vocabulary",
     "WatchingDrafter",
     "acceptance_by_position",
+    "adapted_drafter",
     "as_drafter",
     "ask_together",
     "common_vocabulary",

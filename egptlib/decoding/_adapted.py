@@ -13,7 +13,7 @@ from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
-from egptlib.models import Model, State, Vocabulary, common_prefix, confidences
+from egptlib.models import Model, Pair, State, Vocabulary, common_prefix, confidences
 
 
 class AdapterDrafter(ModelDrafter):
@@ -61,7 +61,8 @@ class HeadDrafter(ModelDrafter):
     head moves to the target's device.
 
     Args:
-        source_layers: for E3, the numbers of the target's layers whose states it was trained on.
+        source_layers: for E3, the numbers of the target's layers whose states it was trained on; those of its settings
+            when left out.
 
     Raises:
         ValueError: E3 without as many source layers as it fuses.
@@ -73,10 +74,12 @@ class HeadDrafter(ModelDrafter):
         head: Head,
         target: Model,
         vocabulary: Vocabulary,
-        source_layers: Sequence[int] = (),
+        source_layers: Sequence[int] | None = None,
         name: str | None = None,
     ):
         wanted = head.settings.num_source_layers if "target_layers" in head.inputs else 0
+        if source_layers is None:
+            source_layers = head.settings.source_layers if wanted else ()
         if len(source_layers) != wanted:
             raise ValueError(f"head {head.level}: source_layers: expected {wanted} numbers, found {len(source_layers)}")
         super().__init__(model, vocabulary, name or f"{head.level} head")
@@ -156,3 +159,14 @@ class HeadDrafter(ModelDrafter):
                 given = torch.stack(self._watched[name][first : len(tokens)])
             rows.append(given.to(self._place))
         return rows
+
+
+def adapted_drafter(pair: Pair, adapter: Adapter) -> AdapterDrafter | HeadDrafter:
+    """A trained adapter of a pair as a drafter, whichever its level.
+
+    Raises:
+        ValueError: E3 whose settings do not say which layers it was trained on (see `HeadDrafter`).
+    """
+    if isinstance(adapter, Head):
+        return HeadDrafter(pair.drafter, adapter, pair.target, pair.vocabulary)
+    return AdapterDrafter(pair.drafter, adapter, pair.target, pair.vocabulary)

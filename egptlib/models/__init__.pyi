@@ -25,6 +25,7 @@ from ._memory import published_configs as published_configs
 from ._open import check_against_generate as check_against_generate
 from ._open import frame_sampling as frame_sampling
 from ._open import open_model as open_model
+from ._pair_file import MINI_FOLDER as MINI_FOLDER
 from ._pair_file import PairSettings as PairSettings
 from ._pair_file import pair_settings as pair_settings
 from ._peak import peak_bytes as peak_bytes
@@ -53,6 +54,7 @@ from ._vocabulary import common_vocabulary as common_vocabulary
 from ._vocabulary import match_vocabularies as match_vocabularies
 from ._vocabulary import shared_vocabulary as shared_vocabulary
 from ._vocabulary import spelling as spelling
+from .mini._card import write_card as write_card
 from .mini._training import train_mini as train_mini
 
 __all__: list[str]

@@ -105,3 +105,15 @@ def test_no_flipped_bit_gives_other_weights_or_settings(tmp_path: Path) -> None:
             refused += 1
         path.write_bytes(whole)
     assert refused > 70
+
+
+def test_the_layers_a_head_was_trained_on_are_kept(tmp_path: Path) -> None:
+    adapter = create_adapter("E3", 32, **SMALL, source_layers=(1, 2, 4))
+    assert load_adapter(save_adapter(adapter, tmp_path)).settings.source_layers == (1, 2, 4)
+    content = json.loads((tmp_path / "adapter.json").read_text())
+    del content["checksum"]
+    for wrong, told in (([1, 2], "expected 3 numbers"), ([1, 2, "4"], "expected whole numbers"), (3, "expected tuple")):
+        content["settings"]["source_layers"] = wrong
+        (tmp_path / "adapter.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=f"source_layers.*{told}"):
+            load_adapter(tmp_path)

@@ -160,8 +160,34 @@ The target gains {average:.0f} points over its blind self on average, {weakest:.
 gains {motion:.0f} or more on what moves ({" and ".join(MOVING_SLOTS)}), and {color:.0f} on color, which events do not
 carry.
 
-## Limits
+{_tell_heads(card["heads"]) if "heads" in card else ""}## Limits
 
 Templated English about one procedural world; no other scene, question or language. Vehicles cross where there is no
 side street. The same weights come out only on the same machine and torch version: another rounds differently.
+"""
+
+
+def _tell_heads(heads: dict[str, Any]) -> str:
+    """The section on the trained adapters that come with the pair."""
+    rows = "\n".join(
+        f"| {row['level']} | {row['parameters']:,} | {row['mean_acceptance_length']:.2f} "
+        f"| {row['gain']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] | {row['top1']:.3f} |"
+        for row in heads["rows"]
+    )
+    times = ", ".join(f"{level} {seconds / 60:.0f} min" for level, seconds in heads["seconds"].items())
+    return f"""## Trained heads
+
+`load_adapter("mini-E3")`, `"mini-B1"` and `"mini-L1"` open them (`heads/`, in bfloat16). They learned from
+{heads["answers"]:,} answers about {heads["sequences"]} sequences of the training split, and are judged as they are \
+stored, on {heads["test_answers"]:,} answers
+about {heads["test_sequences"]} of the test split. *Tokens a pass*: of the target, at gamma 5, along its own answers. \
+The gain is over the
+drafter's own tokens, with a 95 % interval over sequences. Made by `egptlib train-mini-heads`: \
+{heads["epochs"]} epochs, L1 twice as many
+({times} on a machine that others used too).
+
+| drafts from | parameters | tokens a pass | gain | first token right |
+| --- | --- | --- | --- | --- |
+{rows}
+
 """

@@ -1,0 +1,81 @@
+"""The trained adapters that come with the mini pair, made by one command; `load_adapter("mini-E3")` opens them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from egptlib._paths import data_root, read_json
+from egptlib.adapters._files import MINI_HEADS, load_adapter, save_adapter
+from egptlib.adapters._fit import FitSettings
+from egptlib.adapters._judge import judge, judge_baselines, length_gain
+from egptlib.adapters._losses import LossSettings
+from egptlib.adapters._table import train_level
+from egptlib.hidden_states import HiddenStates
+from egptlib.models import MINI_FOLDER, write_card
+
+SIZES = {"ffn_dim": 1024, "max_positions": 128}  # for answers of 50 tokens; a few MB together
+KNOWN = ("drafter_weights", "target_weights")
+
+
+def train_mini_heads(
+    states: HiddenStates,
+    test: HiddenStates,
+    out: str | os.PathLike[str] = MINI_FOLDER,
+    work: str | os.PathLike[str] | None = None,
+    epochs: int = 6,
+) -> dict[str, Any]:
+    """Train E3, B1 and L1 for the mini pair, write them in bfloat16, judge what was written, and tell it in its card.
+
+    Args:
+        states, test: samples of the mini pair along the target's path, with three of the target's layers, that have no
+            sequence in common.
+        out: folder of the pair, with its `card.json`; gets `heads/LEVEL` and a new card.
+        work: run folders, which are continued; None takes `mini_heads/` under `data_root()`.
+        epochs: at most so many for E3 and B1; twice that for L1, whose epochs are short.
+
+    Returns:
+        The pair's card, with `heads`.
+
+    Raises:
+        ValueError: samples of another pair, without the target's layers, of other weights in one of the folders, or
+            of a sequence that is in both.
+    """
+    for each in (states, test):
+        if each.config.get("pair") != "mini" or not len(each) or each[0].target_layers is None:
+            raise ValueError(f"{each.folder}: expected samples of the mini pair, with three of the target's layers")
+    if shared := sorted(set(states.sequences) & set(test.sequences)):
+        raise ValueError(f"{test.folder}: sequence {shared[0]!r} is one of those to train on; expected others")
+    for field in (*KNOWN, "layers"):
+        if states.config.get(field) != test.config.get(field):
+            raise ValueError(f"{test.folder}: field {field!r} is not that of {states.folder}")
+    card = read_json(Path(out) / "card.json")
+    work = data_root() / "mini_heads" if work is None else Path(work)
+    lm_head, loss = states.target_head.lm_head, LossSettings(depths=3)
+    verdicts, seconds = list[Any](), dict[str, float]()
+    for level in MINI_HEADS:
+        ahead = level != "L1"
+        settings = FitSettings(epochs if ahead else 2 * epochs, batch_size=8 if ahead else 32, learning_rate=2e-3)
+        sizes = SIZES if ahead else None
+        fit = train_level(level, states, test, work / level, settings, loss=loss, sizes=sizes).fit
+        folder = Path(out) / "heads" / level
+        told = {name: states.config[name] for name in KNOWN}
+        save_adapter(load_adapter(work / level).to(torch.bfloat16), folder, epoch=fit.best_epoch, **told)
+        verdicts.append(judge(load_adapter(folder), test, lm_head, name=level))
+        seconds[level] = fit.seconds
+    verdicts += judge_baselines(test, states, lm_head)
+    (own,) = (verdict.answers for verdict in verdicts if verdict.name == "drafter's own tokens")
+    sequences = [note["sequence"] for note in test.metadata()]
+    rows = []
+    for verdict in sorted(verdicts, key=lambda verdict: -verdict.figures()["mean_acceptance_length"]):
+        gain = length_gain(verdict.answers, own, sequences)
+        row = {"level": verdict.name, "parameters": verdict.num_parameters, **verdict.figures()}
+        rows.append(row | {"gain": gain.value, "low": gain.low, "high": gain.high})
+    counts = {"answers": len(states), "sequences": len(states.sequences)}
+    counts |= {"test_answers": len(test), "test_sequences": len(test.sequences)}
+    card["heads"] = {"rows": rows, "seconds": seconds, "epochs": epochs, **counts}
+    write_card(card, Path(out))
+    return card

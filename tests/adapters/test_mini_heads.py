@@ -1,0 +1,64 @@
+"""The trained adapters that come with the mini pair: what makes them, and those that are shipped."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from egptlib.adapters import judge, load_adapter, train_mini_heads
+from egptlib.hidden_states import Head, HiddenStates, HiddenStateWriter
+from egptlib.models import MINI_FOLDER
+
+HIDDEN, VOCAB = 16, 12
+
+
+def made(folder: Path, sequences: list[str]) -> HiddenStates:
+    """Samples as the mini pair's extraction leaves them: token t + 1 follows from token t."""
+    generator = torch.Generator().manual_seed(0)
+    lm_head = 4 * torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator))[0][:VOCAB]
+    told = {"pair": "mini", "layers": {"target": [2, 5]}, "drafter_weights": "d", "target_weights": "t"}
+    with HiddenStateWriter(folder, config=told) as writer:
+        for number, sequence in enumerate(sequences):
+            ids = (torch.arange(8) + number) % VOCAB
+            rows = lm_head[ids] + 0.1 * torch.randn(8, HIDDEN, generator=generator)
+            writer.add(
+                drafter_hidden=rows,
+                target_hidden=rows,
+                token_ids=ids,
+                drafter_top1=ids,
+                overlap=torch.ones(8),
+                drafter_confidence=torch.ones(8),
+                target_entropy=torch.zeros(8),
+                target_layers=torch.stack([rows, -rows], dim=1),
+                metadata={"scene": str(number), "sequence": sequence, "question": "q"},
+            )
+        writer.add_heads(target=Head(lm_head, torch.ones(HIDDEN), 1e-6))
+    return HiddenStates.open(folder)
+
+
+def test_what_is_judged_is_what_was_written(tmp_path: Path) -> None:
+    states, test = (made(tmp_path / name, [f"{name}_{n}" for n in range(4)]) for name in ("train", "test"))
+    out = tmp_path / "pair"
+    out.mkdir()
+    shutil.copy(MINI_FOLDER / "card.json", out)
+    card = train_mini_heads(states, test, out, tmp_path / "work", epochs=1)
+    assert json.loads((out / "card.json").read_text()) == card
+    told = {row["level"]: row for row in card["heads"]["rows"]}
+    page = (out / "README.md").read_text()
+    for level in ("E3", "B1", "L1"):
+        adapter = load_adapter(out / "heads" / level)
+        again = judge(adapter, test, states.target_head.lm_head).figures()
+        assert told[level]["mean_acceptance_length"] == again["mean_acceptance_length"]
+        assert all(torch.equal(p, p.bfloat16().float()) for p in adapter.parameters())
+        assert f"| {level} | {adapter.num_parameters:,} | {again['mean_acceptance_length']:.2f} |" in page
+    assert load_adapter(out / "heads/E3").settings.source_layers == (2, 5)
+    with pytest.raises(ValueError, match="sequence 'train_0' is one of those to train on"):
+        train_mini_heads(states, states, out, tmp_path / "work")
+    other = replace(test, config=test.config | {"target_weights": "others"})
+    with pytest.raises(ValueError, match="'target_weights' is not that of"):
+        train_mini_heads(states, other, out, tmp_path / "work")
+    with pytest.raises(ValueError, match="expected samples of the mini pair"):
+        train_mini_heads(states, replace(test, config=test.config | {"pair": "other"}), out, tmp_path / "work")
