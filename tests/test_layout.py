@@ -16,7 +16,7 @@ USES = {
     "recorded": {"metrics", "traces"},
     "hidden_states": {"scenes", "models", "traces"},
     "adapters": {"scenes", "models", "metrics", "hidden_states"},
-    "decoding": {"models", "metrics", "adapters"},
+    "decoding": {"scenes", "models", "metrics", "adapters"},
     "measuring": {"scenes", "models", "metrics", "hidden_states", "decoding"},
     "figures": {"scenes", "metrics"},
     "reporting": {"figures"},

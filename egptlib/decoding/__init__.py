@@ -39,6 +39,7 @@ from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._session import SceneSession, ask_together
+from egptlib.decoding._stream import Streamed, stream
 from egptlib.models import Matching, Vocabulary, common_vocabulary, match_vocabularies, shared_vocabulary
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "SceneSession",
     "SequenceDrafter",
     "Stop",
+    "Streamed",
     "TopK",
     "Typical",
     "Verdict",
@@ -93,4 +95,5 @@ __all__ = [
     "shared_vocabulary",
     "speculative_decode",
     "speculative_generate",
+    "stream",
 ]

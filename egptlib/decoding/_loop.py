@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ def speculative_decode(
     rule: Rule | None = None,
     recorder: Recorder | None = None,
     draft: Draft | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Generation:
     """Go on from a prompt that both models have read; arguments as in `speculative_generate`.
 
@@ -99,6 +100,7 @@ def speculative_decode(
         state: the target's, straight after its prefill; with the layers that a `WatchingDrafter` asks for.
         draft: the answer's first tokens, if they were drafted already (while the target read its prompt). They are
             verified at once; without them the first token comes from the prefill itself.
+        stop: asked before each pass of the target; True ends the answer where it stands.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
@@ -113,6 +115,8 @@ def speculative_decode(
         if watch is not None:
             watch(state.hidden[0, -1:], layer_states(state)[-1:])
     while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
+        if stop is not None and stop():
+            break
         room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
         if tokens:
             draft = propose(drafter, tokens, min(length.count(), room), sampler, length, recorder)

@@ -37,7 +37,10 @@ class PromptReader:
     def read(self, question: str, recorder: Recorder, layers: Sequence[int] = ()) -> State:
         """Preprocess, see and prefill, each stage recorded; `layers` as in `Model.prefill`."""
         self._look_at_weights()
-        prompt = self.encode(question, recorder)
+        return self.read_prompt(self.encode(question, recorder), recorder, layers)
+
+    def read_prompt(self, prompt: Prompt, recorder: Recorder, layers: Sequence[int] = ()) -> State:
+        """Prefill alone: of a prompt that was seen already."""
         with recorder(self.lane, "prefill", self.model.device):
             # At least one position is read: its state predicts the first token of the answer.
             kept, self._state = self._kept(prompt, prompt.embeds.shape[1] - 1), None
@@ -84,6 +87,41 @@ class PromptReader:
             return None  # a pass over it was interrupted
         self.model.rollback(state, min(same_beginning(self._prompt.embeds, prompt.embeds), most))
         return state
+
+
+class FrameReader:
+    """Reads a question's prompt while its frames come, one by one; a model with `frames_apart`.
+
+    Of each prompt only what differs from the one before is read (`PromptReader`).
+
+    Args:
+        num_frames: how many there will be.
+    """
+
+    def __init__(self, model: Model, question: str, num_frames: int):
+        self.model, self.question, self.num_frames = model, question, num_frames
+        self._reader, self._seen = PromptReader(model, None, "target"), list[Inputs]()
+
+    def see(self, scene: Any, recorder: Recorder) -> None:
+        """Preprocess and see the next frame: the only one of a scene."""
+        with recorder("target", "preprocess", self.model.device):
+            self._seen.append(self.model.encode(scene, self.question))
+        with recorder("target", "vision", self.model.device), torch.no_grad():
+            self.model.embed(self._seen[-1])
+
+    def read(self, recorder: Recorder) -> None:
+        """Read the prompt as far as the frames to come leave it as it is."""
+        prompt, settled = self._prompt()
+        self._reader.read_prompt(Prompt(prompt.embeds[:, :settled]), recorder)
+
+    def ask(self, recorder: Recorder, layers: Sequence[int] = ()) -> State:
+        """Read the prompt to its end; the last frame seen stands in for those to come."""
+        return self._reader.read_prompt(self._prompt()[0], recorder, layers)
+
+    def _prompt(self) -> tuple[Prompt, int]:
+        inputs, settled = self.model.joined(self._seen, self.num_frames, self.question)
+        with torch.no_grad():
+            return Prompt.of(self.model.embed(inputs)), settled
 
 
 def same_beginning(a: Tensor, b: Tensor) -> int:

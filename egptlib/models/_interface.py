@@ -169,6 +169,26 @@ class Model(ABC):
         A `Prompt` where the language model is given more than embeddings.
         """
 
+    @property
+    def frames_apart(self) -> bool:
+        """Whether what it sees in a frame does not depend on the other frames, so that `joined` can be used."""
+        return False
+
+    def joined(self, seen: Sequence[Inputs], num_frames: int, question: str) -> tuple[Inputs, int]:
+        """Inputs of a question about a clip whose first frames are there: each encoded and embedded by itself.
+
+        Args:
+            seen: of these frames, at least one; the last one stands in for those to come.
+            num_frames: of the whole clip.
+
+        Returns:
+            The inputs, and how many of the prompt's leading positions the frames to come leave as they are.
+
+        Raises:
+            ValueError: the model does not see its frames apart.
+        """
+        raise ValueError(f"{self.name}: its frames are seen together, not one by one")
+
     def generate_inputs(self, inputs: Inputs, prompt_as: PromptAs | None = None) -> dict[str, Any]:
         """The same prompt as transformers' `generate` takes it; None: as its answers are compared with ours.
 

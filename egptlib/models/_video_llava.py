@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import VideoLlavaForConditionalGeneration
+from transformers import CLIPVisionModel, VideoLlavaForConditionalGeneration
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
 from egptlib.models._interface import Inputs, Model, PromptAs
@@ -102,6 +103,23 @@ class VideoModel(Model):
         ids, pixels = inputs.input_ids.to(self.device), inputs.pixel_values.to(self.device, self.dtype)
         kind = "videos" if self.form == "video" else "images"
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), f"pixel_values_{kind}": pixels}
+
+    @property
+    def frames_apart(self) -> bool:
+        # transformers gives a clip's frames to CLIP's tower as a batch. A tower with attention over time, as
+        # LanguageBind's own has, is another class.
+        tower = self.module.model.video_tower if self.form == "video" else self.module.model.image_tower
+        return type(tower) is CLIPVisionModel
+
+    def joined(self, seen: Sequence[Inputs], num_frames: int, question: str) -> tuple[Inputs, int]:
+        if not self.frames_apart:
+            return super().joined(seen, num_frames, question)
+        frames = [*seen, *[seen[-1]] * (num_frames - len(seen))]
+        ids = self._ids(question, num_frames)
+        visual = torch.cat([frame.visual for frame in frames])
+        places = (ids[0] == self._visual_id).nonzero()[:, 0].tolist()
+        settled = [*places, ids.shape[1]][sum(len(frame.visual) for frame in seen)]
+        return Inputs(ids, torch.cat([frame.pixel_values for frame in frames], dim=-4), visual), settled
 
     def encode_frames(self, pixel_values: Tensor) -> Tensor:
         """Visual tokens [m, hidden] of [1, n, 3, S, S] (form "video") or [n, 3, S, S] (form "images")."""

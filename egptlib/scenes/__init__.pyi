@@ -21,6 +21,7 @@ from ._questions import load_questions as load_questions
 from ._recording import make_scenes as make_scenes
 from ._rendering import event_images as event_images
 from ._scene import Scene as Scene
+from ._sensor import SensorClock as SensorClock
 from ._simulate import EventSimulator as EventSimulator
 from ._simulate import simulate_events as simulate_events
 from ._summary import EventSummary as EventSummary

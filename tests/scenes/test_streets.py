@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from egptlib.scenes import QUESTIONS, open_scenes
+from egptlib.scenes import QUESTIONS, event_images, open_scenes
 from egptlib.scenes.streets._answers import (
     SLOT_QUESTIONS,
     SLOTS,
@@ -16,7 +16,7 @@ from egptlib.scenes.streets._answers import (
     slot_values,
     slots,
 )
-from egptlib.scenes.streets._make import MIN_PIXELS, make_streets, window_facts
+from egptlib.scenes.streets._make import MIN_PIXELS, make_streets, window_facts, with_events
 from egptlib.scenes.streets._render import HEIGHT, WIDTH, StreetRenderer
 from egptlib.scenes.streets._world import COLORS, KINDS, MOTIONS, Thing, World, sample_world
 
@@ -147,6 +147,14 @@ def test_the_same_seed_gives_the_same_bytes(streets, tmp_path):
     for pattern in ("*.json", "event_image/*/*.png"):
         first, second = sorted(streets.glob(pattern)), sorted(again.glob(pattern))
         assert first and [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
+
+def test_the_events_of_a_window_are_simulated_again(streets):
+    scene = open_scenes(streets, event_views=5)[0]
+    stream = with_events(scene, seconds=1.5).events()
+    assert stream is not None and len(stream["t"]) == scene.metadata["num_events"]
+    for image, own in zip(event_images(stream, 5), scene.event_images, strict=True):
+        np.testing.assert_array_equal(image, own)
 
 
 def test_splits_share_no_world():

@@ -8,6 +8,7 @@ from egptlib.scenes.streets._make import (
     WINDOW_SECONDS,
     facts_from,
     street_at,
+    with_events,
 )
 from egptlib.scenes.streets._render import StreetRenderer
 from egptlib.scenes.streets._world import COLORS, KINDS, MOTIONS, sample_world
@@ -26,4 +27,5 @@ __all__ = [
     "sample_world",
     "slots",
     "street_at",
+    "with_events",
 ]

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from tqdm import tqdm
 
 from egptlib.scenes._cutting import cut_settings, is_cut, write_index
 from egptlib.scenes._dsec import cut_sequence, write_dsec_sequence
+from egptlib.scenes._scene import Scene
 from egptlib.scenes._simulate import EventSimulator, log_intensity
+from egptlib.scenes.events import Events
 from egptlib.scenes.streets._answers import Facts, Vehicle, answers, slots
 from egptlib.scenes.streets._render import HEIGHT, WIDTH, StreetRenderer
 from egptlib.scenes.streets._world import World, sample_world, street_name
@@ -77,19 +80,13 @@ def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_
     cv2.setNumThreads(1)
     seed, start_us = _seed_and_start(split, index)
     renderer = StreetRenderer(sample_world(seed, seconds))
-    simulator = EventSimulator(HEIGHT, WIDTH, seed=seed)
-    frames, events = [], []
-    for k in range(round(seconds * RENDER_FPS) + 1):
-        picture = renderer.frame(k / RENDER_FPS)
-        events.append(simulator.step(log_intensity(picture), start_us + k * 1e6 / RENDER_FPS))
-        if k % (RENDER_FPS // VIDEO_FPS) == 0 and k < seconds * RENDER_FPS:
-            frames.append(picture)
+    frames, events = _record(renderer, seed, start_us, seconds, seconds)
     times = start_us + np.arange(len(frames), dtype=np.int64) * (1_000_000 // VIDEO_FPS)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".sequence-") as folder:
         sequence = write_dsec_sequence(
             Path(folder) / street_name(split, index),
-            {key: np.concatenate([part[key] for part in events]) for key in ("x", "y", "t", "p")},
+            events,
             frames,
             times,
             metadata={"events": "simulated"},
@@ -101,6 +98,31 @@ def _make_sequence(index: int, *, out: Path, split: str, seconds: float, window_
             return {"qa": answers(facts), "slots": slots(facts)}
 
         cut_sequence(sequence, out, window_us=window_us, annotate=annotate)
+
+
+def _record(
+    renderer: StreetRenderer, seed: int, start_us: int, seconds: float, until: float
+) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """The frames and the events of a street of so many seconds, up to a second of it."""
+    simulator = EventSimulator(HEIGHT, WIDTH, seed=seed)
+    frames, parts = [], []
+    for k in range(math.ceil(until * RENDER_FPS) + 1):
+        picture = renderer.frame(k / RENDER_FPS)
+        parts.append(simulator.step(log_intensity(picture), start_us + k * 1e6 / RENDER_FPS))
+        if k % (RENDER_FPS // VIDEO_FPS) == 0 and k < seconds * RENDER_FPS:
+            frames.append(picture)
+    return frames, {key: np.concatenate([part[key] for part in parts]) for key in ("x", "y", "t", "p")}
+
+
+def with_events(scene: Scene, seconds: float = SEQUENCE_SECONDS) -> Scene:
+    """A scene of `streets` with its raw events, which its folder does not keep: simulated again, in some seconds."""
+    _, split, index = scene.sequence.split("_")
+    seed, start_us = _seed_and_start(split, int(index))
+    first, last = scene.metadata["start_us"], scene.metadata["stop_us"]
+    renderer = StreetRenderer(sample_world(seed, seconds))
+    _, events = _record(renderer, seed, start_us, seconds, (last - start_us) / 1e6)
+    inside = (events["t"] >= first) & (events["t"] < last)
+    return replace(scene, stream=Events({key: values[inside] for key, values in events.items()}))
 
 
 def _seed_and_start(split: str, index: int) -> tuple[int, int]:

@@ -1,0 +1,247 @@
+"""The sensor's clock: while a window is open, the target reads its frames and the drafter drafts from its events."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from egptlib.decoding._drafter_thread import DrafterThread
+from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, Stop, WatchingDrafter, certain
+from egptlib.decoding._generation import Event, Generation, Recorder
+from egptlib.decoding._lengths import DraftLength
+from egptlib.decoding._loop import as_drafter, speculative_decode
+from egptlib.decoding._prefill_hiding import ConcurrentDrafter
+from egptlib.decoding._prompts import FrameReader, PromptReader
+from egptlib.decoding._sampling import Sampler
+from egptlib.models import LookUp, Model, State
+from egptlib.scenes import Scene, SensorClock
+
+LOOK = -1  # in place of a frame's number
+
+
+@dataclass(frozen=True)
+class Streamed(Generation):
+    """An answer that was begun before its window closed. Stamps are seconds of the clock that was followed.
+
+    Attributes:
+        opened: when the window began.
+        frames: when each frame was exposed; the window closes with the last one.
+        looks: when the drafter was handed the window so far -> what it had drafted from it when it was stopped.
+        first_token: when the answer's first token was certain.
+        last_token: when the whole answer was.
+        preview: the target's answer to the window so far, where it gave one: the draft that was verified.
+    """
+
+    opened: float = 0.0
+    frames: tuple[float, ...] = ()
+    looks: dict[float, Draft] = field(default_factory=dict)
+    first_token: float = 0.0
+    last_token: float = 0.0
+    preview: tuple[int, ...] = ()
+
+    @property
+    def seconds_to_first(self) -> float:
+        """From the last frame's timestamp to the first token."""
+        return self.first_token - self.frames[-1]
+
+    @property
+    def seconds_to_last(self) -> float:
+        """From the last frame's timestamp to the end of the answer."""
+        return self.last_token - self.frames[-1]
+
+
+def stream(
+    target: Model,
+    drafter: Drafter | Model | None,
+    scene: Scene,
+    question: str,
+    *,
+    looks: Sequence[float] = (0.6, 0.8),
+    preview: bool = True,
+    speed: float = 1.0,
+    gamma: int | DraftLength = 8,
+    max_new_tokens: int = 50,
+    then: Drafter | None = None,
+    clock: SensorClock | None = None,
+) -> Streamed:
+    """Answer a question about a scene greedily, while its events and frames still come in.
+
+    The target reads each frame when it is exposed. The drafter reads the events so far and drafts, anew at each look.
+    In between, the target answers the window so far (a preview: the last frame stands in for those to come), checking
+    what was drafted. What is ready when the window closes is only a draft: the target, having read the last frame and
+    the question, verifies it, and the answer is the one that plain decoding gives on the whole window.
+
+    Args:
+        target: whose answer it is. One that does not see its frames apart (`Model.frames_apart`) reads them all when
+            the window has closed, with a warning.
+        drafter: as in `speculative_generate`; one that is no `ConcurrentDrafter` works in a thread meanwhile. None:
+            there are previews alone.
+        looks: shares of the window after which the drafter reads what was seen so far; its draft from the look before
+            is dropped. At 1 the window has closed: the draft from before is verified first, while the drafter reads
+            anew what it drafts from afterwards. Previews begin with the first look; without looks nothing is drafted.
+        preview: False: the drafter's own draft is what is verified.
+        speed: sensor seconds that pass in a second.
+        gamma: draft tokens per verification after the first.
+        max_new_tokens: longest answer.
+        then: as in `hidden_prefill_generate`: drafts after the first verification, e.g. a head.
+        clock: followed instead of one of `speed`; the window opens when this is called.
+
+    Raises:
+        ValueError: shares that do not increase within (0, 1], a limit below 1, or no raw events to look at.
+    """
+    looks = list(looks)
+    if any(not 0 < share <= 1 for share in looks) or any(a >= b for a, b in pairwise(looks)):
+        raise ValueError(f"looks: expected increasing shares of the window, above 0 and up to 1, found {looks}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
+    clock = clock or SensorClock(scene, speed)
+    with ExitStack() as stack:
+        beside: Any = as_drafter(drafter, target) if looks and drafter is not None else SequenceDrafter()
+        if not isinstance(beside, ConcurrentDrafter):
+            beside = stack.enter_context(DrafterThread(beside, target.eos_token_ids))
+        ahead = _Ahead(target, beside, clock, question, max_new_tokens, sees=drafter is not None)
+        frames = [(at, index) for index, at in enumerate(clock.frame_times.tolist())]
+        early = sorted([*frames[:-1], *((share * clock.length, LOOK) for share in looks if share < 1)])
+        clock.start()
+        for (at, what), (until, _) in pairwise([*early, frames[-1]]):
+            clock.wait(at)
+            if what == LOOK:
+                ahead.look(at)
+            else:
+                ahead.read_frame(what)
+            if preview and ahead.looks:
+                ahead.preview(until)
+        clock.wait(clock.length)
+        follower: Any = then or _Earlier(ahead.answer, beside)
+        state = ahead.read_to_the_end(follower.source_layers if isinstance(follower, WatchingDrafter) else ())
+        first_token = clock.now()
+        draft = ahead.draft()
+        if 1 in looks:
+            ahead.look(clock.length, limit=0)
+        if then is not None:
+            then.start(clock.scene, question, ahead.recorder)
+        generation = speculative_decode(
+            target, state, follower, gamma=gamma, max_new_tokens=max_new_tokens, recorder=ahead.recorder, draft=draft
+        )
+        last_token = clock.now()
+        own = [*ahead.drafting, *(beside.events() if 1 in looks else [])]
+        events = sorted([*ahead.recorder.events, *own], key=lambda event: event.end)
+        return Streamed(
+            **vars(generation) | {"events": events},
+            opened=clock.origin,
+            frames=tuple(clock.stamp(at) for at, _ in frames),
+            looks=ahead.looks,
+            first_token=first_token,
+            last_token=last_token,
+            preview=tuple(ahead.answer),
+        )
+
+
+class _Ahead:
+    """What is done while the window is open."""
+
+    def __init__(
+        self, target: Model, beside: ConcurrentDrafter, clock: SensorClock, question: str, limit: int, sees: bool
+    ):
+        self.target, self.beside, self.clock, self.question = target, beside, clock, question
+        self.limit, self.sees = limit, sees
+        self.recorder, self.drafting = Recorder(), list[Event]()
+        self.looks: dict[float, Draft] = {}
+        self.answer: list[int] = []
+        self._running = False
+        self._previewed = -1  # with so many frames the answer was complete
+        self._seen = 0
+        self._reader = FrameReader(target, question, len(clock.frame_times)) if target.frames_apart else None
+        if self._reader is None:
+            warnings.warn(
+                f"stream: {target.name} does not see its frames apart: it reads when the window has closed",
+                stacklevel=3,
+            )
+
+    def look(self, at: float, limit: int | None = None) -> None:
+        """Hand the drafter the window so far."""
+        self._stop()
+        self.looks[self.clock.stamp(at)] = Draft()
+        if self.sees:
+            self.beside.begin(self.clock.window(at), self.question, self.limit - 1 if limit is None else limit)
+            self._running = True
+
+    def read_frame(self, index: int) -> None:
+        """Let the target see a frame and read as far as it goes."""
+        if self._reader is not None:
+            self._reader.see(self.clock.frame(index), self.recorder)
+            self._seen = index + 1
+            if self._seen < len(self.clock.frame_times):
+                self._reader.read(self.recorder)
+
+    def read_to_the_end(self, layers: Sequence[int]) -> State:
+        """The window has closed: the target's state after the whole prompt."""
+        if self._reader is None:
+            return PromptReader(self.target, self.clock.scene, "target").read(self.question, self.recorder, layers)
+        self.read_frame(len(self.clock.frame_times) - 1)
+        return self._reader.ask(self.recorder, layers)
+
+    def draft(self) -> Draft:
+        """What is ready; the drafter stops."""
+        made = self._stop()
+        return Draft(self.answer, [1.0] * len(self.answer)) if self.answer else made
+
+    def preview(self, until: float) -> None:
+        """Let the target answer the window so far, for as long as its passes end before a sensor time."""
+        if self._reader is None or self._seen in (0, self._previewed):
+            return
+        missing = len(self.clock.frame_times) - self._seen
+        reading = next(e.seconds for e in reversed(self.recorder.events) if e.stage == "prefill")
+        if not self._in_time(until, (1 + missing) * reading):
+            return
+        draft = self.answer or self.beside.made().tokens
+        passes = Recorder()
+        with self.recorder("target", "preview", self.target.device) as info:
+            made = speculative_decode(
+                self.target,
+                self._reader.ask(passes),
+                _Earlier(draft, SequenceDrafter()),
+                max_new_tokens=self.limit,
+                recorder=passes,
+                draft=Draft(draft, [1.0] * len(draft)),
+                stop=lambda: not self._in_time(until, passes.events[-1].seconds),
+            ).token_ids.tolist()
+            info.update(drafted=len(draft), tokens=made)
+        if made and (len(made) == self.limit or made[-1] in self.target.eos_token_ids):
+            self.answer, self._previewed = made, self._seen
+        else:  # what is left of the draft may still come true
+            self.answer = made + _after(draft, made, self.limit - len(made))
+
+    def _in_time(self, until: float, seconds: float) -> bool:
+        return self.clock.now() + seconds < self.clock.stamp(until)
+
+    def _stop(self) -> Draft:
+        if not self._running:
+            return Draft()
+        self._running = False
+        made = self.looks[max(self.looks)] = self.beside.take()
+        self.drafting += self.beside.events()
+        return made
+
+
+class _Earlier:
+    """Drafts what follows in an earlier draft where the answer's last tokens stand in it, else what another drafts."""
+
+    def __init__(self, tokens: Sequence[int], other: Drafter):
+        self.tokens, self.other, self.name, self.device = list(tokens), other, other.name, other.device
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        """All was read before."""
+
+    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
+        found = _after(self.tokens, answer, count)
+        return certain(found, stop) if found else self.other.propose(answer, count, sampler, stop)
+
+
+def _after(draft: Sequence[int], answer: Sequence[int], count: int) -> list[int]:
+    """What follows in a draft where an answer's last tokens stand in it; all of it where there is no answer yet."""
+    return LookUp([draft]).propose({0: answer}, {0: count})[0].tokens if answer else list(draft[:count])
