@@ -158,7 +158,7 @@ class _Ahead:
         self._reader = FrameReader(target, question, len(clock.frame_times)) if target.frames_apart else None
         if self._reader is None:
             warnings.warn(
-                f"stream: {target.name} does not see its frames apart: it reads when the window has closed",
+                f"{target.name} does not see its frames apart: it reads them when the window has closed",
                 stacklevel=3,
             )
 
