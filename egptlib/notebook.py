@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egptlib._log import show_log
-from egptlib._paths import write_json
+from egptlib._paths import data_root, write_json
 from egptlib.hidden_states import HiddenStates, extract, is_complete
 from egptlib.models import Pair, PairSettings, frame_sampling, load_pair, pair_settings
 from egptlib.reporting import Run
@@ -107,7 +107,7 @@ def begin(
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}: expected at least 1, found {count}")
-    show_log()
+    show_log(run.folder.parent, data_root())  # a page tells nobody where on a machine it was made
     settings = pair_settings(pair)
     scenes = open_scenes(dataset, split, event_views=event_views, sampling=frame_sampling(settings))
     scenes = scenes.spread(num_scenes)

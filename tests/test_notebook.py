@@ -2,6 +2,7 @@
 
 import json
 import re
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def test_scenes_without_questions_are_asked_the_ten(dataset: Path) -> None:
     (dataset / INDEX_NAME).write_text("[]")
     with pytest.raises(ValueError, match="expected at least one"):
         opened(dataset)
+
+
+def test_lines_of_a_notebook_name_folders_relative_to_the_run(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EGPTLIB_DATA", str(dataset.parent / "data"))
+    here = opened(dataset)
+    log = getLogger("egptlib.hidden_states")
+    log.info("extracted 3 pairs -> %s", here.states_folder())
+    log.info("making %s (once)", dataset.parent / "data" / "streets")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["extracted 3 pairs -> shared/hidden_states/drives-mini-5v-8t-target", "making streets (once)"]
 
 
 def test_states_are_extracted_once_and_pairs_do_not_share_them(
