@@ -34,7 +34,8 @@ class Heading:
 def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tuple[str, list[Heading]]:
     """Convert an executed notebook to the HTML of its cells and its headings.
 
-    Cells tagged ``remove-cell`` or ``interactive`` are left out, those tagged ``hide-input`` keep their
+    Cells tagged ``remove-cell``, ``interactive`` or, by papermill, ``injected-parameters`` (they stand in a table of
+    their own, and name folders of the machine) are left out, those tagged ``hide-input`` keep their
     outputs only. Pictures that the text names, relative to `folder`, are embedded. Whoever made the notebook, the
     result runs nothing and loads nothing (see `static`); where that takes something away, a line says so.
     """
@@ -47,7 +48,7 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
         config=Config(
             TagRemovePreprocessor={
                 "enabled": True,
-                "remove_cell_tags": {"remove-cell", "interactive", "papermill-error-cell-tag"},
+                "remove_cell_tags": {"remove-cell", "interactive", "injected-parameters", "papermill-error-cell-tag"},
                 "remove_input_tags": {"hide-input"},
             }
         ),

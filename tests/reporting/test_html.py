@@ -53,6 +53,7 @@ def _notebook() -> nbformat.NotebookNode:
         ),
         _cell("code", "slider = 1", ("interactive",), outputs=[_output(text__plain="a slider")]),
         _cell("code", "secret = 1", ("remove-cell",)),
+        _cell("code", 'out = "secret folder"', ("injected-parameters",)),
         _cell("code", "Math(...)", outputs=[_output(text__latex="$\\displaystyle \\gamma^2$")]),
     ]
     return nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {"application/x": {"state": {}}}})
