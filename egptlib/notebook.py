@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from egptlib._log import show_log
 from egptlib._paths import data_root, write_json
 from egptlib.hidden_states import HiddenStates, extract, is_complete
-from egptlib.models import Pair, PairSettings, frame_sampling, load_pair, pair_settings
-from egptlib.reporting import Run
+from egptlib.models import Pair, PairSettings, device_name, frame_sampling, load_pair, pair_settings
+from egptlib.reporting import Run, describe_environment
 from egptlib.scenes import SceneFolder, open_scenes
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def begin(
     """Open what a notebook needs, from the parameters that all of them have and in their order; check these.
 
     Args:
-        run: from `open_run`; settings of another pair than the plain mini pair are kept there as `pair.json`.
+        run: from `open_run`; settings of another pair than the plain mini pair are kept there as `pair.json`, and
+            the devices that it is on in `environment.json`.
         dataset, split, event_views: as for `open_scenes`.
         pair: "mini", or the path of a `pair.toml`.
         num_scenes: taken evenly from all; all of them where there are fewer.
@@ -113,6 +114,8 @@ def begin(
     scenes = scenes.spread(num_scenes)
     if num_questions > (fewest := scenes.num_questions):
         raise ValueError(f"num_questions: expected at most {fewest}, the questions of a scene, found {num_questions}")
+    devices = (device_name(name) for name in (settings.device, settings.target_device or settings.device))
+    write_json(run.folder / "environment.json", describe_environment(*devices))
     if settings != PairSettings():
         write_json(run.folder / "pair.json", vars(settings))
     return Experiment(run, scenes, settings, num_questions, max_new_tokens)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from egptlib import notebook
 from egptlib.models import PairSettings
@@ -108,3 +109,18 @@ def test_states_are_extracted_once_and_pairs_do_not_share_them(
 class Selected:
     def select(self, scene: list[str], question_index: list[int]) -> list[Any]:
         return [scene[0], len(question_index)]
+
+
+def test_the_environment_names_the_devices_that_run(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several GPUs those of the pair, not the first; where the pair is on the CPU, no GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"card {torch.device(device).index or 0}")
+    folder = Path(__file__).parents[1] / "egptlib" / "models" / "mini"
+    found = []
+    for lines in ("", 'device = "cuda:1"', 'target_device = "cuda:1"'):
+        pair = dataset.parent / "pair.toml"
+        pair.write_text(f'name = "p"\ndrafter = "{folder / "drafter"}"\ntarget = "{folder / "target"}"\n{lines}\n')
+        here = opened(dataset, str(pair))
+        found.append(json.loads((here.run.folder / "environment.json").read_text())["device"])
+    cpu = f"cpu ({torch.get_num_threads()} threads)"
+    assert found == [cpu, "cuda: card 1", f"{cpu} and cuda: card 1"]

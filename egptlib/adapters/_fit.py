@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -114,8 +115,11 @@ def fit(
     """
     told = json.loads(json.dumps({"training": asdict(settings), **description}))
     _check_same(folder / "settings.json", told)
-    cuda = torch.cuda.is_available() and any(p.is_cuda for p in objective.parameters())
-    accelerator = Accelerator(mixed_precision="bf16" if cuda else "no", cpu=not cuda)
+    device = next(objective.parameters()).device
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    # Alone, what is trained stays where it is. The accelerator's own device and precision, which are the process's for
+    # good from the first training on, do not count.
+    accelerator = Accelerator(cpu=not alone and device.type != "cuda", device_placement=not alone)
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     optimiser = new_optimiser([p for _, p in named], settings)
     steps_per_epoch //= accelerator.num_processes  # see `_mine`
@@ -138,7 +142,7 @@ def fit(
         for batch in _mine(
             tqdm(batches(epoch), total=steps_per_epoch, desc=f"epoch {epoch}", leave=False, disable=None), accelerator
         ):
-            with accelerator.autocast():
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 terms: dict[str, Tensor] = prepared(batch)
             if not torch.isfinite(terms["loss"]):
                 raise ValueError(f"{folder}: the loss is {terms['loss'].item()} in epoch {epoch}; lower learning_rate")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egptlib.models import Model, PairSettings
     from egptlib.models import Pair as Models
 
-PRECISIONS = ("float32", "bfloat16", "nf4")
+PRECISIONS = ("float32", "bfloat16", "int8", "nf4")
 
 benchmark = App(no_args_is_help=True, help="Measure on this machine.")
 app.add_typer(benchmark, name="benchmark")
@@ -29,7 +29,8 @@ def costs(
         "runs/costs"
     ),
     precision: Annotated[
-        list[str] | None, typer.Option(help="float32, bfloat16 or nf4; may be repeated, all three when left out.")
+        list[str] | None,
+        typer.Option(help="float32, bfloat16, int8 or nf4; may be repeated; when left out, all that fit."),
     ] = None,
     dataset: Dataset = "streets",
     split: Split = "test",
@@ -43,10 +44,15 @@ def costs(
     from egptlib._paths import write_json
     from egptlib.figures import step_parts_figure, verify_cost_figure
     from egptlib.measuring import report_costs
-    from egptlib.models import frame_sampling, pair_settings
+    from egptlib.models import frame_sampling, pair_settings, without_room
     from egptlib.scenes import open_scenes
 
     names, settings = _precisions(precision, PRECISIONS), pair_settings(pair)
+    if not precision:
+        left_out = without_room(settings, names)
+        for name, why in left_out.items():
+            print(f"{name} is left out: {why}")
+        names = [name for name in names if name not in left_out]
     scene = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))[0]
     out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, CostReport] = {}
@@ -76,7 +82,8 @@ def costs(
 def divergences(
     out: Annotated[Path, typer.Option(help="Folder for divergences_PAIR_PRECISION.json.")] = Path("runs/divergences"),
     precision: Annotated[
-        list[str] | None, typer.Option(help="float32, bfloat16 or nf4; may be repeated, the last two when left out.")
+        list[str] | None,
+        typer.Option(help="float32, bfloat16, int8 or nf4; may be repeated; bfloat16 and nf4 when left out."),
     ] = None,
     dataset: Dataset = "streets",
     split: Split = "test",
@@ -189,7 +196,7 @@ def divergence_table(report: "Divergences", target: "Model") -> str:
 def _precisions(given: list[str] | None, default: tuple[str, ...]) -> list[str]:
     names = given or list(default)
     if unknown := [name for name in names if name not in PRECISIONS]:
-        raise ValueError(f"--precision: expected float32, bfloat16 or nf4, found {unknown[0]!r}")
+        raise ValueError(f"--precision: expected {', '.join(PRECISIONS)}, found {unknown[0]!r}")
     return names
 
 
@@ -201,4 +208,6 @@ def _load(settings: "PairSettings", precision: str) -> "Models":
 
     if precision == "nf4":
         return load_pair(replace(settings, quantization="nf4", dtype="bfloat16"))
+    if precision == "int8":
+        return load_pair(replace(settings, quantization="int8", dtype="float16"))
     return load_pair(replace(settings, quantization=None, dtype=precision))

@@ -14,7 +14,7 @@ import torch
 from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
 from egptlib.measuring._hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs
-from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, synchronize
+from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, stored_bytes, synchronize
 
 IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
 PART_REPEATS = 40
@@ -163,8 +163,8 @@ class _Bench:
     @property
     def weights_read(self) -> int:
         """Bytes of the weights that a step goes through: all layers and the lm head."""
-        layers = self.model.language_model.layers.parameters()  # type: ignore[union-attr]
-        return sum(weight.nbytes for weight in layers) + self.model.lm_head.weight.nbytes
+        layers: Any = self.model.language_model.layers
+        return stored_bytes(layers, self.model.lm_head)
 
     def memory(self, answer_tokens: int) -> dict[str, float]:
         """MiB of weights and of the most that an answer needs beside them, KiB of keys and values a position."""
@@ -173,7 +173,7 @@ class _Bench:
             self.model.decode_greedy(self.model.start(self.scene, self.question), answer_tokens)
 
         return {
-            "weights (MiB)": self.model.module.get_memory_footprint(return_buffers=False) / 2**20,
+            "weights (MiB)": stored_bytes(self.model.module) / 2**20,
             "peak beside them (MiB)": peak_bytes(answer, self.model.device) / 2**20,
             "cache a position (KiB)": self._cache_bytes / 1024,
         }

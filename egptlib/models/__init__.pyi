@@ -2,6 +2,7 @@ from ._batch import BatchReader as BatchReader
 from ._batch import Prompts as Prompts
 from ._batch import Reading as Reading
 from ._describe import describe_pair as describe_pair
+from ._describe import device_name as device_name
 from ._device import usable_device as usable_device
 from ._event_model import EventModel as EventModel
 from ._eventgpt import EVENT_PLACEHOLDER as EVENT_PLACEHOLDER
@@ -22,6 +23,7 @@ from ._load import load_pair as load_pair
 from ._memory import MemoryPlan as MemoryPlan
 from ._memory import plan_memory as plan_memory
 from ._memory import published_configs as published_configs
+from ._memory import stored_bytes as stored_bytes
 from ._open import check_against_generate as check_against_generate
 from ._open import frame_sampling as frame_sampling
 from ._open import open_model as open_model
@@ -30,6 +32,7 @@ from ._pair_file import PairSettings as PairSettings
 from ._pair_file import pair_settings as pair_settings
 from ._peak import peak_bytes as peak_bytes
 from ._preprocess import Preprocessor as Preprocessor
+from ._room import without_room as without_room
 from ._rows import check_rows as check_rows
 from ._single import SingleReader as SingleReader
 from ._single import reader_for as reader_for

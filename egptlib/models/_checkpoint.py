@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.utils import logging
@@ -41,6 +42,30 @@ def checkpoint_folder(name: str | Path, patterns: list[str] | None = None) -> Pa
         raise ValueError(f"{name}: no such folder, and no such model on the hub ({reason})") from None
 
 
+def check_files(folder: Path) -> None:
+    """See that the files of a checkpoint are whole, from their headers.
+
+    Raises:
+        ValueError: one is cut, or stands for one that git-lfs has not fetched; it is named.
+    """
+    for path in sorted(path for path in folder.glob("*.*") if path.is_file()):
+        with open(path, "rb") as file:
+            begins = file.read(64)
+        if begins.startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path}: a pointer of git-lfs in place of the file; `git lfs pull` fetches it")
+        damaged = ""
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except SafetensorError as error:
+                damaged = str(error)
+        elif path.suffix == ".bin" and begins.startswith(b"PK") and not is_zipfile(path):
+            damaged = "its end is missing"
+        if damaged:
+            raise ValueError(f"{path}: damaged or cut weights, {path.stat().st_size:,} bytes ({damaged})")
+
+
 def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON file of a checkpoint folder. Raises ValueError where there is none or it is no JSON object."""
     path = Path(folder, name)
@@ -58,6 +83,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     says is told by a warning (`tell_other_ids`).
     """
     folder = Path(folder)
+    check_files(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # AutoTokenizer looks into config.json and warns about model types it does not know
     try:
@@ -115,13 +141,14 @@ def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | P
     A checkpoint that was saved quantized opens in its own precision, whatever the arguments' dtype.
 
     Raises:
-        ValueError: weights are missing, unexpected or of another shape (the message names them), unreadable, or saved
-            in another precision than asked for.
+        ValueError: weights are missing, unexpected or of another shape (the message names them), cut or unreadable, or
+            saved in another precision than asked for.
     """
     try:
         kwargs = fitted_options(read_config(folder), kwargs)
     except ValueError as error:
         raise ValueError(f"{folder}/config.json: {error}") from None
+    check_files(Path(folder))
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # its report of the same keys would come on top of the error below
     if sum(file.stat().st_size for file in Path(folder).glob("*.*")) < SIZE_WORTH_A_BAR:

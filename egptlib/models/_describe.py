@@ -20,13 +20,15 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
     packages = ("torch", "transformers")
     return {
         "pair": pair.name,
-        "device": _device(pair.target.device),
+        "device": device_name(pair.target.device),
         "precision": _precision(pair),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
     }
 
 
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device | str) -> str:
+    """A device as reports call it: a GPU by its model, a CPU by the threads that torch has."""
+    device = torch.device(device)
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type

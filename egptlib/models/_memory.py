@@ -156,6 +156,25 @@ REPORTED: tuple[tuple[str, str | None, str, float], ...] = (
 )
 
 
+def stored_bytes(*modules: nn.Module) -> int:
+    """Bytes that weights take as they are loaded, bitsandbytes' scales and tables among them.
+
+    A shared weight counts once in each module.
+    """
+    total = 0
+    for module in modules:
+        total += sum(parameter.nbytes for parameter in module.parameters())
+        for layer in module.modules():
+            state: Any = getattr(getattr(layer, "weight", None), "quant_state", None)  # 4 bit
+            for scales in (state, getattr(state, "state2", None)):
+                tensors = (getattr(scales, name, None) for name in ("absmax", "code", "offset"))
+                total += sum(tensor.nbytes for tensor in tensors if tensor is not None)
+            rows: Any = getattr(getattr(layer, "weight", None), "SCB", None)  # 8 bit; the first pass moves it
+            rows = getattr(getattr(layer, "state", None), "SCB", None) if rows is None else rows
+            total += 0 if rows is None else rows.nbytes
+    return total
+
+
 def plan_memory(
     configs: Mapping[str, Any] | None = None,
     lengths: Sequence[int] = (512, 1024, 2048, 4096),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import torch
@@ -9,10 +10,15 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from egptlib.models._nf4 import quantize_fast
+
 Quantization = Literal["nf4", "int8"] | None
 
 # The projectors are 0.5 % of the weights and every visual token goes through them; lm_head decides ties between tokens.
 UNQUANTIZED = ("lm_head", "visual_projector", "feature_adaptor", "model.multi_modal_projector")
+
+# On a CPU with AVX512-BF16 it warns at each start that a kernel of the hub is not there; its own serves as well.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels-community" not in str(record.msg))
 
 NF4_BLOCK, NF4_SCALE_BLOCK = 64, 256  # weights per scale, and scales per second-level scale (bitsandbytes' own sizes)
 
@@ -39,6 +45,7 @@ def loading_options(
     dtype = dtype or torch.bfloat16
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": torch.device(device)}}
     if quantization == "nf4":
+        quantize_fast()
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

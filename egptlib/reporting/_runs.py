@@ -202,12 +202,12 @@ def open_run(out: str, notebook: str) -> Run:
     folder = Path(out).expanduser().resolve() if out else default_root() / "interactive" / _checked(notebook)
     folder.mkdir(parents=True, exist_ok=True)
     apply_style()
-    write_json(folder / "environment.json", describe_environment())  # here, where torch is imported anyway
+    write_json(folder / "environment.json", describe_environment())
     return Run(folder, notebook, folder.parent / "shared")
 
 
-def describe_environment() -> dict[str, Any]:
-    """Return what a figure depends on besides its parameters: revision, versions, machine."""
+def describe_environment(*devices: str) -> dict[str, Any]:
+    """Return what a figure depends on besides its parameters: revision, versions, machine, and the devices that ran."""
     packages = ("torch", "transformers", "bitsandbytes", "numpy")
     return {
         "egptlib": egptlib.__version__,
@@ -215,7 +215,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in packages},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "device": _device(),
+        "device": " and ".join(dict.fromkeys(devices)) or "cpu",
     }
 
 
@@ -372,12 +372,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
 
 
 def _revision() -> str | None:

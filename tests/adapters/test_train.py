@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.multiprocessing.spawn import spawn
 
 from egptlib._sealed import read_sealed
@@ -233,6 +235,22 @@ def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_p
     with pytest.raises(ValueError, match="was started with"):
         train_adapter(create_adapter("L1", HIDDEN, **SMALL), states, tmp_path / "whole", FitSettings(epochs=4))
     assert new_run_folder(tmp_path, "L1") != new_run_folder(tmp_path, "L1")
+
+
+def test_training_stays_on_its_device_whatever_the_accelerator_took(
+    states: HiddenStates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for `cuda:1` while the accelerator sits on `cuda:0`, or on the CPU from an earlier training."""
+    assert Accelerator(cpu=True).device.type == "cpu"
+    settings = FitSettings(epochs=1, batch_size=8)
+    for number, device in enumerate(("cpu", "meta")):
+        state = AcceleratorState()
+        monkeypatch.setattr(state, "device", torch.device(device))
+        adapter: Any = create_adapter("L1", hidden_size=HIDDEN, **SMALL)
+        before = adapter.state_dict()[next(iter(adapter.state_dict()))].clone()
+        train_adapter(adapter, states, tmp_path / str(number), settings)
+        after = adapter.state_dict()[next(iter(adapter.state_dict()))]
+        assert after.device.type == "cpu" and not torch.equal(before, after)
 
 
 def test_a_level_becomes_a_row(states: HiddenStates, tmp_path: Path) -> None:

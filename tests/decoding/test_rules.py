@@ -22,7 +22,9 @@ from egptlib.decoding import (
     shared_vocabulary,
     speculative_generate,
 )
+from egptlib.hidden_states._samples import figures
 from egptlib.metrics import Costs
+from egptlib.models import confidences
 
 from .conftest import TextModel, plain
 
@@ -166,3 +168,34 @@ def test_drafts_end_where_the_drafter_is_unsure() -> None:
         FixedLength(-1)
     with pytest.raises(ValueError, match="min_confidence"):
         FixedLength(1, 1.5)
+
+
+def test_figures_of_16_bit_logits_have_more_than_8_bits() -> None:
+    """Overlap, entropy, confidence and the probabilities that are drawn from, against float64 of the same logits."""
+    wide = torch.randn(2, 40, 50, generator=torch.Generator().manual_seed(2)) * 4
+    for dtype in (torch.bfloat16, torch.float16):
+        drafter, target = wide.to(dtype)
+        q, p = drafter.double().softmax(-1), target.double().softmax(-1)
+        found = figures(drafter, target)
+        expected = {
+            "overlap": torch.minimum(p, q).sum(-1),
+            "drafter_confidence": q.amax(-1),
+            "target_entropy": torch.special.entr(p).sum(-1),
+        }
+        for name, figure in expected.items():
+            torch.testing.assert_close(found[name].double(), figure, atol=2e-6, rtol=2e-6)
+        sampled = Sampling(0.7).probabilities(target)
+        torch.testing.assert_close(sampled.double(), (target.double() / 0.7).softmax(-1), atol=2e-6, rtol=2e-5)
+        tokens = drafter.argmax(-1)
+        named = torch.tensor(confidences(drafter, tokens.tolist())).double()
+        torch.testing.assert_close(named, q.gather(1, tokens[:, None])[:, 0], atol=2e-6, rtol=2e-6)
+        draft = Draft(tokens.tolist(), logits=drafter)
+        middle = (p + q) / 2
+        apart = [torch.special.entr(x).sum(-1) for x in (middle, p, q)]
+        apart_by = apart[0] - (apart[1] + apart[2]) / 2
+        level = float(apart_by.sort().values[19:21].mean())
+        kept = Fuzzy(level).passes(draft, target, torch.empty(0))
+        assert kept.tolist() == (apart_by <= level).tolist()
+        sure = p.gather(1, tokens[:, None])[:, 0]
+        bound = (0.3 * (-apart[1]).exp()).clamp_max(0.09)
+        assert Typical().passes(draft, target, torch.empty(0)).tolist() == (sure > bound).tolist()

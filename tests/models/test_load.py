@@ -1,6 +1,7 @@
 """Opening a pair."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -65,3 +66,32 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         load_pair("mini", drafter=tmp_path)
     with pytest.raises(ValueError, match="quantization: expected 'nf4' or 'int8', found 'int4'"):
         load_pair("large", drafter=tmp_path, target=tmp_path, quantization="int4")  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_not_whole_is_named(event_checkpoint: Path, video_checkpoint: Path, tmp_path: Path) -> None:
+    """Shards of a download that was cut, and what git-lfs leaves where it was not installed."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1\n"
+    folder = Path(shutil.copytree(event_checkpoint, tmp_path / "sharded"))
+    EventGPT.from_pretrained(event_checkpoint).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    whole = shards[1].read_bytes()
+    for content, why in ((whole[:-5], "damaged or cut weights"), (b"", "damaged or cut weights"), (pointer, "git-lfs")):
+        shards[1].write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(shards[1]))}: .*{why}"):
+            load_pair("mini", drafter=folder, target=video_checkpoint)
+    shards[1].write_bytes(whole)
+    for name, content, why in (
+        ("tokenizer.json", pointer, "git-lfs"),
+        ("pytorch_model.bin", b"PK\3\4 and no end", "cut"),
+    ):
+        before = (folder / name).read_bytes() if (folder / name).exists() else None
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(folder / name))}: .*{why}"):
+            load_pair("mini", drafter=folder, target=video_checkpoint)
+        if before is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(before)
+    load_pair("mini", drafter=folder, target=video_checkpoint)

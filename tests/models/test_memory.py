@@ -7,9 +7,17 @@ import bitsandbytes
 import pytest
 import torch
 from torch import nn
-from transformers import VideoLlavaForConditionalGeneration
+from transformers import LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from egptlib.models import EventGPT, load_video_llava, plan_memory
+from egptlib.models import (
+    EventGPT,
+    EventGPTConfig,
+    PairSettings,
+    load_video_llava,
+    plan_memory,
+    stored_bytes,
+    without_room,
+)
 from egptlib.models._memory import PRECISIONS
 from egptlib.models._quantization import loading_options
 
@@ -23,7 +31,7 @@ def plan() -> Any:
     return plan_memory()
 
 
-def stored_bytes(module: nn.Module) -> int:
+def counted_bytes(module: nn.Module) -> int:
     """What a loaded model's weights take, quantization state included."""
     total = 0
     for layer in module.modules():
@@ -89,7 +97,7 @@ def test_the_plan_equals_what_is_loaded(event_checkpoint: Path, video_checkpoint
         "Video-LLaVA": load_video_llava(video_checkpoint, **options),
     }
     for name, module in loaded.items():
-        assert plan.weight_bytes(precision, name) == stored_bytes(module)
+        assert plan.weight_bytes(precision, name) == counted_bytes(module) == stored_bytes(module)
 
 
 def test_the_cache_equals_what_is_stored(plan: Any) -> None:
@@ -115,3 +123,42 @@ def test_nothing_is_allocated() -> None:
         module = VideoLlavaForConditionalGeneration(video_config())
     count = sum(p.numel() for p in module.parameters())
     assert plan_memory({"tiny": video_config()}).parameters() == count
+
+
+@pytest.fixture(scope="module")
+def unpublished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of both 7B models' configs, without weights."""
+    folder = tmp_path_factory.mktemp("configs")
+    EventGPTConfig().save_pretrained(folder / "drafter")
+    text = LlamaConfig(vocab_size=32064)
+    VideoLlavaConfig(text_config=text).save_pretrained(folder / "target")
+    return {side: str(folder / side) for side in ("drafter", "target")}
+
+
+@pytest.mark.parametrize(
+    ("devices", "gib", "refused"),
+    [
+        (("cuda", None), 24, {"float32", "bfloat16"}),
+        (("cuda", "cuda:1"), 24, {"float32"}),
+        (("cpu", None), 140, set()),
+        (("cuda", "cpu"), 5, set(PRECISIONS[:3])),
+    ],
+)
+def test_precisions_fit_the_devices(
+    devices: tuple[str, str | None], gib: int, refused: set[str], unpublished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egptlib.models._room.usable_device", torch.device)
+    monkeypatch.setattr("egptlib.models._room.device_bytes", lambda device: gib * 2**30)
+    pair = PairSettings("7b", **unpublished, device=devices[0], target_device=devices[1])
+    found = without_room(pair, PRECISIONS[:4])
+    assert set(found) == refused
+    if devices == ("cuda", None):
+        assert found["bfloat16"] == "needs 29.6 GiB of cuda, which has 24.0"
+
+
+def test_weights_saved_quantized_fit_in_their_own_precision_alone(unpublished: Any, tmp_path: Path) -> None:
+    config: Any = VideoLlavaConfig(text_config=LlamaConfig(vocab_size=32064))
+    config.quantization_config = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "quant_method": "bitsandbytes"}
+    config.save_pretrained(tmp_path)
+    found = without_room(PairSettings("7b", unpublished["drafter"], str(tmp_path)), ["bfloat16", "int8"])
+    assert found == dict.fromkeys(["bfloat16", "int8"], "target is saved as nf4")

@@ -1,6 +1,8 @@
 """4-bit and 8-bit loading on the CPU: what is quantized, how many bytes, and what comes out."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from egptlib.models import EventGPT, Inputs, describe_pair, fingerprint, load_pair, load_video_llava
+from egptlib.models._nf4 import quantize_4bit
 from egptlib.models._quantization import UNQUANTIZED, is_quantized, loading_options, quantized_bytes
 
 from .conftest import event_config, loud
@@ -221,3 +224,27 @@ def test_which_layers_are_quantized() -> None:
     assert kept == KEPT
     assert not is_quantized("model.norm", nn.LayerNorm(3))
     assert "lm_head" in UNQUANTIZED
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 100), (3, 33), (8, 17)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_each_weight_becomes_the_nearest_code_of_its_block(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Our kernel for CPUs, by brute force. That its bytes are bitsandbytes' own is checked by benchmarks/nf4.py."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    packed, largest = quantize_4bit(weight, 64, "nf4", torch.uint8)
+    code = bnb.functional.get_4bit_type("nf4", device="cpu").double()
+    for number, block in enumerate(weight.flatten().double().split(64)):
+        assert largest[number] == block.abs().max()
+        nearest = (block[:, None] / block.abs().max() - code).abs().argmin(dim=1)
+        found = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[64 * number :][: len(block)]
+        assert found.tolist() == nearest.tolist()
+
+
+def test_bitsandbytes_takes_our_kernel_and_says_nothing_of_a_hub() -> None:
+    """Its warning says that a kernel of the hub is missing; nothing is fetched here, and its own serves as well."""
+    code = (
+        "import torch; from egptlib.models._quantization import loading_options; loading_options('nf4')\n"
+        "print(torch._C._dispatch_has_kernel_for_dispatch_key('bitsandbytes::quantize_4bit', 'CPU'))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout.strip(), ran.stderr) == ("True", "")
