@@ -267,7 +267,7 @@ def test_damaged_and_malicious_weights_are_refused(checkpoint: Path, tmp_path: P
 
     with open(checkpoint / "model.safetensors", "r+b") as file:
         file.truncate(5000)
-    with pytest.raises(ValueError, match="model.safetensors: damaged or cut weights"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged or cut weights"):
         EventGPT.from_pretrained(checkpoint)
     (checkpoint / "model.safetensors").unlink()
     torch.save({"lm_head.weight": Evil()}, checkpoint / "pytorch_model.bin")
