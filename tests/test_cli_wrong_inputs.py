@@ -45,6 +45,7 @@ NEEDED = {
     "convert": "{states} {out}",
     "cut-dsec": "{dataset} --out {out}",
     "evaluate": "{states}",
+    "explain": "{log}",
     "extract": "--out {out} --dataset {dataset}",
     "findings": "--recorded {runs} --out {out}",
     "fit-costs": "{trace} --method m --out {out}",
@@ -90,12 +91,13 @@ READ = {
     "costs": "predict --costs",
     "runs": "paper runs, report runs, runs compare --root, runs star --root",
     "list": "runs list root",
+    "log": "explain log, explain --baseline",
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair",
     "folder": "findings --recorded",
     "name": "runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, train level, "
-    "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
+    "explain --method, run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
     "benchmark costs --precision, benchmark divergences --precision, train --device, extract --cluster, "
     "sweep --cluster",
 }
@@ -105,7 +107,7 @@ FREE = (
     "benchmark costs --split, benchmark divergences --split, extract --split, plan-extraction --split, "
     "make-data --split, train --dataset, train --pair, findings --tokenizer, findings --legacy-l4"
 )
-WRITTEN = ("out", "work", "new", "run")
+WRITTEN = ("out", "work", "new", "run", "figure")
 
 _FILES = ("missing", "empty", "folder", "bytes")
 _JSON = (*_FILES, "deep.json", "list.json", "nan.json")
@@ -122,6 +124,7 @@ WRONG = {
     "trace": (*_FILES, "empty.parquet", "bytes.parquet"),
     "costs": _JSON,
     "runs": ("missing", "empty", "folder", "bytes"),
+    "log": _JSON,
     "list": ("missing", "empty", "bytes"),  # an empty folder has an empty list
     "checkout": ("missing", "empty", "folder", "bytes"),
     "grid": (*_FILES, "deep.json", "list.json", "huge.yaml", "nan.yaml", "date.yaml"),
@@ -145,6 +148,7 @@ class World:
         write_trace(folder / "states", out=folder / "trace")
         Costs(1.0, 0.5, verify={1: 1.0, 8: 1.5}).save(folder / "costs")
         (folder / "recorded").write_text("{}")
+        (folder / "log").write_text('{"runs": [{"tokens_per_pass": 2.0, "speedup": 1.5, "gamma": 3}]}')
         self._events("events", 50)
         for name in ("first", "second"):
             status = {"state": "done", "notebook": "01_toy", "seconds": 1.0, "started": "2026"}

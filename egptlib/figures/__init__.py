@@ -49,6 +49,7 @@ from egptlib.figures._tokens import (
     token_training_figure,
     word_kinds_figure,
 )
+from egptlib.figures._waterfall import waterfall_figure
 
 __all__ = [
     "DOUBLE_COLUMN",
@@ -100,5 +101,6 @@ __all__ = [
     "tokens_figure",
     "training_figure",
     "verify_cost_figure",
+    "waterfall_figure",
     "word_kinds_figure",
 ]

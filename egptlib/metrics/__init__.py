@@ -12,6 +12,7 @@ from egptlib.metrics._cost_model import CostModel, Prediction, Tag
 from egptlib.metrics._costs import Costs
 from egptlib.metrics._fit_costs import TimedEvent, fit_costs, least_squares
 from egptlib.metrics._formulas import (
+    acceptance_rate,
     expected_tokens,
     leviathan_speedup,
     prefill_hiding_seconds,
@@ -22,6 +23,7 @@ from egptlib.metrics._replay import Replay, expected_accepted, replay
 from egptlib.metrics._replay_cascade import CascadeReplay, agreement_ahead, replay_cascade
 from egptlib.metrics._replay_policy import DraftLength, replay_policy
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
+from egptlib.metrics._waterfall import Factor, RunTotals, Waterfall, explain, fit_draft_cost
 
 __all__ = [
     "AcceptanceAccumulator",
@@ -30,12 +32,16 @@ __all__ = [
     "Costs",
     "DraftLength",
     "Estimate",
+    "Factor",
     "Prediction",
     "Rejections",
     "Replay",
+    "RunTotals",
     "Tag",
     "TimedEvent",
+    "Waterfall",
     "acceptance_metrics",
+    "acceptance_rate",
     "agreement_ahead",
     "bin_names",
     "binned",
@@ -44,7 +50,9 @@ __all__ = [
     "exact_against_proxy",
     "expected_accepted",
     "expected_tokens",
+    "explain",
     "fit_costs",
+    "fit_draft_cost",
     "least_squares",
     "leviathan_speedup",
     "masked_cosine",

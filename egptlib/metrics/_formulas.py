@@ -14,6 +14,15 @@ def expected_tokens(alpha: float, gamma: int) -> float:
     return gamma + 1.0 if alpha == 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
 
 
+def acceptance_rate(tokens_per_pass: float, gamma: int) -> float:
+    """Return the alpha at which `expected_tokens` gives so many, by halving; at most 1."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        alpha = (low + high) / 2
+        low, high = (alpha, high) if expected_tokens(alpha, gamma) < tokens_per_pass else (low, alpha)
+    return high
+
+
 def leviathan_speedup(alpha: float, gamma: int, c: float) -> float:
     """Expected speedup where checking gamma + 1 tokens costs one step (Leviathan et al. 2023, theorem 3.8).
 

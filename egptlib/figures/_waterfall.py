@@ -1,0 +1,48 @@
+"""Figure of where a speedup went: a bar for what it begins with, one a factor, one for what was measured."""
+
+from typing import TYPE_CHECKING, Any
+
+from egptlib.figures._basic import _new_figure, _styled
+from egptlib.figures._style import DRAFTER_COLOR, NEUTRAL_COLOR, SINGLE_COLUMN, TARGET_COLOR
+
+if TYPE_CHECKING:  # metrics loads torch, which no figure needs
+    from matplotlib.figure import Figure
+
+    from egptlib.metrics import Waterfall
+
+
+@_styled
+def waterfall_figure(waterfall: "Waterfall") -> "Figure":
+    """From the first speedup to the measured one, factor by factor, on a logarithmic axis; fits a paper's column.
+
+    A hatched bar is estimated. Factors multiply, so equal lengths are equal factors.
+    """
+    figure = _new_figure(SINGLE_COLUMN, 0.75 + 0.3 * (len(waterfall.factors) + 2))
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.grid(visible=False, axis="y")
+    levels = [waterfall.start]
+    for factor in waterfall.factors:
+        levels.append(levels[-1] * factor.value)
+    base = 0.8 * min(1.0, *levels)
+    rows = [(waterfall.start_name, base, levels[0], NEUTRAL_COLOR, None, f"{levels[0]:.2f}x")]
+    for factor, before, after in zip(waterfall.factors, levels, levels[1:]):
+        color = TARGET_COLOR if factor.value >= 1 else DRAFTER_COLOR
+        hatch = "////" if factor.kind == "estimated" else None
+        rows.append((factor.name, *sorted((before, after)), color, hatch, f"×{factor.value:.2f}"))
+    rows.append(("measured", base, waterfall.measured, NEUTRAL_COLOR, None, f"{waterfall.measured:.2f}x"))
+    beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+    for place, (_, left, right, color, hatch, told) in enumerate(rows):
+        axes.barh(place, right - left, 0.62, left=left, color=color, hatch=hatch, edgecolor="white", linewidth=0)
+        axes.annotate(told, (right, place), **beside)
+    axes.axvline(1, color="black", linewidth=0.7)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(base, 1.5 * max(levels))
+    ticks = [
+        tick for tick in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 12, 16) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]
+    ]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("speedup over plain decoding")
+    return figure

@@ -1,0 +1,76 @@
+"""Benchmarks that write one JSON a question: Spec-Bench (ACL Findings 2024) and MMSpec (2603.14989).
+
+Spec-Bench counts the target's own token in `accept_lengths`, MMSpec's `acceptance_length` does not; so passes are
+counted, and tokens a pass are `new_tokens` over passes in both. Spec-Bench's own script divides means of single ratios
+and counts the baseline's tokens with a tokenizer anew; here sums are divided.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from egptlib.metrics import RunTotals
+from egptlib.recorded._logs_fields import number, numbers
+from egptlib.traces import TraceRow
+
+_NOTES = ("reading the prompt is inside every wall time: what decoding alone gives cannot be told",)
+
+
+def read_answers(
+    path: Path, records: Sequence[dict[str, Any]]
+) -> tuple[list[RunTotals], list[TraceRow], tuple[str, ...]]:
+    """Return the totals of a file of answers, one row a question (its first choice), and notes."""
+    rows, passes, tokens, seconds, drafting = [], 0.0, 0.0, 0.0, 0.0
+    method = str(records[0].get("model_id", path.stem))
+    for place, record in enumerate(records):
+        where = f"answer {place}"
+        choices = record.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise ValueError(f"{path}: {where}: 'choices' is {choices!r}; expected a list of objects")
+        first = choices[0]
+        new, wall = numbers(path, where, first, "new_tokens"), numbers(path, where, first, "wall_time")
+        if not new or len(new) != len(wall):
+            raise ValueError(f"{path}: {where}: {len(new)} 'new_tokens' and {len(wall)} 'wall_time'; expected as many")
+        lengths = _passes(path, where, first, new)
+        tokens, seconds, passes = tokens + sum(new), seconds + sum(wall), passes + lengths
+        drafting += sum(numbers(path, where, first, "draft_time")) if "draft_time" in first else 0.0
+        rows.append(
+            TraceRow(
+                str(record.get("question_id", record.get("id", place))),
+                str(record.get("category", "")),
+                num_tokens=round(sum(new)),
+                method=method,
+                tag="measured (sequential)",
+                total_seconds=sum(wall),
+            )
+        )
+    tau = tokens / passes
+    draft = drafting / passes if drafting and tau > 1 else None
+    totals = RunTotals(tokens, seconds, method, tokens_per_pass=max(tau, 1.0), draft_seconds=draft)
+    return [totals], rows, _NOTES
+
+
+def _passes(path: Path, where: str, choice: dict[str, Any], new: Sequence[float]) -> float:
+    """Target passes of an answer: lengths that were kept one by one, steps that were counted, else a token each."""
+    if "accept_lengths" in choice:  # Spec-Bench, all turns in one list
+        return float(len(numbers(path, where, choice, "accept_lengths")))
+    if "acceptance_length" in choice:  # MMSpec, a list (or a mean) a turn
+        lengths = choice["acceptance_length"]
+        if isinstance(lengths, list) and all(isinstance(turn, list) for turn in lengths):
+            return float(sum(len(turn) for turn in lengths))
+        return float(sum(numbers(path, where, choice, "idxs")))
+    return float(sum(new))
+
+
+def read_pairs(path: Path, records: Sequence[dict[str, Any]]) -> list[RunTotals]:
+    """Return the totals of `results.jsonl` of MMSpec, which times plain decoding beside each speculative answer."""
+    kept = [(place, record) for place, record in enumerate(records) if "error" not in record]
+    if not kept:
+        raise ValueError(f"{path}: every line is an error")
+    sums: dict[str, float] = {
+        name: sum(number(path, f"line {place}", record, name) for place, record in kept)
+        for name in ("naive_time", "spec_time", "naive_step_count", "spec_iteration_count", "generated_token_count")
+    }
+    tau = sums["generated_token_count"] / sums["spec_iteration_count"]
+    plain = RunTotals(sums["naive_step_count"], sums["naive_time"], "plain", tokens_per_pass=1.0)
+    return [plain, RunTotals(sums["generated_token_count"], sums["spec_time"], path.stem, tokens_per_pass=tau)]
