@@ -25,11 +25,13 @@ def waterfall_figure(waterfall: "Waterfall") -> "Figure":
     for factor in waterfall.factors:
         levels.append(levels[-1] * factor.value)
     base = 0.8 * min(1.0, *levels)
-    rows = [(waterfall.start_name, base, levels[0], NEUTRAL_COLOR, None, f"{levels[0]:.2f}x")]
+    rows: list[tuple[str, float, float, str, str | None, str]] = [
+        (waterfall.start_name, base, levels[0], NEUTRAL_COLOR, None, f"{levels[0]:.2f}x")
+    ]
     for factor, before, after in zip(waterfall.factors, levels, levels[1:]):
         color = TARGET_COLOR if factor.value >= 1 else DRAFTER_COLOR
         hatch = "////" if factor.kind == "estimated" else None
-        rows.append((factor.name, *sorted((before, after)), color, hatch, f"×{factor.value:.2f}"))
+        rows.append((factor.name, min(before, after), max(before, after), color, hatch, f"×{factor.value:.2f}"))
     rows.append(("measured", base, waterfall.measured, NEUTRAL_COLOR, None, f"{waterfall.measured:.2f}x"))
     beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
     for place, (_, left, right, color, hatch, told) in enumerate(rows):
