@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from egptlib.adapters._layers import Layer
 from egptlib.adapters._levels import AttentionAdapter, Head
+from egptlib.models import tree_depths, tree_mask
 
 
 class CachedLayers:
@@ -31,10 +32,11 @@ class CachedLayers:
             self._past = [(k[:, :length], v[:, :length]) for k, v in self._past]
             self.length = length
 
-    def __call__(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-        """Read more rows."""
+    def __call__(self, x: Float[Tensor, "rows hidden"], sees: Tensor | None = None) -> Float[Tensor, "rows hidden"]:
+        """Read more rows; `sees` [rows, length + rows] is added to the scores, None is causal."""
         n, past = len(x), self.length
-        sees = None if n == 1 else torch.ones(n, past + n, dtype=torch.bool, device=x.device).tril(past)
+        if sees is None and n > 1:
+            sees = torch.ones(n, past + n, dtype=torch.bool, device=x.device).tril(past)
         now = []
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(layer.attn_norm(x)).view(n, 3, layer.num_heads, -1)
@@ -90,6 +92,7 @@ class HeadRun:
     def __init__(self, head: Head):
         self.head, self.cache, self.length = head, CachedLayers(head.layers), 0
         self._fed = torch.empty(0)
+        self._tree, self._fed_by_node = list[int](), list[Tensor]()
 
     def crop(self, length: int) -> None:
         """Forget the known rows from `length` on."""
@@ -103,6 +106,7 @@ class HeadRun:
             ValueError: more positions than the head has learned.
         """
         self.cache.crop(self.length)
+        self._tree, self._fed_by_node = [], []
         state = self._run(given, None)
         self.length = self.cache.length
         return state
@@ -115,6 +119,23 @@ class HeadRun:
                 while drafting (tokens, the drafter's state); the rest may be empty.
         """
         return self._run(given, self._fed)
+
+    def branch(self, parents: Sequence[int], *given: Tensor) -> Float[Tensor, "nodes hidden"]:
+        """The states predicted behind nodes of a tree, from what the head predicted at their parents.
+
+        Args:
+            parents: of these nodes, numbered as they come since the last `read`; -1: the last known row.
+            given: the nodes' rows, [n, ...] each, as in `go_on`.
+        """
+        self._tree += parents
+        fed = torch.stack([self._fed_by_node[node] if node >= 0 else self._fed[0, -1] for node in parents])
+        start, x = self.head._enter([rows[None] for rows in given], 0, fed[None])
+        places = [self.length + depth for depth in tree_depths(self._tree)[-len(parents) :]]
+        mask = tree_mask(self.length, self._tree, len(parents)).to(x)
+        x = self.cache((x + self.head.positions[:, places])[0], mask)
+        states, fed = self.head._leave(start, x[None])
+        self._fed_by_node += fed[0]
+        return states[0]
 
     def _run(self, given: tuple[Tensor, ...], fed: Tensor | None) -> Tensor:
         # As at depth 0: the rows are the very ones meant, not to be moved.

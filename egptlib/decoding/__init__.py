@@ -40,6 +40,7 @@ from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
 from egptlib.decoding._session import SceneSession, ask_together
 from egptlib.decoding._stream import Streamed, stream
+from egptlib.decoding._trees import TreeDrafter, TreeShape
 from egptlib.models import Matching, Vocabulary, common_vocabulary, match_vocabularies, shared_vocabulary
 
 __all__ = [
@@ -78,6 +79,8 @@ __all__ = [
     "Stop",
     "Streamed",
     "TopK",
+    "TreeDrafter",
+    "TreeShape",
     "Typical",
     "Verdict",
     "Vocabulary",

@@ -13,6 +13,7 @@ from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._trees import TreeShape, grow
 from egptlib.models import Model, Pair, State, Vocabulary, common_prefix, confidences
 
 
@@ -39,6 +40,9 @@ class AdapterDrafter(ModelDrafter):
         draft = super().propose(answer, count, sampler, stop)
         draft.hidden = torch.stack(self._aligned) if self._aligned else None
         return draft
+
+    def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, sampler: Sampler) -> Draft:
+        raise ValueError(f"{self.name}: drafts chains alone, no trees")
 
     def next_logits(self) -> Tensor:
         if self._run is None:
@@ -114,10 +118,7 @@ class HeadDrafter(ModelDrafter):
         count = min(count, self.head.settings.max_positions - len(tokens))
         if count < 1 or not tokens:
             return draft
-        first = min(common_prefix(self._known, tokens), len(tokens) - 1)  # the anchor's row is always read
-        self._run.crop(first)
-        state = self._run.read(*self._rows(tokens, first, ahead=False))
-        self._known = list(tokens)
+        state = self._behind(tokens)
         states, logits, probabilities = list[Tensor](), list[Tensor](), list[Tensor]()
         while True:
             states.append(state.to(self.lm_head.weight.dtype))
@@ -137,6 +138,33 @@ class HeadDrafter(ModelDrafter):
         draft.logits, draft.hidden = torch.stack(logits), torch.stack(states)
         draft.probabilities = torch.stack(probabilities) if probabilities else None
         return draft
+
+    @torch.no_grad()
+    def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, sampler: Sampler) -> Draft:
+        if self.head.drafter_along:
+            raise ValueError(f"{self.name}: the drafter reads along with it: drafts chains alone, no trees")
+        tokens = list(answer)
+        depth = min(depth, self.head.settings.max_positions - len(tokens))
+        if depth < 1 or not tokens:
+            return Draft()
+
+        def read(new: Sequence[int], parents: Sequence[int]) -> Tensor:
+            if "token_states" in self.head.inputs:
+                return self._logits(self._run.branch(parents, *self._rows(list(new), 0, ahead=True)))
+            # It does not look at tokens: what it predicts is one for a whole level.
+            return self._logits(self._run.go_on(*self._rows([], 0, ahead=True))).expand(len(new), -1)
+
+        return grow(self._logits(self._behind(tokens)), read, shape, depth, sampler, self.vocabulary.end_token_ids)
+
+    def _behind(self, tokens: list[int]) -> Tensor:
+        """The state predicted behind an answer, whose rows are read as far as they are new."""
+        first = min(common_prefix(self._known, tokens), len(tokens) - 1)  # the anchor's row is always read
+        self._run.crop(first)
+        self._known = list(tokens)
+        return self._run.read(*self._rows(tokens, first, ahead=False))
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return self.lm_head(states.to(self.lm_head.weight.dtype))
 
     def _rows(self, tokens: list[int], first: int, ahead: bool) -> list[Tensor]:
         """What the head takes at the places of `tokens` from `first` on, in the order of its `inputs`.

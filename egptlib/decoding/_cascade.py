@@ -12,6 +12,7 @@ from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._trees import TreeShape
 from egptlib.models import Model, Vocabulary, confidences
 
 
@@ -53,6 +54,9 @@ class CascadeDrafter(ModelDrafter):
         super().start(scene, question, recorder)
         self.drafter.start(scene, question, recorder)
         self.accepted = []
+
+    def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, sampler: Sampler) -> Draft:
+        raise ValueError(f"{self.name}: drafts chains alone, no trees")
 
     @torch.no_grad()
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:

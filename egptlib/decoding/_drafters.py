@@ -26,6 +26,8 @@ class Draft:
         probabilities: [n, V], what each token was drawn from, V the target's width. None: chosen with certainty.
         logits: [n, V] of the drafter, -inf where it has no such token; None where it has no logits.
         hidden: [n, H], states that stand for the target's, where the drafter makes some.
+        parents: of a tree (`TreeShape`): the node that each token follows, -1 for the answer, parents first;
+            `confidence` is then joint with all ancestors', and siblings were drawn without replacement. None: a chain.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -33,13 +35,15 @@ class Draft:
     probabilities: Tensor | None = None
     logits: Tensor | None = None
     hidden: Tensor | None = None
+    parents: list[int] | None = None
 
     def first(self, count: int) -> Draft:
-        """The draft cut to its first `count` tokens."""
-        if count >= len(self.tokens):
+        """The draft cut to its first `count` tokens; a tree as it is."""
+        if self.parents is not None or count >= len(self.tokens):
             return self
         tensors = (None if x is None else x[:count] for x in (self.probabilities, self.logits, self.hidden))
-        return Draft(self.tokens[:count], self.confidence[:count], *tensors)
+        probabilities, logits, hidden = tensors
+        return Draft(self.tokens[:count], self.confidence[:count], probabilities, logits, hidden)
 
 
 class Drafter(Protocol):

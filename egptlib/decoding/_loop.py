@@ -18,7 +18,8 @@ from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._rules import Lossless, Rule, Verdict
 from egptlib.decoding._sampling import Sampler, Sampling
-from egptlib.models import Matching, Model, State, common_prefix, match_vocabularies
+from egptlib.decoding._trees import TreeDrafter, TreeShape
+from egptlib.models import Matching, Model, State, check_trees, common_prefix, match_vocabularies
 
 
 def speculative_generate(
@@ -39,7 +40,7 @@ def speculative_generate(
     Args:
         target: the model whose answer it is.
         drafter: a model (see `as_drafter`), or anything that follows the `Drafter` protocol.
-        gamma: draft tokens per verification, or a policy (`DraftLength`).
+        gamma: draft tokens per verification, or a policy (`DraftLength`), or the shape of trees (`TreeShape`).
         max_new_tokens: the answer ends there, or with an end token of the target.
         sampling: None decodes greedily.
         generator: source of chance, on the CPU.
@@ -47,7 +48,8 @@ def speculative_generate(
         reader: the target's for this scene, with what earlier questions left (see `SceneSession`).
 
     Raises:
-        ValueError: a limit below 1, or a drafter without any of the target's tokens.
+        ValueError: a limit below 1, or a drafter without any of the target's tokens; trees where drafter, target or
+            rule knows chains alone.
 
     Example:
         >>> from egptlib import load_pair, open_scenes
@@ -106,6 +108,8 @@ def speculative_decode(
         raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
     length = FixedLength(gamma) if isinstance(gamma, int) else gamma
     rule, recorder, sampler = rule or Lossless(), recorder or Recorder(), Sampler(sampling, generator)
+    if isinstance(length, TreeShape):
+        check_trees_known(target, drafter, rule)
     prompt_length, tokens, rounds = state.length, list[int](), list[Round]()
     length.start()
     watch = drafter.watch if isinstance(drafter, WatchingDrafter) else None
@@ -119,7 +123,7 @@ def speculative_decode(
             break
         room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
         if tokens:
-            draft = propose(drafter, tokens, min(length.count(), room), sampler, length, recorder)
+            draft = propose(drafter, tokens, room, sampler, length, recorder)
         with recorder("target", "verify" if draft.tokens else "step", target.device) as info:
             verdict, hidden, layers = verify(target, state, tokens[-1:], draft, rule, sampler)
             gained, accepted = keep(verdict, draft, target.eos_token_ids)
@@ -151,15 +155,31 @@ def as_drafter(drafter: Drafter | Model, target: Model, matching: Matching = "to
 
 
 def propose(
-    drafter: Drafter, tokens: list[int], count: int, sampler: Sampler, length: DraftLength, recorder: Recorder
+    drafter: Drafter, tokens: list[int], room: int, sampler: Sampler, length: DraftLength, recorder: Recorder
 ) -> Draft:
-    """Ask the drafter for up to `count` tokens after `tokens`."""
+    """Ask the drafter for tokens after `tokens`, at most `room` of them on one path."""
+    count = min(length.count(), room)
     if count < 1:
         return Draft()
     with recorder("drafter", "draft", drafter.device) as info:
-        draft = drafter.propose(tokens, count, sampler, length.stop).first(count)
+        if isinstance(length, TreeShape):
+            assert isinstance(drafter, TreeDrafter)
+            draft = drafter.propose_tree(tokens, length, min(length.depth, room), sampler)
+        else:
+            draft = drafter.propose(tokens, count, sampler, length.stop).first(count)
         info.update(drafted=len(draft.tokens), tokens=list(draft.tokens))
+        if draft.parents is not None:
+            info["parents"] = list(draft.parents)
     return draft
+
+
+def check_trees_known(target: Model, drafter: Drafter, rule: Rule) -> None:
+    """Raises ValueError where one of them knows chains alone; it is named."""
+    if not isinstance(drafter, TreeDrafter):
+        raise ValueError(f"{drafter.name}: drafts chains alone, no trees")
+    if type(rule) is not Lossless:
+        raise ValueError(f"{rule.name}: this rule judges chains alone, no trees")
+    check_trees(target)
 
 
 def verify(
@@ -172,14 +192,23 @@ def verify(
             first draft token.
 
     Returns:
-        The rule's verdict, the last states [n + 1, H], and those after the layers asked for [n + 1, layers, H].
+        The rule's verdict, the last states [n + 1, H], and those after the layers asked for [n + 1, layers, H]. Of a
+        tree, whose other nodes are forgotten, those of the path that is kept.
     """
     before = None if unread else (state.logits, state.hidden[0, -1:], layer_states(state)[-1:])
-    step = target.step(torch.tensor([unread + draft.tokens], device=target.device), state)
+    parents = None
+    if draft.parents is not None:  # the unread token is the root
+        parents = [-1] * len(unread) + [parent + len(unread) for parent in draft.parents]
+    step = target.step(torch.tensor([unread + draft.tokens], device=target.device), state, parents)
     logits, hidden, layers = step.logits[0], step.hidden[0], layer_states(state)
     if before is not None:
         logits, hidden, layers = (torch.cat(rows) for rows in zip(before, (logits, hidden, layers), strict=True))
-    return rule(draft, logits, hidden, sampler), hidden, layers
+    verdict = rule(draft, logits, hidden, sampler)
+    if verdict.path is not None:
+        target.settle(state, [*range(len(unread)), *(len(unread) + node for node in verdict.path)])
+        rows = [0, *(node + 1 for node in verdict.path)]
+        hidden, layers = hidden[rows], layers[rows] if len(layers) else layers
+    return verdict, hidden, layers
 
 
 def layer_states(state: State) -> Tensor:
@@ -189,7 +218,8 @@ def layer_states(state: State) -> Tensor:
 
 def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple[list[int], int]:
     """The tokens gained, up to the first end token, and how many of them are draft tokens."""
-    gained = [*draft.tokens[: verdict.accepted], verdict.token]
+    kept = range(verdict.accepted) if verdict.path is None else verdict.path
+    gained = [*(draft.tokens[node] for node in kept), verdict.token]
     for i, token in enumerate(gained):
         if token in end_token_ids:
             gained = gained[: i + 1]

@@ -12,7 +12,8 @@ from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
-from egptlib.models import Model, State, Vocabulary, common_prefix, confidences
+from egptlib.decoding._trees import TreeShape, grow
+from egptlib.models import Model, State, Vocabulary, check_trees, common_prefix, confidences
 
 
 class ModelDrafter:
@@ -35,6 +36,7 @@ class ModelDrafter:
         self.read: list[int] = []
         self.rows: list[Tensor] = []
         self._kept: PromptReader | None = None
+        self._nodes: list[tuple[int, Tensor]] = []  # of the tree in its cache: token and last hidden state
 
     def keep(self, scene: Any) -> None:
         """From now on what prompts about this scene have in common is read once; None ends that."""
@@ -51,7 +53,7 @@ class ModelDrafter:
 
     def begin(self, state: State) -> None:
         """Draft from a prompt that was read already."""
-        self.state, self.read, self.rows = state, [], [state.hidden[0, -1]]
+        self.state, self.read, self.rows, self._nodes = state, [], [state.hidden[0, -1]], []
 
     @torch.no_grad()
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
@@ -77,6 +79,20 @@ class ModelDrafter:
         draft.probabilities = torch.stack(probabilities) if probabilities else None
         return draft
 
+    @torch.no_grad()
+    def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, sampler: Sampler) -> Draft:
+        check_trees(self.model)
+        self.catch_up(self.vocabulary.to_drafter(answer))
+
+        def read(tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+            assert self.state is not None
+            own = self.vocabulary.to_drafter(tokens)
+            rows = self.model.read(torch.tensor([own], device=self.device), self.state, parents)[0]
+            self._nodes += zip(own, rows, strict=True)
+            return self.vocabulary.to_target(self.model.lm_head(rows))
+
+        return grow(self.next_logits(), read, shape, depth, sampler, self.vocabulary.end_token_ids)
+
     def next_logits(self) -> Tensor:
         """[V] of the target's vocabulary, after all that was read."""
         return self.vocabulary.to_target(self.model.lm_head(self.rows[-1]))
@@ -89,12 +105,30 @@ class ModelDrafter:
         """
         if self.state is None:
             raise ValueError(f"{self.name}: expected start() before propose()")
+        if self._nodes:
+            self._settle(tokens)
         shared = common_prefix(self.read, tokens)
         if shared < len(self.read):
             self.model.rollback(self.state, self.state.length - len(self.read) + shared)
             del self.read[shared:], self.rows[shared + 1 :]
         if shared < len(tokens):
             self.read_on(tokens[shared:])
+
+    def _settle(self, tokens: list[int]) -> None:
+        """Of the tree that was drafted keep the path that the answer took."""
+        assert self.state is not None
+        path, at = list[int](), -1
+        new = tokens[len(self.read) :] if tokens[: len(self.read)] == self.read else []
+        for token in new:
+            nodes = enumerate(zip(self.state.tree, self._nodes, strict=True))
+            at = next((node for node, (parent, (own, _)) in nodes if parent == at and own == token), -1)
+            if at < 0:
+                break
+            path.append(at)
+        self.model.settle(self.state, path)
+        self.read += [self._nodes[node][0] for node in path]
+        self.rows += [self._nodes[node][1] for node in path]
+        self._nodes = []
 
     def read_on(self, tokens: list[int]) -> None:
         """Read more tokens (its own ids) in one pass."""

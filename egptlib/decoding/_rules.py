@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -9,13 +10,18 @@ from torch import Tensor
 
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._trees import walk
 
 
 class Verdict(NamedTuple):
-    """`accepted` draft tokens are kept, and `token` (correction or bonus) follows them."""
+    """`accepted` draft tokens are kept, and `token` (correction or bonus) follows them.
+
+    Of a tree those numbered by `path` are kept, root first; None: the first ones of a chain.
+    """
 
     accepted: int
     token: int
+    path: Sequence[int] | None = None
 
 
 class Rule(Protocol):
@@ -42,12 +48,18 @@ class Rule(Protocol):
 
 
 class Lossless:
-    """Greedy: keep tokens while they are the target's own choice. Sampling: rejection (Leviathan et al. 2023)."""
+    """Greedy: keep tokens while they are the target's own choice. Sampling: rejection (Leviathan et al. 2023).
+
+    Trees as in SpecInfer, see `walk`.
+    """
 
     name = "lossless"
     lossless = True
 
     def __call__(self, draft: Draft, logits: Tensor, hidden: Tensor, sampler: Sampler) -> Verdict:
+        if draft.parents is not None:
+            path, token = walk(draft, logits, sampler)
+            return Verdict(len(path), token, path)
         if sampler.greedy:
             return match_choices(draft.tokens, logits.argmax(dim=-1).tolist())
         return reject(draft, sampler.probabilities(logits), sampler)

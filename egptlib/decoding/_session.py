@@ -17,6 +17,7 @@ from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._rules import Rule
 from egptlib.decoding._sampling import Sampling
 from egptlib.decoding._together import Asked, answer_together, drafts_together, same_drafter
+from egptlib.decoding._trees import TreeShape
 from egptlib.models import Model
 
 
@@ -101,8 +102,8 @@ def ask_together(
     tokens, and leaves when it ends. No answer depends on the others: greedy ones equal `ask`'s up to ties within
     rounding, drawn ones come from a generator of their own, seeded by `generator` in the order of the questions.
 
-    Together are drafted for: a model (EventGPT), n-grams, fixed sequences, and heads. With another drafter, and where a
-    model is no Llama, the questions are answered one after the other.
+    Together are drafted for: a model (EventGPT), n-grams, fixed sequences, and heads. With another drafter, with trees,
+    and where a model is no Llama, the questions are answered one after the other.
 
     Args:
         asked: sessions with one target and one drafter, and what is asked about each scene.
@@ -122,7 +123,7 @@ def ask_together(
         raise ValueError("ask_together: expected sessions with one target and one drafter")
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens, "sampling": sampling, "rule": rule}
     options["generator"] = generator
-    if not drafts_together(first.drafter, first.target):
+    if isinstance(gamma, TreeShape) or not drafts_together(first.drafter, first.target):
         return [[session.ask(question, **options) for question in questions] for session, questions in asked]
     starts = list(accumulate((len(questions) for _, questions in asked), initial=0))
     rows = [range(*ends) for ends in pairwise(starts)]

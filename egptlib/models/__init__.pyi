@@ -9,13 +9,8 @@ from ._eventgpt import EVENT_PLACEHOLDER as EVENT_PLACEHOLDER
 from ._eventgpt import EventGPT as EventGPT
 from ._eventgpt import EventGPTConfig as EventGPTConfig
 from ._fingerprint import fingerprint as fingerprint
-from ._interface import Answer as Answer
-from ._interface import Inputs as Inputs
 from ._interface import Model as Model
-from ._interface import Prompt as Prompt
 from ._interface import PromptAs as PromptAs
-from ._interface import State as State
-from ._interface import Step as Step
 from ._language_model import LanguageModel as LanguageModel
 from ._lean import weight_versions as weight_versions
 from ._load import Pair as Pair
@@ -36,6 +31,11 @@ from ._room import without_room as without_room
 from ._rows import check_rows as check_rows
 from ._single import SingleReader as SingleReader
 from ._single import reader_for as reader_for
+from ._state import Answer as Answer
+from ._state import Inputs as Inputs
+from ._state import Prompt as Prompt
+from ._state import State as State
+from ._state import Step as Step
 from ._step_parts import STEP_PARTS as STEP_PARTS
 from ._step_parts import step_parts as step_parts
 from ._stopwatch import STAGES as STAGES
@@ -48,6 +48,10 @@ from ._tracks import RowDrafter as RowDrafter
 from ._tracks import Tracks as Tracks
 from ._tracks import common_prefix as common_prefix
 from ._tracks import confidences as confidences
+from ._trees import check_trees as check_trees
+from ._trees import tree_depths as tree_depths
+from ._trees import tree_mask as tree_mask
+from ._trees import tree_paths as tree_paths
 from ._video_llava import VideoModel as VideoModel
 from ._video_llava import load_video_llava as load_video_llava
 from ._vision_language import VisionLanguageModel as VisionLanguageModel

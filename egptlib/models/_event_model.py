@@ -11,9 +11,10 @@ from torch import Tensor
 
 from egptlib.models._checkpoint import checkpoint_folder, load_tokenizer
 from egptlib.models._eventgpt import EventGPT, find_tower
-from egptlib.models._interface import Inputs, Model
+from egptlib.models._interface import Model
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._prompts import add_event_tokens, eventgpt_prompt, tokenize_eventgpt
+from egptlib.models._state import Inputs
 
 
 class EventModel(Model):

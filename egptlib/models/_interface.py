@@ -8,122 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
+from egptlib.models._state import Answer, Inputs, Prompt, State, Step
 from egptlib.models._stopwatch import Stopwatch
-from egptlib.models._structure import check_given, check_length, layers_taken, whole_cache
+from egptlib.models._structure import check_given, check_length, end_token_ids, layers_taken, whole_cache
+from egptlib.models._trees import keep_rows, tree_arguments
 
 if TYPE_CHECKING:
     from egptlib.scenes import FrameSampling
 
 PromptAs = Literal["ids", "embeddings"]
 """How a prompt is handed to transformers' `generate`: ids and pictures, or what the class makes of them."""
-
-
-@dataclass
-class Inputs:
-    """One question about one scene, ready for the model.
-
-    Attributes:
-        input_ids: int64 [1, t], with placeholders for the visual tokens.
-        pixel_values: the tower's input, in the layout of the model.
-        visual: the visual tokens, as the model keeps them, filled by the first `embed`, so that further questions about
-            the scene (see `Model.encode(..., like=)`) do not run the tower again.
-    """
-
-    input_ids: Tensor
-    pixel_values: Tensor
-    visual: Any = None
-
-
-@dataclass
-class Prompt:
-    """What the language model reads first.
-
-    Attributes:
-        embeds: [1, T, H], visual tokens in place.
-        given: what else the class hands to its language model together with them: `position_ids` that are not
-            0, 1, 2, ... (M-RoPE), an `attention_mask` that is not causal, visual inputs of further layers (DeepStack).
-        ids: int64 [t], the prompt's ids where the rules of a generation_config.json look back at them, as in
-            `generate` called with ids. None: they see the answer alone, as in `generate` called with embeddings.
-    """
-
-    embeds: Tensor
-    given: dict[str, Any] = field(default_factory=dict)
-    ids: Tensor | None = None
-
-    @classmethod
-    def of(cls, embedded: Tensor | Prompt) -> Prompt:
-        return embedded if isinstance(embedded, Prompt) else cls(embedded)
-
-    @property
-    def offset(self) -> int:
-        """Position of the first token behind the prompt, less its number.
-
-        It follows the prompt's last one, as in `generate`, even where a clip's seconds (M-RoPE) have run further.
-        """
-        positions = self.given.get("position_ids")
-        return 0 if positions is None else int(positions.flatten()[-1]) + 1 - self.embeds.shape[1]
-
-
-@dataclass
-class State:
-    """Where a sequence stands.
-
-    Attributes:
-        logits: [1, V], what the last position says about the next token; here and in every `Step` after the rules of
-            the checkpoint's generation_config.json (`rules`), as `generate` chooses from them.
-        hidden: [1, 1, H], last hidden state (after the final norm) of the prompt's last position.
-        cache: keys and values of all positions read; `KeyValues` where the model takes the lean pass.
-        length: how many that are.
-        layers: numbers of decoder layers -> states [n, H] of the n positions read last (of a prompt the last one
-            alone), after so many layers and before the final norm; as asked for at the prefill
-            (`Model.prefill(layers=)`), mostly none.
-        offset: position of the next token, less `length` (`Prompt.offset`).
-        rules: what the generation_config.json does to logits here; mostly None.
-        lean: the lean pass that reads into `cache`, if it is `KeyValues`: a sequence stays with the pass that began it.
-    """
-
-    logits: Tensor
-    hidden: Tensor
-    cache: DynamicCache | KeyValues
-    length: int
-    layers: dict[int, Tensor] = field(default_factory=dict)
-    offset: int = 0
-    rules: Rules | None = None
-    lean: LeanLlama | None = None
-
-
-class Step(NamedTuple):
-    """What n tokens read in one pass give: logits [1, n, V] and last hidden states [1, n, H]."""
-
-    logits: Tensor
-    hidden: Tensor
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A greedy answer.
-
-    Attributes:
-        token_ids: int64 [n] on the CPU, the end token included where it was reached.
-        text: the same as words.
-        hidden: [n, H]; row t is the last hidden state that predicts token t.
-        times: seconds per stage (load, preprocess, vision, prefill, decode).
-    """
-
-    token_ids: Tensor
-    text: str
-    hidden: Tensor
-    times: dict[str, float]
 
 
 class Model(ABC):
@@ -147,8 +49,9 @@ class Model(ABC):
         self.lm_head: nn.Linear = module.get_output_embeddings()
         self.token_embedding: nn.Embedding = module.get_input_embeddings()
         self.final_norm: nn.Module = language_model.norm  # type: ignore[assignment]
-        self.eos_token_ids = _eos_token_ids(module, tokenizer)
+        self.eos_token_ids = end_token_ids(module, tokenizer)
         self._lean: LeanLlama | None = None
+        self._reads_trees = False  # nobody has looked yet
 
     @property
     def sampling(self) -> FrameSampling:
@@ -287,40 +190,63 @@ class Model(ABC):
         return generation_rules(self.module, prompt.ids, prompt.embeds.shape[1], self.device)
 
     @torch.no_grad()
-    def read(self, tokens: Tensor, state: State) -> Tensor:
+    def read(self, tokens: Tensor, state: State, parents: Sequence[int] | None = None) -> Tensor:
         """Read n more tokens [1, n] in one pass, without asking for logits: last hidden states [1, n, H].
 
         The state moves on by n; `state.logits` is stale until the next `step`.
+
+        Args:
+            parents: n numbers; the tokens are nodes of a tree, each of which sees what was read before the tree, its
+                ancestors and itself, and stands behind its parent. The nodes are numbered from 0 in the order in which
+                they were read since the last `settle`, -1 is what stands before them. None: one behind the other.
+
+        Raises:
+            ValueError: a sequence longer than its angles allow, or a tree that was not settled is read on as a chain.
         """
+        if parents is None and state.tree:
+            raise ValueError(f"{self.name}: expected settle() before reading on behind a tree")
         first, after = state.length + state.offset, state.length + tokens.shape[1]
         if state.lean is None:
             check_length(self.language_model, after)
         state.length = after
+        state.tree += parents or ()
         if state.rules is not None:
             state.rules.read(tokens[0])
         if isinstance(state.cache, KeyValues):
             assert state.lean is not None
-            return state.lean(self.token_embedding(tokens[0]), state.cache, state.layers)[None]
+            return state.lean(self.token_embedding(tokens[0]), state.cache, state.layers, tree=state.tree)[None]
         given = {}
-        if state.offset:
+        if parents is not None:
+            given = tree_arguments(after - len(state.tree), state.tree, tokens, self.dtype, state.offset)
+        elif state.offset:
             given["position_ids"] = torch.arange(first, first + tokens.shape[1], device=tokens.device)[None]
         with layers_taken(self.language_model, state.layers):
             out = self.language_model(input_ids=tokens, past_key_values=state.cache, use_cache=True, **given)
         return out.last_hidden_state
 
     @torch.no_grad()
-    def step(self, tokens: Tensor, state: State) -> Step:
+    def step(self, tokens: Tensor, state: State, parents: Sequence[int] | None = None) -> Step:
         """Read n more tokens in one pass; the state moves on by n.
 
         Args:
             tokens: int64 [1, n]. n = 1 decodes, n > 1 verifies a draft.
+            parents: as in `read`.
         """
-        hidden = self.read(tokens, state)
+        hidden = self.read(tokens, state, parents)
         logits = self.lm_head(hidden)
         if state.rules is not None:
-            logits = state.rules(logits[0])[None]
+            logits = state.rules(logits[0], state.tree)[None]
         state.logits = logits[:, -1]
         return Step(logits, hidden)
+
+    def settle(self, state: State, path: Sequence[int]) -> None:
+        """Keep the nodes of one path of the tree read last, from its root on, and forget all others."""
+        before = state.length - len(state.tree)
+        keep_rows(state.cache, before, path)
+        if state.rules is not None:
+            state.rules.keep(len(state.tree), path)
+        state.cache.crop(before + len(path) - state.cache.get_seq_length())
+        state.length, state.tree = before + len(path), []
 
     def rollback(self, state: State, length: int) -> None:
         """Forget the positions from `length` on. `state.logits` is stale until the next step."""
@@ -396,9 +322,3 @@ class Model(ABC):
     def decode_text(self, token_ids: Sequence[int] | Tensor) -> str:
         ids = token_ids.tolist() if isinstance(token_ids, Tensor) else list(token_ids)
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-def _eos_token_ids(module: Any, tokenizer: Any) -> frozenset[int]:
-    ids = module.generation_config.eos_token_id if module.generation_config is not None else None
-    ids = tokenizer.eos_token_id if ids is None else ids
-    return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)

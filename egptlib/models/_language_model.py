@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer
-from egptlib.models._interface import Inputs, Model
+from egptlib.models._interface import Model
+from egptlib.models._state import Inputs
 
 
 class LanguageModel(Model):

@@ -7,6 +7,7 @@ is mostly such overhead. Quantized and unusual models keep transformers' own pas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egptlib.models._structure import GROWTH, is_llama
+from egptlib.models._trees import tree_depths, tree_mask
 
 COPY_LIMIT = 2**30  # bytes of weights up to which fused copies are made; larger models keep their own alone
 PACKED_FOR = 256  # tokens that oneDNN's packed weights are laid out for; with few tokens no other layout was faster
@@ -108,7 +110,12 @@ class LeanLlama:
         return KeyValues(len(self.layers), self.key_heads, self.width, capacity, weight.dtype, weight.device)
 
     def __call__(
-        self, embeds: Tensor, cache: KeyValues, taken: dict[int, Tensor] | None = None, last: bool = False
+        self,
+        embeds: Tensor,
+        cache: KeyValues,
+        taken: dict[int, Tensor] | None = None,
+        last: bool = False,
+        tree: Sequence[int] = (),
     ) -> Tensor:
         """Read n embeddings [n, H] after what the cache holds; last hidden states [n, H], final norm included.
 
@@ -116,11 +123,18 @@ class LeanLlama:
             taken: gets, for each number of layers that is a key of it, the states [n, H] after so many.
             last: the last token alone is asked for, [1, H] here and in `taken`: the last layer's work for the others
                 ends with their keys and values.
+            tree: parents of the nodes at the cache's end and of the n read now, where they are a tree's (`Model.read`).
         """
         x, past, n = embeds, cache.length, len(embeds)
         cache.reserve(past + n)
-        cos, sin = self._rotation(past, past + n)
-        blocks = self._blocks(past, n)
+        if tree:
+            before = past + n - len(tree)
+            cos, sin = (each[before:][tree_depths(tree)[-n:]] for each in self._rotation(0, past + n))
+            mask = tree_mask(before, tree, n).to(self.norm)
+        else:
+            cos, sin = self._rotation(past, past + n)
+            mask = None
+        blocks = self._blocks(past, n, mask)
         both = self.heads + self.key_heads
         taken = taken or {}
         for number, (norm, qkv, out, mlp_norm, gate_up, down), store in zip(
@@ -162,16 +176,18 @@ class LeanLlama:
             attended = torch.bmm(scores.softmax(dim=-1), v)
         return attended.view(q.shape)
 
-    def _blocks(self, past: int, n: int) -> list[tuple[slice, Tensor | None]]:
+    def _blocks(self, past: int, n: int, tree: Tensor | None) -> list[tuple[slice, Tensor | None]]:
         """The rows of n tokens that attend together, as slices, each with its mask.
 
         A mask [group * rows, positions up to the last row] is 0 where a row sees a position and -inf where not; None is
         for one token, which sees all, and for a prompt that the fused kernel takes as causal. In float32 on a CPU
-        short blocks beat that kernel; elsewhere it rounds better or is faster.
+        short blocks beat that kernel; elsewhere it rounds better or is faster. A tree brings its own, [n, past + n].
         """
-        if n == 1:
+        if n == 1 and tree is None:
             return [(slice(0, 1), None)]
         group = self.heads // self.key_heads
+        if tree is not None:
+            return [(slice(0, n), tree.repeat(group, 1))]
         if n > SHORT and (self.norm.dtype != torch.float32 or self.norm.device.type != "cpu"):
             mask = self.norm.new_full((n, past + n), -torch.inf).triu(past + 1).repeat(group, 1)
             return [(slice(0, n), None if past == 0 and group == 1 else mask)]

@@ -18,7 +18,8 @@ from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._structure import is_llama
 
 if TYPE_CHECKING:
-    from egptlib.models._interface import Model, State
+    from egptlib.models._interface import Model
+    from egptlib.models._state import State
 
 
 class _Layer(NamedTuple):

@@ -8,10 +8,13 @@ each row after its own prefix: speculative decoding keeps the tokens of `generat
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from egptlib.models._trees import tree_paths
 
 # Field -> values that ask for nothing. These change the logits of a known prefix, and are applied.
 APPLIED: dict[str, tuple[Any, ...]] = {
@@ -39,12 +42,22 @@ class Rules:
     def __init__(self, processors: Any, ids: Tensor):
         self.processors, self.ids = processors, ids
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Logits [n, V] after the last n prefixes of `ids`, in float32 as `generate` has them."""
-        first = len(self.ids) - len(logits) + 1
+    def __call__(self, logits: Tensor, tree: Sequence[int] = ()) -> Tensor:
+        """Logits [n, V] after the last n prefixes of `ids`, in float32 as `generate` has them.
+
+        Args:
+            tree: parents of the last ids, where they are nodes of a tree: each row then follows its own path.
+        """
+        length, count = len(self.ids), len(logits)
+        if tree:
+            before = length - len(tree)
+            paths = [[before + node for node in path] for path in tree_paths(tree)[-count:]]
+            prefixes = [torch.cat([self.ids[:before], self.ids[path]]) for path in paths]
+        else:
+            prefixes = [self.ids[: length - count + 1 + i] for i in range(count)]
         rows = [
-            self.processors(self.ids[None, : first + i], row.to(torch.float32, copy=True)[None])
-            for i, row in enumerate(logits)
+            self.processors(prefix[None], row.to(torch.float32, copy=True)[None])
+            for prefix, row in zip(prefixes, logits, strict=True)
         ]
         return torch.cat(rows)
 
@@ -53,6 +66,11 @@ class Rules:
 
     def forget(self, count: int) -> None:
         self.ids = self.ids[: max(0, len(self.ids) - count)]
+
+    def keep(self, count: int, rows: Sequence[int]) -> None:
+        """Of the last `count` ids keep those numbered by `rows`."""
+        before = len(self.ids) - count
+        self.ids = torch.cat([self.ids[:before], self.ids[before:][list(rows)]])
 
     def after(self, tokens: Tensor) -> Rules:
         """The same rules behind further tokens [n]."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from egptlib.models._interface import Model, State
+from egptlib.models._interface import Model
+from egptlib.models._state import State
 from egptlib.models._stopwatch import synchronize
 
 STEP_PARTS = ("attention products", "attention", "MLP products", "lm head", "choice", "rest")

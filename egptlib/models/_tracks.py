@@ -12,7 +12,8 @@ from torch import Tensor
 from egptlib.models._rows import Rows
 
 if TYPE_CHECKING:
-    from egptlib.models._interface import Model, State
+    from egptlib.models._interface import Model
+    from egptlib.models._state import State
 
 Choose = Callable[[Sequence[int], Tensor], list[int]]
 """Row numbers and their logits [rows, V] -> the token of each."""

@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import CLIPVisionModel, VideoLlavaForConditionalGeneration
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
-from egptlib.models._interface import Inputs, Model, PromptAs
+from egptlib.models._interface import Model, PromptAs
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
+from egptlib.models._state import Inputs
 
 Form = Literal["video", "images"]
 

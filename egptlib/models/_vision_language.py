@@ -20,8 +20,9 @@ from transformers import AutoModelForImageTextToText
 from transformers.video_utils import VideoMetadata
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder
-from egptlib.models._interface import Inputs, Model, Prompt, PromptAs
+from egptlib.models._interface import Model, PromptAs
 from egptlib.models._processors import Remembered, load_processor
+from egptlib.models._state import Inputs, Prompt
 from egptlib.models._video_llava import Form
 
 if TYPE_CHECKING:

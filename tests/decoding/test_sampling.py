@@ -28,6 +28,7 @@ from egptlib.decoding import (
     Sampling,
     SequenceDrafter,
     TopK,
+    TreeShape,
     common_vocabulary,
     shared_vocabulary,
     speculative_generate,
@@ -130,12 +131,18 @@ class Runs(NamedTuple):
 
 
 def run_often(
-    target: TextModel, drafter: Drafter, gamma: int, sampling: Sampling, rule: Rule | None = None, seed: int = 0
+    target: TextModel,
+    drafter: Drafter,
+    gamma: int | TreeShape,
+    sampling: Sampling,
+    rule: Rule | None = None,
+    seed: int = 0,
 ) -> Runs:
     prompt = [3, 4, 1]
     expected = exact_distribution(target, prompt, sampling)
     assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
-    generator = torch.Generator().manual_seed(gamma + seed)
+    size = gamma.size if isinstance(gamma, TreeShape) else gamma
+    generator = torch.Generator().manual_seed(size + seed)
     counts: Counter[tuple[int, ...]] = Counter()
     accepted = rejected = 0
     for _ in range(RUNS):
