@@ -19,6 +19,7 @@ from egptlib.decoding import (
     Sampling,
     SceneSession,
     SequenceDrafter,
+    TreeShape,
     hidden_prefill_generate,
     pipelined_generate,
     shared_vocabulary,
@@ -117,6 +118,10 @@ def test_every_way_gives_the_tokens_of_generate(reader: TextModel, drafter: Text
             for drafts in (drafter, NgramDrafter(), SequenceDrafter(wrong)):
                 found = speculative_generate(reader, drafts, prompt, "", gamma=4, max_new_tokens=LENGTH)
                 assert found.token_ids.tolist() == expected and found.lossless
+            branching = speculative_generate(
+                reader, drafter, prompt, "", gamma=TreeShape(8, 4, 3), max_new_tokens=LENGTH
+            )
+            assert branching.token_ids.tolist() == expected
             session = SceneSession(reader, drafter, prompt)
             assert session.ask("", max_new_tokens=LENGTH).token_ids.tolist() == expected
             together = session.ask_all(["", ""], max_new_tokens=LENGTH)

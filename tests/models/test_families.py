@@ -21,6 +21,7 @@ from egptlib.decoding import (
     ModelDrafter,
     Sampling,
     SequenceDrafter,
+    TreeShape,
     as_drafter,
     common_vocabulary,
     hidden_prefill_generate,
@@ -109,12 +110,18 @@ class Erring:
     device, name = torch.device("cpu"), "erring"
 
     def __init__(self, reference: Sequence[int]):
+        self.reference = list(reference)
         self.tokens = [token if i % 3 else token + 1 for i, token in enumerate(reference, 2)]
 
     def start(self, *_: Any) -> None: ...
 
     def propose(self, answer: Sequence[int], count: int, *_: Any) -> Draft:
         return Draft(self.tokens[len(answer) : len(answer) + count], [1.0] * count)
+
+    def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, *_: Any) -> Draft:
+        """Along the reference, beside a wrong sibling of each token that comes first."""
+        tokens = [token for right in self.reference[len(answer) :][:depth] for token in (right + 1, right)]
+        return Draft(tokens, [1.0] * len(tokens), parents=[2 * (node // 2) - 1 for node in range(len(tokens))])
 
 
 def check_decoding(target: Model, drafter: Model, prompts: Sequence[tuple[Any, str]]) -> None:
@@ -129,6 +136,14 @@ def check_decoding(target: Model, drafter: Model, prompts: Sequence[tuple[Any, s
             found = speculative_generate(target, Erring(expected), scene, question, gamma=gamma, max_new_tokens=LIMIT)
             assert found.token_ids.tolist() == expected
             assert {r.accepted for r in found.rounds} >= {2}
+        tree = TreeShape(8, 4, 2)
+        if getattr(target.language_model.config, "sliding_window", None):
+            with pytest.raises(ValueError, match=r"has layers with a window: drafts have to be chains"):
+                speculative_generate(target, Erring(expected), scene, question, gamma=tree, max_new_tokens=LIMIT)
+        else:
+            found = speculative_generate(target, Erring(expected), scene, question, gamma=tree, max_new_tokens=LIMIT)
+            assert found.token_ids.tolist() == expected
+            assert {r.accepted for r in found.rounds} >= {4}
         with DrafterThread(own, target.eos_token_ids) as running:
             for way in (hidden_prefill_generate, pipelined_generate):
                 assert way(target, running, scene, question, max_new_tokens=LIMIT).token_ids.tolist() == expected
