@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def head_drafter(level: str, target: TextModel) -> HeadDrafter:
     torch.manual_seed(3)
     layers = (1, 2) if level == "E3" else ()
     more = {"num_source_layers": 2} if layers else {}
-    head = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=48, max_positions=64, **more)
+    head: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=48, max_positions=64, **more)
     return HeadDrafter(target, head, target, shared_vocabulary(target, target), layers)
 
 
@@ -181,6 +182,7 @@ class Choices(Sampler):
     def __init__(self) -> None:
         super().__init__(Sampling())
         self.script: list[int] = []
+        self.open: list[int] = []
 
     def choose_of(self, weights: list[float]) -> int:
         if self.at == len(self.script):
@@ -243,7 +245,9 @@ def test_the_law_of_a_round_by_enumeration(shape: TreeShape | None, certain: boo
     """Growing and judging one tree, over all draws and refusals there can be: its next two tokens are distributed as
     the target's, for a drafter unlike it. Exact, so no share of the law goes unseen."""
     draws = torch.Generator().manual_seed(5)
-    laws = {own: (2.0 * torch.randn(2, 3, generator=draws)).softmax(dim=-1) for own in ((), (0,), (1,), (2,))}
+    laws: dict[tuple[int, ...], Tensor] = {
+        own: (2.0 * torch.randn(2, 3, generator=draws)).softmax(dim=-1) for own in ((), (0,), (1,), (2,))
+    }
     laws[(1,)][0] = torch.tensor([0.0, 0.7, 0.3])  # what the target never says must not come out
     choices = Choices()
 
