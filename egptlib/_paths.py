@@ -27,6 +27,21 @@ def data_root() -> Path:
     return checkout / "data" if checkout else Path.home() / ".cache" / "egptlib"
 
 
+def find_path(name: str | os.PathLike[str], missing: str = "no such file or folder") -> Path:
+    """Return the absolute path of a file or folder that somebody names, from the working folder, the checkout or
+    `data_root()`, the first where it is.
+
+    Raises:
+        FileNotFoundError: it is in none of them; the message has every place that was looked at.
+    """
+    roots = [Path.cwd(), project_root(), data_root()]
+    places = list(dict.fromkeys(Path(root, Path(name).expanduser()).absolute() for root in roots if root))
+    for place in places:
+        if place.exists():
+            return place
+    raise FileNotFoundError(f"{name}: {missing}; looked for {' and '.join(map(str, places))}")
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes `path`'s place when the block ends without an error.

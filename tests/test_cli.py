@@ -1,6 +1,7 @@
 """The verbs are there, start fast, and answer bad input in one line."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,14 @@ def test_no_arguments_lists_the_verbs() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"egptlib {egptlib.__version__}\n"
 
 
+def test_help_has_groups_and_whole_summaries() -> None:
+    output = CliRunner().invoke(app, ["--help"]).output
+    assert all(f"{group}:\n" in output for group in ("Explore", "Measure", "Predict", "Publish", "Maintain"))
+    assert output.count("...") == 1 and "Others:" not in output  # [ARGS]...
+    listed = re.findall(r"^  ([a-z-]+)  ", output, re.MULTILINE)
+    assert set(listed) >= set(VERBS)
+
+
 def test_import_and_help_load_nothing_heavy() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); import egptlib; seconds = time.perf_counter() - start\n"
@@ -95,7 +104,10 @@ def test_importing_opens_no_network() -> None:
         (("run", "99"), "notebook '99'"),
         (("run", "-p", "novalue"), "-p 'novalue': expected NAME=VALUE"),
         (("run", "-p", "num_scene=3"), "unknown parameter 'num_scene'"),
-        (("run", "--dataset", "missing"), "dataset 'missing': expected streets"),
+        (
+            ("run", "--dataset", "missing"),
+            "missing: no such dataset folder, and not one of streets, mini, clips",
+        ),
         (("run", "--pair", "big"), "pair 'big': expected 'mini', a pair.toml, or the checkpoint folders"),
         (("run", "--pair", "none.toml"), "pair 'none.toml': no such file: "),
         (("benchmark", "costs", "--pair", "big"), "pair 'big': expected 'mini'"),
@@ -167,13 +179,21 @@ def test_evaluate_prints_what_acceptance_metrics_says(command: Command, tmp_path
     assert table["accept_85"] == f"{expected['accept_85']:.4f}" and table["batch_size"] == "3"
 
 
-def test_lab_as_root_says_what_to_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lab_says_its_address_and_as_root_what_to_do(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     started: list[list[str]] = []
+    monkeypatch.setattr("egptlib.reporting._copies.project_root", lambda: tmp_path)
+    monkeypatch.setenv("JUPYTER_TOKEN", "a-token")
     monkeypatch.setattr("os.execvpe", lambda file, arguments, environment: started.append(arguments))
     monkeypatch.setattr("os.geteuid", lambda: 0)
     code, _, err = command("lab")
     assert code == 2 and "--allow-root" in err and not started
-    assert command("lab", "--allow-root")[0] == 0 and "--allow-root" in started[0]
+    code, out, _ = command("lab", "--allow-root", "--no-browser")
+    assert code == 0 and "--allow-root" in started[0] and not any("a-token" in word for word in started[0])
+    (address,) = re.findall(r"http://127\.0\.0\.1:(\d+)/lab/tree/lab/README\.md\?token=a-token", out)
+    assert f"--ServerApp.port={address}" in started[0] and f"ssh -L {address}:" in out
+    assert f"--ServerApp.root_dir={tmp_path}" in started[0] and (tmp_path / "lab/04_feature_acceptance.ipynb").is_file()
 
 
 def test_run_and_report_say_where_things_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,15 +89,16 @@ READ = {
     "recorded": "predict-recorded source, train-tokens recorded, trace source",
     "trace": "fit-costs source, predict source, predict --timed",
     "costs": "predict --costs",
-    "runs": "paper runs, report runs, runs compare --root, runs star --root",
-    "list": "runs list root",
+    "runs": "paper runs, paper --root, report runs, report --root, runs compare --root, runs star --root",
+    "list": "runs list runs, runs list --root",
     "log": "explain log, explain --baseline",
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair",
     "folder": "findings --recorded",
-    "name": "runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, train level, "
-    "explain --method, run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
+    "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
+    "train level, explain --method, "
+    "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
     "benchmark costs --precision, benchmark divergences --precision, train --device, extract --cluster, "
     "sweep --cluster",
 }

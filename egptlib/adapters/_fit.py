@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from egptlib._progress import progress
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
 
@@ -131,7 +132,12 @@ def fit(
     step = len(history) * steps_per_epoch
     prepared, runner = accelerator.prepare(objective, optimiser)
     sign = -1.0 if settings.lower_is_better else 1.0
-    for epoch in range(len(history) + 1, settings.epochs + 1):
+    for epoch in progress(
+        range(len(history) + 1, settings.epochs + 1),
+        desc="train",
+        unit="epoch",
+        disable=not accelerator.is_main_process,
+    ):
         if _stopped(history, settings, sign):
             break
         start = time.perf_counter()

@@ -17,7 +17,32 @@ from egptlib._processes import sigterm_interrupts
 MOST = 2**53  # of any number: what a float counts exactly, and microseconds since 1970 in it
 
 
-class OneLineErrors(TyperGroup):
+# What the verbs are for, as `egptlib --help` shows them; one that is not here stands last.
+GROUPS = {
+    "Explore": "lab make-data make-scenes cut-dsec check show-events explain plan-memory plan-extraction adapters",
+    "Measure": "run sweep runs extract train train-tokens evaluate benchmark rehearse",
+    "Predict": "predict trace fit-costs findings predict-recorded",
+    "Publish": "report paper export-head",
+    "Maintain": "selftest convert train-mini train-mini-heads papers roadmap",
+}
+
+
+class Verbs(TyperGroup):
+    """Verbs whose summaries are shown whole, in groups where they are those of egptlib itself."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        told = {name: " ".join((verb.help or "").split("\n\n")[0].split()) for name, verb in found.items() if verb}
+        for group, names in ({} if ctx.parent else GROUPS).items():
+            if rows := [(name, told.pop(name)) for name in names.split() if name in told]:
+                with formatter.section(group):
+                    formatter.write_dl(rows)
+        if told:
+            with formatter.section("Commands" if ctx.parent else "Others"):
+                formatter.write_dl([*told.items()])
+
+
+class OneLineErrors(Verbs):
     """The one place where an error ends a command: one line that names what was wrong, and exit code 2.
 
     The library raises ValueError and OSError for what a user can put right, and names file, field and expectation.
@@ -100,6 +125,9 @@ def _require_writable(path: Path) -> None:
 
 class App(typer.Typer):
     """A Typer app whose commands are verbs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"cls": Verbs, **options})
 
     def command(self, *arguments: Any, **options: Any) -> Any:
         return super().command(*arguments, **{"cls": Verb, **options})

@@ -89,10 +89,10 @@ def divergences(
     split: Split = "test",
     event_views: EventViews = 5,
     pair: Pair = "mini",
-    scenes: Annotated[int, typer.Option(min=1, help="Taken evenly from all.")] = 8,
-    questions: Annotated[int, typer.Option(min=1, help="Of each scene.")] = 5,
+    scenes: Annotated[int, typer.Option("--num-scenes", min=1, help="Taken evenly from all.")] = 8,
+    questions: Annotated[int, typer.Option("--num-questions", min=1, help="Of each scene.")] = 5,
     gamma: Annotated[int, typer.Option(min=1, max=1000, help="Draft tokens per verification.")] = 5,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 50,
+    tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens per answer.")] = 50,
 ) -> None:
     """Where greedy answers part from transformers' own `generate`, and the gap between the two best logits there."""
     from functools import partial

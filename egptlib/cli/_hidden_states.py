@@ -131,7 +131,7 @@ def evaluate(
     threshold: Annotated[
         list[float] | None, typer.Option(min=-1, max=1, help="Cosine above which a position is accepted.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Acceptance in a folder of hidden states: equal tokens first, then the cosine proxy."""
     from egptlib._paths import write_json

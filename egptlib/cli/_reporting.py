@@ -22,7 +22,9 @@ NotebookTimeout = Annotated[int | None, typer.Option(min=1, help="Seconds one no
 Workers = Annotated[
     int, typer.Option(min=1, max=1000, help="Notebooks at the same time, each in a process of its own.")
 ]
-Root = Annotated[Path | None, typer.Argument(help="Folder of runs; default: runs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and which are done.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of runs; default: runs.")]
+RootFirst = Annotated[Path | None, typer.Argument(help="Folder of runs, as --root.")]
 
 runs_app = App(no_args_is_help=True, help="List, compare and star runs.")
 app.add_typer(runs_app, name="runs")
@@ -40,6 +42,7 @@ def run(
     timeout: Timeout = 1800,
     notebook_timeout: NotebookTimeout = None,
     workers: Workers = 1,
+    dry_run: DryRun = False,
 ) -> None:
     """Execute notebooks, each in a process and a run folder of its own, and write the report.
 
@@ -52,6 +55,9 @@ def run(
     found = find_notebooks(notebooks or ())
     datasets: list[dict[str, Any]] = [{"dataset": name} for name in dataset or ()] or [{}]
     jobs = [job for chosen in datasets for job in plan(found, assigned | chosen, optional)]
+    if dry_run:
+        _list_jobs(jobs, out)
+        return
     limits: dict[str, Any] = {"timeout": timeout, "notebook_timeout": notebook_timeout, "force": force}
     _run_and_report(jobs, out, workers=workers, **limits)
 
@@ -66,24 +72,19 @@ def sweep(
     notebook_timeout: NotebookTimeout = None,
     workers: Workers = 1,
     cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on instead.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and which are done.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Execute notebooks for every combination of a grid of parameters, and write the report.
 
     Given again, it goes on where it stopped. On a cluster every machine must see the notebooks and --out by the same
     names; start its workers with one thread for each notebook that they are to run at the same time.
     """
-    from egptlib.reporting import default_root, differing, plan_sweep, read_grid, read_status
+    from egptlib.reporting import differing, plan_sweep, read_grid
 
     jobs = plan_sweep(read_grid(grid), {"smoke": smoke})
     varying = differing([job.parameters for job in jobs])
     if dry_run:
-        _check_inputs(jobs, here=cluster is None)
-        root = out or default_root()
-        states = [(read_status(root / job.name) or {}).get("state", "to do") for job in jobs]
-        for job, state in zip(jobs, states):
-            print(f"{state:<7} {_describe(job, varying)} -> {root / job.name}")
-        print(f"{len(jobs)} runs, {sum(state == 'done' for state in states)} done already")
+        _list_jobs(jobs, out, varying, here=cluster is None)
         return
     limits: dict[str, Any] = {"timeout": timeout, "notebook_timeout": notebook_timeout, "force": force}
     _run_and_report(jobs, out, varying, workers=workers, cluster=cluster, **limits)
@@ -91,6 +92,7 @@ def sweep(
 
 @runs_app.command("list")
 def list_(
+    runs: RootFirst = None,
     root: Root = None,
     notebook: Annotated[
         str | None, typer.Option(help="Only runs of this notebook: its name, or how it begins.")
@@ -100,15 +102,15 @@ def list_(
     """List runs: star, state, seconds, what their parameters differ in, and name."""
     from egptlib.reporting import default_root, overview
 
-    print(overview(root or default_root(), notebook=notebook, starred=starred))
+    print(overview(_root(runs, root) or default_root(), notebook=notebook, starred=starred))
 
 
 @runs_app.command()
 def compare(
     names: Annotated[list[str], typer.Argument(help="Two or more runs: names, or how they begin.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of runs; default: runs.")] = None,
+    root: Root = None,
 ) -> None:
-    """Set runs side by side: the parameters and figures in which they differ."""
+    """Set runs side by side: headlines first, then the parameters and figures in which they differ."""
     from egptlib.reporting import compare_runs, default_root, find_run
 
     folder = root or default_root()
@@ -119,7 +121,7 @@ def compare(
 @runs_app.command()
 def star(
     name: Annotated[str, typer.Argument(help="The run: its name, or how it begins.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of runs; default: runs.")] = None,
+    root: Root = None,
     note: Annotated[str, typer.Option(help="Why it is worth finding again.")] = "",
     off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
 ) -> None:
@@ -133,25 +135,29 @@ def star(
 
 @app.command()
 def report(
-    runs: Annotated[Path | None, typer.Argument(help="Folder of runs; default: runs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the pages; default: RUNS/report.")] = None,
+    runs: RootFirst = None,
+    root: Root = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pages; default: report/ in that of the runs.")
+    ] = None,
 ) -> None:
     """Write one HTML page for each run and an index page; all of it opens offline."""
     from egptlib.reporting import default_root, write_report
 
-    print(f"report -> {write_report(runs or default_root(), out, _note)}")
+    print(f"report -> {write_report(_root(runs, root) or default_root(), out, _note)}")
 
 
 @app.command()
 def paper(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    runs: Root = None,
+    runs: RootFirst = None,
+    root: Root = None,
     starred: Annotated[bool, typer.Option("--starred", help="Only starred runs.")] = False,
 ) -> None:
     """Export figures (PDF), tables (booktabs LaTeX) and numbers (newcommands) of finished runs, and a main.tex."""
     from egptlib.reporting import default_root, write_paper
 
-    path, counts = write_paper(runs or default_root(), out, starred=starred, tell=_note)
+    path, counts = write_paper(_root(runs, root) or default_root(), out, starred=starred, tell=_note)
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" -> {path}")
 
 
@@ -160,16 +166,39 @@ def lab(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="First port tried.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open it on this screen.")] = True,
     allow_root: Annotated[bool, typer.Option("--allow-root", help="Start as root, in a container.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Only show what was edited in the working copies.")] = False,
+    reset: Annotated[
+        list[str] | None, typer.Option(help="Only take a fresh copy of a notebook, or of `all`; may be repeated.")
+    ] = None,
 ) -> None:
-    """Start JupyterLab with the notebooks, reachable from this machine alone and with a token."""
+    """Start JupyterLab with working copies of the notebooks, for this machine alone and with a token.
+
+    The copies are in lab/; `run` and `sweep` take the committed notebooks. An edited copy stays until it is reset.
+    """
     import os
 
-    from egptlib.reporting import lab_command
+    from egptlib.reporting import compare_copies, copies_folder, lab_command, refresh_copies, reset_copies
 
+    folder = copies_folder()
+    if diff:
+        print(compare_copies(folder) or "no working copy was edited")
+        return
+    if reset:
+        aside = reset_copies(folder, [] if "all" in reset else reset)
+        print(f"fresh copies -> {folder}" + "".join(f"\nwhat was edited -> {path}" for path in aside))
+        return
     if hasattr(os, "geteuid") and os.geteuid() == 0 and not allow_root:
-        raise ValueError("lab: JupyterLab does not start as root: start it as another user, or with --allow-root")
+        raise ValueError("lab: JupyterLab does not start as root: `egptlib lab --allow-root`, or as another user")
+    edited = refresh_copies(folder)
     options = ("--allow-root",) if allow_root else ()
-    command, environment = lab_command(port, open_browser=browser, options=options)
+    command, environment, address = lab_command(port, folder=folder, open_browser=browser, options=options)
+    if edited:
+        print(f"edited, and left so: {', '.join(edited)} (`egptlib lab --diff` shows it, `--reset NAME` takes it back)")
+    print(f"JupyterLab: {address}")
+    if not browser:
+        at = address.split(":")[2].split("/")[0]
+        print(f"from another machine: ssh -L {at}:127.0.0.1:{at} THIS_MACHINE, and the same address there")
+    sys.stdout.flush()
     os.execvpe(command[0], command, os.environ | environment)
 
 
@@ -203,6 +232,24 @@ def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[
     if failed:
         print(f"egptlib: {failed} of {len(outcomes)} notebooks failed", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _root(first: Path | None, named: Path | None) -> Path | None:
+    if first and named and first != named:
+        raise ValueError(f"--root: expected one folder of runs, found {first} and {named}")
+    return first or named
+
+
+def _list_jobs(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), here: bool = True) -> None:
+    """Say of each job what it is, whether it is done, and where it is or will be."""
+    from egptlib.reporting import default_root, read_status
+
+    _check_inputs(jobs, here)
+    root = out or default_root()
+    states = [(read_status(root / job.name) or {}).get("state", "to do") for job in jobs]
+    for job, state in zip(jobs, states):
+        print(f"{state:<7} {_describe(job, varying)} -> {root / job.name}")
+    print(f"{len(jobs)} run{'s'[: len(jobs) != 1]}, {sum(state == 'done' for state in states)} done already")
 
 
 def _check_inputs(jobs: "Sequence[Job]", here: bool) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from tqdm import tqdm
 
 from egptlib._processes import stop_on_signals
+from egptlib._progress import progress
 from egptlib.hidden_states._failures import FAILURES, Failures
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import INDEX
@@ -153,7 +153,7 @@ def extract(
         run = _Run(maker, writer, Failures(Path(out)), batch_size, retry_failed, max_failures_in_row)
         known = _own_questions(out)
         per_batch = max(1, batch_size // (len(questions) if questions else num_questions))
-        bar = tqdm(total=len(scenes), desc=f"extract ({path})", unit="scene", leave=False)
+        bar = progress(total=len(scenes), desc=f"extract ({path})", unit="scene")
         with bar, stop_on_signals() as stop:
             for first in range(0, len(scenes), per_batch):
                 numbers = range(first, min(first + per_batch, len(scenes)))

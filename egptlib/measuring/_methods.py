@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from egptlib._progress import progress
 from egptlib.decoding import Draft, Drafter, Generation, KeepingDrafter, Recorder, Sampler, Stop
 from egptlib.metrics import bootstrap
 
@@ -106,7 +107,7 @@ def run_methods(
         for i in range(warm_ups):
             method(*prompts[i % len(prompts)])
     runs = {name: MethodRuns() for name in methods}
-    for prompt in prompts:
+    for prompt in progress(prompts, desc="methods by the clock", unit="prompt"):
         trials = {name: list[tuple[float, Generation | list[int]]]() for name in methods}
         for _ in range(repeats):
             for name, method in methods.items():

@@ -6,6 +6,7 @@ from egptlib.metrics._acceptance import (
     consecutive_accepts,
     masked_cosine,
     per_position_table,
+    telling_thresholds,
 )
 from egptlib.metrics._bootstrap import Estimate, bootstrap
 from egptlib.metrics._cost_model import CostModel, Prediction, Tag
@@ -62,5 +63,6 @@ __all__ = [
     "replay_cascade",
     "replay_policy",
     "steady_speedup",
+    "telling_thresholds",
     "token_acceptance",
 ]

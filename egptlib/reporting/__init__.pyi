@@ -1,3 +1,7 @@
+from ._copies import compare_copies as compare_copies
+from ._copies import copies_folder as copies_folder
+from ._copies import refresh_copies as refresh_copies
+from ._copies import reset_copies as reset_copies
 from ._html import write_report as write_report
 from ._lab import lab_command as lab_command
 from ._notebooks import Job as Job
@@ -14,7 +18,6 @@ from ._runs import describe_environment as describe_environment
 from ._runs import is_headless as is_headless
 from ._runs import open_run as open_run
 from ._runs import read_status as read_status
-from ._runs import show_table as show_table
 from ._stars import compare_runs as compare_runs
 from ._stars import find_run as find_run
 from ._stars import overview as overview
@@ -22,5 +25,6 @@ from ._stars import set_star as set_star
 from ._sweep import differing as differing
 from ._sweep import plan_sweep as plan_sweep
 from ._sweep import read_grid as read_grid
+from ._tables import show_table as show_table
 
 __all__: list[str]

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import itertools
 import mimetypes
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from nbconvert.preprocessors import Preprocessor, TagRemovePreprocessor
 from traitlets.config import Config
 
 from egptlib.reporting._static import left_out_line, noted, static
+from egptlib.reporting._tables import align
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,39 +56,7 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
     for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
         exporter.register_preprocessor(preprocessor, enabled=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
-    aligned = re.sub(r'<table[^>]*class="dataframe".*?</table>', _aligned, body, flags=re.DOTALL)
-    return static(aligned), exporter.headings
-
-
-_CELL = re.compile(r"<(t[dh])>(.*?)</t[dh]>", re.DOTALL)
-_NUMBER = re.compile(r"[-+–]?[\d.,]*(e[-+]\d+)?%?")
-_NO_WRAP = 24  # characters that a column of text takes without a break
-
-
-def _aligned(table: re.Match[str]) -> str:
-    """Set columns of text to the left, head included, and let long names in heads break at underscores.
-
-    A column is one of text when one of its cells holds no number.
-    """
-    rows = [_CELL.findall(row) for row in table[0].split("</tr>")]
-    columns = zip(*(row for row in rows if row and all(kind == "td" for kind, _ in row)))
-    texts = [[html.unescape(text) for _, text in column] for column in columns]
-    kinds = [
-        "" if all(_NUMBER.fullmatch(text) for text in column)
-        else ' class="text short"' if max(map(len, column)) <= _NO_WRAP
-        else ' class="text"'
-        for column in texts
-    ]  # fmt: skip
-    if len({len(row) for row in rows if row}) > 1 or not kinds:  # cells that span others, or no rows
-        return table[0]
-    position = itertools.count()
-
-    def mark(cell: re.Match[str]) -> str:
-        kind, text = cell.groups()
-        shown = text.replace("_", "_<wbr>") if kind == "th" else text
-        return f"<{kind}{kinds[next(position) % len(kinds)]}>{shown}</{kind}>"
-
-    return _CELL.sub(mark, table[0])
+    return static(align(body)), exporter.headings
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:

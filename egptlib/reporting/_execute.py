@@ -14,6 +14,8 @@ from typing import Any
 
 from egptlib._paths import read_json, write_json
 from egptlib._processes import end_with
+from egptlib.reporting._notebooks import cell_sources
+from egptlib.reporting._progress import BAR, CELL
 from egptlib.reporting._runner import running_cell
 
 
@@ -32,6 +34,12 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     started = time.perf_counter()
+    number = len(cell_sources(notebook))
+
+    def tell(cell: Any, cell_index: int) -> None:  # counted as in `running_cell`
+        (folder / BAR).unlink(missing_ok=True)
+        (folder / CELL).write_text(f"{cell_index} of {number}", encoding="utf-8")
+
     try:
         papermill.execute_notebook(
             notebook,
@@ -42,6 +50,7 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
             progress_bar=False,
             execution_timeout=timeout,
             start_timeout=120,
+            on_cell_start=tell,
         )
         status["state"] = "done"
     except PapermillExecutionError as error:

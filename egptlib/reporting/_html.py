@@ -18,7 +18,8 @@ from egptlib.reporting._export import Export
 from egptlib.reporting._runner import describe_error
 from egptlib.reporting._runs import newest_runs, read_settings, read_status, readable_runs
 from egptlib.reporting._static import POLICY
-from egptlib.reporting._summary import page_name, shown, summarize
+from egptlib.reporting._summary import in_order, page_name, shown, summarize
+from egptlib.reporting._sweep import differing
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CARD_METRICS = 6
@@ -51,7 +52,7 @@ def write_report(
     if not readable and not left_out:
         raise FileNotFoundError(f"{root}: holds no finished run; `egptlib run --out {root}` makes them")
     runs, cards = list[Path](), list[dict[str, Any]]()
-    newest = newest_runs(readable)
+    newest = in_order(newest_runs(readable))
     with Export(out, ["index.html", *(page_name(folder) for folder in newest)]) as export:
         for folder in newest:
             try:
@@ -71,8 +72,13 @@ def write_report(
     return out / "index.html"
 
 
-def _index(runs: Sequence[Path], cards: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> str:
+def _index(runs: Sequence[Path], cards: Sequence[dict[str, Any]], left_out: Mapping[str, str]) -> str:
     titles = {card["notebook"]: card["title"] for card in cards}
+    parameters = [read_settings(folder / "params.json") for folder in runs]
+    alike = {name: differing([p for p, card in zip(parameters, cards) if card["notebook"] == name]) for name in titles}
+    for given, card in zip(parameters, cards):
+        names = [name for name in alike[card["notebook"]] if name not in ("dataset", "split", "pair", "smoke")]
+        card["varies"] = ", ".join(f"{name.replace('_', ' ')} {shown(given.get(name))}" for name in names)
     return _environment().get_template("index.html.j2").render(
         policy=POLICY,
         css=_css(),
@@ -100,7 +106,8 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
     dataset = Path(str(parameters.get("dataset", ""))).name
     title = next((h.text for h in headings if h.level == 1), notebook)
     error = describe_error(status) if status.get("state") != "done" else None
-    facts = {"run": folder.name, "started": status.get("started"), "seconds": status.get("seconds")}
+    told = ("started", "seconds", "by hand", "source", "cells")
+    facts = {"run": folder.name} | {name: status[name] for name in told if name in status}
     page = _environment().get_template("page.html.j2").render(
         policy=POLICY,
         css=_css(),

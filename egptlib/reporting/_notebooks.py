@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import egptlib
-from egptlib._paths import project_root, read_json
+from egptlib._paths import find_path, project_root, read_json
 
 BUILT_IN_DATASETS = ("streets", "mini", "clips")
+# Parameters that name a file or folder where they are not empty.
+_PATHS = ("adapter", "assistant", "states", "free_states", "recorded", "token_folds")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Job:
         pair = str(self.parameters.get("pair", ""))
         told = Path(pair).read_text(encoding="utf-8") if pair.endswith(".toml") else ""  # it may say other things now
         content = json.dumps(
-            [dict(self.parameters), told, _cell_sources(self.notebook), _library_digest()], sort_keys=True, default=str
+            [dict(self.parameters), told, cell_sources(self.notebook), _library_digest()], sort_keys=True, default=str
         )
         dataset = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(str(self.parameters.get("dataset", ""))).name)
         digest = hashlib.sha256(content.encode()).hexdigest()[:10]
@@ -103,7 +105,8 @@ def plan(
     Raises:
         ValueError: a parameter no notebook knows, a value of the wrong type, or one that a run's folder cannot hold
             (NaN, infinity, a date).
-        FileNotFoundError: ``dataset`` is neither a built-in name nor a folder, or ``pair`` a file that is not there.
+        FileNotFoundError: ``dataset`` is neither a built-in name nor a folder, or ``pair`` or one of the other
+            parameters that name a path a file that is not there.
     """
     given, optional = dict(given or {}), dict(optional or {})
     declared = {notebook: notebook_parameters(notebook) for notebook in notebooks}
@@ -120,6 +123,9 @@ def plan(
             parameters["dataset"] = _dataset(parameters["dataset"])
         if str(parameters.get("pair", "")).endswith(".toml"):
             parameters["pair"] = _pair_file(parameters["pair"])
+        for name in _PATHS:  # as with the dataset: kernels run elsewhere, and seconds later
+            if value := parameters.get(name):
+                parameters[name] = str(find_path(value, f"no such file or folder, which parameter {name!r} names"))
         for name, value in parameters.items():
             require_json(f"parameter {name!r}", value)
         jobs.append(Job(notebook, parameters))
@@ -174,9 +180,9 @@ def _dataset(value: str) -> str:
     """Return a built-in name as it is, a folder as an absolute path: kernels run elsewhere."""
     if value in BUILT_IN_DATASETS:
         return value
-    folder = Path(value).expanduser()
+    folder = find_path(value, f"no such dataset folder, and not one of {', '.join(BUILT_IN_DATASETS)}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"dataset {value!r}: expected {', '.join(BUILT_IN_DATASETS)} or an existing folder")
+        raise NotADirectoryError(f"dataset {value!r}: expected a folder: {folder}")
     return str(folder.resolve())
 
 
@@ -206,7 +212,7 @@ def _cells(notebook: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{notebook}: not a notebook (expected JSON with 'cells'): {error}") from error
 
 
-def _cell_sources(notebook: Path) -> list[str]:
+def cell_sources(notebook: Path) -> list[str]:
     """What a notebook says, without outputs and editor metadata: these do not change a result."""
     return [cell["source"] for cell in _cells(notebook)]
 

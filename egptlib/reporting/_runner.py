@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -16,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from egptlib._cluster import connect
-from egptlib._paths import read_json, write_json
+from egptlib._paths import project_root, read_json, write_json
 from egptlib._sealed import folder_digests, write_sealed
-from egptlib.reporting._notebooks import Job
+from egptlib.reporting._notebooks import Job, cell_sources
+from egptlib.reporting._progress import BAR, CELL, ProgressLine
 from egptlib.reporting._runs import read_status
 
 # What a kernel without anyone watching needs. Figures go through matplotlib's inline backend whatever the shell says.
@@ -86,7 +89,8 @@ def run_notebooks(
     environment = _HEADLESS | _threads(workers) | {"EGPTLIB_LOCK_SECONDS": str(timeout)}
     outcomes: dict[str, Outcome] = {}
     _interrupted.clear()
-    with _backend(workers, cluster), _nothing_left(root):
+    line = ProgressLine(root)
+    with _backend(workers, cluster), _nothing_left(root), line.shown():
         tasks = (
             joblib.delayed(_run)(job, name, root.resolve(), timeout, notebook_timeout, force, environment)
             for name, job in unique.items()
@@ -96,6 +100,7 @@ def run_notebooks(
         ):
             outcomes[name] = outcome
             if report is not None:
+                line.clear()
                 report(outcome)
     return [outcomes[name] for name in unique]
 
@@ -175,7 +180,7 @@ def _run(
         try:
             process = subprocess.run(
                 [*command, str(job.notebook.resolve()), str(partial), str(timeout)],
-                env=os.environ | environment,
+                env=os.environ | environment | {"EGPT_PROGRESS": str(partial / BAR)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -198,12 +203,20 @@ def _run(
             "seconds": round(seconds, 2),
             "error": {"cell": running_cell(partial / "out.ipynb"), "name": ended, "value": "".join(tail)},
         }
-    (partial / "status.json").unlink(missing_ok=True)  # the child's, without the digests of what it left
-    write_sealed(partial / "status.json", status | {"files": folder_digests(partial)})
+    for file in ("status.json", CELL, BAR):  # the child's, without the digests of what it left
+        (partial / file).unlink(missing_ok=True)
+    write_sealed(partial / "status.json", status | _source(job.notebook) | {"files": folder_digests(partial)})
     _publish(partial, final)
     if status["state"] == "done":
         return name, Outcome(job, final, "done", seconds)
     return name, Outcome(job, final, "failed", seconds, describe_error(status))
+
+
+def _source(notebook: Path) -> dict[str, str]:
+    """Which notebook ran: its file, from the checkout where it is there, and a digest of what its cells say."""
+    path, root = notebook.resolve(), project_root()
+    digest = hashlib.sha256(json.dumps(cell_sources(notebook)).encode()).hexdigest()
+    return {"source": str(path.relative_to(root) if root and path.is_relative_to(root) else path), "cells": digest[:12]}
 
 
 def _publish(partial: Path, final: Path) -> None:

@@ -11,6 +11,7 @@ A notebook opens its run once, in the cell after its parameters, and hands it ev
     run.save_headline({"mean cosine": 0.71})           # the few figures of its card on the report's index page
     run.save_headline(found, times=["speedup"])        # those that a busy machine makes worthless
     folder = run.shared_folder("hidden_states/streets_test_mini")  # outlives this run, shared with other notebooks
+    run.keep("gamma_7")                                # by hand only: a listed run of that name, with its parameters
 
 `egptlib run` sets `out` to a temporary folder and renames it when the notebook has finished, so a notebook prints
 names relative to the run (`run.folder` may move). Parameters every notebook has, each on its own line of the cell
@@ -57,6 +58,8 @@ from egptlib._machine import Meter
 from egptlib._paths import atomic_write, project_root, read_json, write_json
 from egptlib._sealed import compare_digests, read_sealed
 from egptlib.figures import apply_style, paper_width
+from egptlib.reporting._keep import Session, keep
+from egptlib.reporting._tables import show_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,12 +91,13 @@ class Run:
         metrics: what `save_results` has been given so far.
     """
 
-    def __init__(self, folder: Path, notebook: str, shared: Path) -> None:
+    def __init__(self, folder: Path, notebook: str, shared: Path, session: Session | None = None) -> None:
         self.folder = folder
         self.notebook = notebook
         self.metrics: dict[str, Any] = {}
         self._shared = shared
         self._meter = Meter()
+        self._session = session
 
     def save_results(self, **results: Any) -> None:
         """Add figures to ``metrics.json``; a name given twice takes the later value.
@@ -162,34 +166,23 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def keep(self, name: str) -> Path:
+        """Keep a run by hand as a listed run, with its parameters and the notebook as it ran, and return its folder.
+
+        `egptlib runs`, `report` and `paper` take it as any other. Parameters have the values they had when the run was
+        opened. The page says which cells did not run as they stand, or in another order.
+
+        Raises:
+            FileExistsError: there is a run of this name.
+            ValueError: a name that is no file name, a run that is not by hand, or a notebook that was not saved (it is
+                waited for; JupyterLab as `egptlib lab` starts it saves every few seconds).
+        """
+        if self._session is None:
+            raise ValueError(f"keep({name!r}): only a run by hand is kept; this one is in {self.folder}")
+        return keep(self._session, self.folder, self.notebook, self.folder.parents[1], _checked(name))
+
     def __repr__(self) -> str:
         return f"Run({self.notebook!r}, folder={str(self.folder)!r})"
-
-
-def show_table(frame: "DataFrame", digits: int | None = None) -> None:
-    """Show a table in the notebook, without its index and with all of its text.
-
-    Args:
-        frame: the table; what is missing becomes a dash.
-        digits: significant digits of each number, where a column holds figures of many sizes; default: as many
-            decimals in all rows of a column as its numbers need.
-    """
-    import pandas as pd
-    from IPython.display import HTML, display
-
-    if digits is not None:
-        frame = frame.map(lambda value: _rounded(value, digits))
-    missing = frame.isna() & frame.dtypes.map(pd.api.types.is_object_dtype)  # `na_rep` leaves None alone
-    frame = frame.mask(missing, "–") if missing.to_numpy().any() else frame
-    with pd.option_context("display.max_colwidth", None):
-        display(HTML(frame.to_html(index=False, border=0, na_rep="–")))
-
-
-def _rounded(value: Any, digits: int) -> Any:
-    """Return a float as text of so many digits, whole numbers in full; anything else as it is."""
-    if not isinstance(value, float) or math.isnan(value):
-        return value
-    return f"{value:.0f}" if value.is_integer() else f"{value:.{digits}g}"
 
 
 def open_run(out: str, notebook: str) -> Run:
@@ -202,8 +195,11 @@ def open_run(out: str, notebook: str) -> Run:
     folder = Path(out).expanduser().resolve() if out else default_root() / "interactive" / _checked(notebook)
     folder.mkdir(parents=True, exist_ok=True)
     apply_style()
+    session = None if out else Session.here()
+    if session is not None:
+        warnings.showwarning = _note  # stderr stands on the red of errors in JupyterLab
     write_json(folder / "environment.json", describe_environment())
-    return Run(folder, notebook, folder.parent / "shared")
+    return Run(folder, notebook, folder.parent / "shared", session)
 
 
 def describe_environment(*devices: str) -> dict[str, Any]:
@@ -320,6 +316,10 @@ def read_stars(root: Path) -> dict[str, str]:
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run, or an empty one where there is no file."""
     return read_json(path) if path.is_file() else {}
+
+
+def _note(message: Warning | str, *where: Any, **options: Any) -> None:
+    print(f"note: {message}")
 
 
 def _checked(name: str) -> str:

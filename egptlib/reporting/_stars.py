@@ -62,13 +62,13 @@ def overview(root: Path, *, notebook: str | None = None, starred: bool = False) 
 
 
 def compare_runs(folders: Sequence[Path]) -> "DataFrame":
-    """Return one row per parameter or figure in which the runs differ, and one column per run.
+    """Return one row per headline, parameter or figure in which the runs differ, and one column per run.
 
     Lists and dicts among the figures are left out. With two runs of numbers a column `difference` says by how much.
     """
     import pandas as pd
 
-    sources = ("params.json", "metrics.json")
+    sources = ("headline.json", "params.json", "metrics.json")
     rows: list[dict[str, Any]] = []
     for source in sources:
         contents = [read_settings(folder / source) for folder in folders]

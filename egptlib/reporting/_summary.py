@@ -45,6 +45,24 @@ def summarize(folders: Sequence[Path]) -> list[Summary]:
     return [_summary(notebook, runs) for notebook, runs in sorted(groups.items())]
 
 
+def in_order(folders: Sequence[Path]) -> list[Path]:
+    """Return runs by notebook and dataset, and within these by the values of what varies, numbers by their size."""
+    groups: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
+    for folder in folders:
+        given, notebook = read_settings(folder / "params.json"), (read_status(folder) or {}).get("notebook")
+        groups.setdefault((str(notebook), shown(given.get("dataset"))), []).append((folder, given))
+    ordered = []
+    for _, runs in sorted(groups.items()):
+        names = differing([given for _, given in runs])
+        key = {folder: [_place(given.get(name)) for name in names] for folder, given in runs}
+        ordered += sorted(key, key=lambda folder: (key[folder], folder.name))
+    return ordered
+
+
+def _place(value: Any) -> tuple[bool, float, str]:
+    return (False, float(value), "") if _is_number(value) else (True, 0.0, str(value))
+
+
 def page_name(folder: Path) -> str:
     """Return the file name of a run's page."""
     return f"{file_name(folder.name)}.html"

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from egptlib._paths import data_root
+from egptlib._paths import data_root, find_path
 from egptlib.scenes._cutting import cut_settings, is_cut
 from egptlib.scenes._images import read_image
 from egptlib.scenes._index import INDEX_NAME, Record, read_index
@@ -175,10 +175,9 @@ def open_scenes(
         return scenes.select(set(names) & set(scenes.sequences)) if names else scenes
     if source == "clips":
         scenes = SceneFolder(_clips(), options)
-    elif not Path(source).exists():
-        raise FileNotFoundError(f"{source}: no such dataset folder, and not one of streets, mini, clips")
     else:
-        scenes = SceneFolder(source, options)
+        missing = "no such dataset folder, and not one of streets, mini, clips"
+        scenes = SceneFolder(source if Path(source).exists() else find_path(source, missing), options)
     return scenes if num_sequences is None else scenes.select(scenes.sequences[:num_sequences])
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import pytest
 
+from egptlib.reporting import write_paper, write_report
 from egptlib.reporting._lab import lab_command
 
 from .conftest import Watch, keep_screenshot
@@ -56,14 +57,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ("--allow-root", "--LabApp.expose_app_in_browser=True", "--ServerApp.port_retries=0")
+    options = ("--allow-root", "--LabApp.expose_app_in_browser=True")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EGPTLIB_DATA", str(folder / "data"))
         open_scenes("streets", num_sequences=2)
         patch.setenv("EGPTLIB_RUNS", str(folder / "runs"))
         for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"):
             patch.setenv(name, str(folder / name.lower()))
-        command, environment = lab_command(port, folder=folder / "notebooks", open_browser=False, options=options)
+        command, environment, _ = lab_command(port, folder=folder / "notebooks", open_browser=False, options=options)
         own = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "EGPT_HEADLESS")}
         with (
             open(folder / "lab.log", "wb") as log,
@@ -125,7 +126,7 @@ def test_a_notebook_runs_and_a_slider_changes_the_picture(chromium: "Browser", l
     address, token = lab
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     watch = Watch(page, address, address.replace("http", "ws"))
-    page.goto(f"{address}/lab/tree/{name}?token={token}&reset")
+    page.goto(f"{address}/lab/tree/notebooks/{name}?token={token}&reset")
     page.wait_for_function("window.jupyterapp && jupyterapp.shell.currentWidget?.sessionContext", timeout=90_000)
     page.evaluate(f"async () => {{ await {_SHOWN}.sessionContext.ready }}")
     page.wait_for_function(f"{_SHOWN}.sessionContext.session?.kernel?.status === 'idle'", timeout=90_000)
@@ -135,9 +136,28 @@ def test_a_notebook_runs_and_a_slider_changes_the_picture(chromium: "Browser", l
     assert not [output for output in outputs if output["output_type"] == "error"]
     _move_a_slider(page, cells)
     keep_screenshot(page, f"lab-{name.removesuffix('.ipynb')}")
+    if name.startswith("04"):
+        _keep_it(page, Path(os.environ["EGPTLIB_RUNS"]) / "by_hand")
     assert not watch.errors and not watch.requests
     page.evaluate(f"async () => {{ await {_SHOWN}.sessionContext.shutdown() }}")
     page.context.close()
+
+
+def _keep_it(page: "Page", kept: Path) -> None:
+    """A last cell keeps the run; JupyterLab saves the notebook by itself. It is a run as any other then."""
+    page.evaluate(f"() => {{ {_SHOWN}.content.activeCellIndex = {_SHOWN}.content.widgets.length - 1 }}")
+    page.evaluate("() => jupyterapp.commands.execute('notebook:insert-cell-below')")
+    page.evaluate(f"""() => {_SHOWN}.content.activeCell.model.sharedModel.setSource('run.keep("by_hand")')""")
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell') }")
+    deadline = time.monotonic() + 120
+    while not kept.is_dir():
+        assert time.monotonic() < deadline, "the notebook was not saved"
+        time.sleep(0.5)
+    assert json.loads((kept / "status.json").read_text())["by hand"] == "all cells, in their order"
+    assert json.loads((kept / "params.json").read_text())["smoke"] is True
+    text = write_report(kept.parent).with_name("by_hand.html").read_text(encoding="utf-8")
+    assert "<svg" in text or "data:image/png" in text
+    assert write_paper(kept.parent, kept.parent / "paper")[1]["figures"] > 3
 
 
 def _finished(page: "Page", timeout: float = 240) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from egptlib.metrics import (
     consecutive_accepts,
     masked_cosine,
     per_position_table,
+    telling_thresholds,
 )
 from egptlib.metrics._acceptance import _checked_mask
 from egptlib.recorded import legacy_speedup_estimates
@@ -343,3 +344,11 @@ def test_half_precision_states_are_compared_in_float32() -> None:
     cosine, _ = masked_cosine(states, states, torch.ones(2, 3))
     assert cosine.dtype == torch.float32
     assert torch.allclose(cosine, torch.ones(2, 3), atol=1e-6)
+
+
+def test_thresholds_follow_the_data_where_the_standard_ones_say_nothing() -> None:
+    cosines = torch.linspace(-0.5, 0.5, 1001)
+    assert telling_thresholds(cosines) == (-0.4, -0.25, 0.0, 0.25, 0.4)  # above each 90, 75, 50, 25, 10 %
+    assert telling_thresholds(torch.cat([cosines, torch.full((11,), 0.81)])) == (0.80, 0.85, 0.90, 0.95)
+    assert telling_thresholds(torch.cat([cosines, torch.full((9,), 0.81)])) != (0.80, 0.85, 0.90, 0.95)
+    assert telling_thresholds(torch.zeros(3)) == (0.0,)

@@ -182,7 +182,7 @@ def test_columns_of_text_stand_left_and_of_numbers_right() -> None:
     )
     output = _output(text__html=frame.to_html(index=False, border=0, na_rep="–"))
     body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("code", "table", outputs=[output])]))
-    cells = re.findall(r"<(t[dh])( class=\"[a-z ]+\")?>([^<]*)", body.replace("<wbr>", ""))
+    cells = re.findall(r"<(t[dh])( class=\"[a-z ]+\")?(?: style=\"[^\"]*\")?>([^<]*)", body.replace("<wbr>", ""))
     columns = [cells[i::3] for i in range(3)]
     assert [{kind for _, kind, _ in column} for column in columns] == [
         {' class="text short"'}, {""}, {' class="text"'}

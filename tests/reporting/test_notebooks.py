@@ -88,7 +88,7 @@ def test_dataset_is_built_in_or_an_existing_folder(
     job = plan([notebook], {"dataset": "mine"})[0]
     assert job.parameters["dataset"] == str(tmp_path / "mine")
     assert job.name.startswith("01_toy-mine-")
-    with pytest.raises(FileNotFoundError, match="dataset 'missing': expected streets"):
+    with pytest.raises(FileNotFoundError, match="missing: no such dataset folder, and not one of streets"):
         plan([notebook], {"dataset": "missing"})
 
 
@@ -105,6 +105,24 @@ def test_a_pair_file_becomes_absolute_and_what_it_says_counts(
     assert job.name != name
     with pytest.raises(FileNotFoundError, match=r"pair 'none\.toml': no such file: "):
         plan([notebook], {"pair": "none.toml"})
+
+
+def test_paths_are_found_from_the_data_folder_too_and_wrong_ones_before_a_run(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = make_notebook("01_toy", parameters='dataset = "streets"\nadapter = ""')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path / "data"))
+    for folder in ("data/my_data", "L4"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("my_data", "data/my_data"):
+        job = plan([notebook], {"dataset": name, "adapter": "L4"})[0]
+        assert job.parameters == {"dataset": str(tmp_path / "data/my_data"), "adapter": str(tmp_path / "L4")}
+    looked = f"looked for {tmp_path}/none and .*{tmp_path}/data/none"
+    with pytest.raises(FileNotFoundError, match=f"none: no such dataset folder.*{looked}"):
+        plan([notebook], {"dataset": "none"})
+    with pytest.raises(FileNotFoundError, match=f"which parameter 'adapter' names; {looked}"):
+        plan([notebook], {"adapter": "none"})
 
 
 def test_the_name_changes_with_what_the_result_depends_on(

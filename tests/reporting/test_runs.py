@@ -70,8 +70,9 @@ def test_a_shown_table_has_readable_numbers(monkeypatch: pytest.MonkeyPatch) -> 
     frame = pd.DataFrame({"what": ["count", None], "x": [2023.0, 0.00221849], "y": [None, None]})
     show_table(frame)
     show_table(frame, digits=3)
-    cells = [re.findall("<td>(.*?)</td>", text) for text in shown]
+    cells = [re.findall("<td[^>]*>(.*?)</td>", text) for text in shown]
     assert cells[0] == ["count", "2023.000000", "–", "–", "0.002218", "–"]
+    assert 'style="text-align: left">count</td><td>2023' in shown[0].replace("\n", "").replace("  ", "")
     assert cells[1] == ["count", "2023", "–", "–", "0.00222", "–"]
 
 

@@ -15,6 +15,7 @@ def root(tmp_path: Path) -> Path:
     def write(name: str, notebook: str, metrics: dict[str, Any], **parameters: Any) -> None:
         write_json(tmp_path / name / "params.json", {"dataset": "streets", **parameters})
         write_json(tmp_path / name / "metrics.json", metrics)
+        write_json(tmp_path / name / "headline.json", {"rate": f"{metrics['rate']:.0%}"})
         write_json(tmp_path / name / "status.json", {"state": "done", "notebook": notebook, "seconds": 12.4})
 
     write("04_x-streets-aa11", "04_x", {"rate": 0.5, "kind": "a", "curve": [1]}, gamma=3, out_dir="/a/b")
@@ -52,7 +53,9 @@ def test_the_list_shows_what_differs_within_a_notebook(root: Path) -> None:
 def test_comparison_holds_what_differs_and_no_more(root: Path) -> None:
     first, second, third = (find_run(root, name) for name in ("04_x-streets-aa", "04_x-streets-ab", "05"))
     table = compare_runs([first, second])
-    assert list(table.index) == [("params", "gamma"), ("metrics", "rate"), ("metrics", "kind")]
+    assert list(table.index) == [
+        ("headline", "rate"), ("params", "gamma"), ("metrics", "rate"), ("metrics", "kind"),
+    ]  # fmt: skip
     assert table.loc[("metrics", "rate"), "difference"] == 0.25 and table.loc[("params", "gamma"), "difference"] == 2
     assert len(compare_runs([first, first])) == 0
     wide = compare_runs([first, second, third])

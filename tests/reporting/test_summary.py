@@ -1,12 +1,14 @@
 """Runs side by side: what varies, what the headlines say, and a figure that fits what varies."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from egptlib._paths import write_json
-from egptlib.reporting._summary import quantity, summarize
+from egptlib.reporting import write_report
+from egptlib.reporting._summary import in_order, quantity, summarize
 
 
 def _write(folder: Path, headline: dict[str, Any], state: str = "done", **parameters: Any) -> Path:
@@ -54,3 +56,11 @@ def test_names_become_rows_and_one_run_has_no_figure(tmp_path: Path) -> None:
     assert summary.figure is not None and [a.get_title(loc="left") for a in summary.figure.axes] == ["rate (%)"]
     assert [t.get_text() for t in summary.figure.axes[0].get_yticklabels()] == ["500ms", "clips"]
     assert summarize([one])[0].figure is None
+
+
+def test_runs_stand_in_the_order_of_what_varies(tmp_path: Path) -> None:
+    for name, (dataset, gamma) in zip("abcd", [("streets", 10), ("clips", 3), ("streets", 9), ("clips", 20)]):
+        _write(tmp_path / name, {}, dataset=dataset, gamma=gamma)
+    assert [folder.name for folder in in_order(sorted(tmp_path.iterdir()))] == ["b", "d", "c", "a"]
+    index = write_report(tmp_path).read_text(encoding="utf-8")
+    assert re.findall(r'class="varies">(.*?)<', index) == ["gamma 3", "gamma 20", "gamma 9", "gamma 10"]

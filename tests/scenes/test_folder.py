@@ -217,6 +217,8 @@ def test_wrong_index(tmp_path: Path, content: str, message: str) -> None:
 def test_wrong_arguments(users_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: no such dataset folder, and not one of streets"):
         open_scenes("nowhere")
+    with pytest.raises(FileNotFoundError, match=f"looked for {Path.cwd()}/nowhere"):
+        open_scenes("nowhere")
     with pytest.raises(FileNotFoundError, match=r"EventGPT_Instruction_Subset\.json is missing"):
         open_scenes(tmp_path)
     wrongs: tuple[dict, ...] = ({"event_views": 0}, {"sampling": "random"}, {"order": "first"}, {"questions": []})
