@@ -3,7 +3,13 @@
 The names that most work begins with; each is imported from its room on first use, so that `import egptlib` is quick.
 """
 
+import os
+
 import lazy_loader
+
+# OpenMP's threads sleep while they wait for one another; torch reads this when it is first imported. With all cores
+# taken by others, threads that spin burn ten times the CPU seconds and take longer by the clock, too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

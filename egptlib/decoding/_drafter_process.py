@@ -48,7 +48,9 @@ class _Board(ctypes.Structure):
 class DrafterProcess:
     """Runs a drafter in a second process; one job at a time, drafted greedily.
 
-    The weights are shared, not copied. A draft holds tokens and confidences but no logits: under sampling its tokens
+    The weights are shared, not copied. From `begin` to `take` the caller's torch threads are those that the worker
+    leaves it, and afterwards what they were: two processes with a thread for every core each wait for one another.
+    A draft holds tokens and confidences but no logits: under sampling its tokens
     count as chosen with certainty, which keeps the verifier lossless.
 
     Args:
@@ -78,6 +80,7 @@ class DrafterProcess:
         theirs.close()
         self._memory: SharedMemory | None = None
         self._job, self._pending = 0, 0
+        self._num_threads, self._lent = num_threads, 0  # torch threads, and those that the caller goes without
         self._kept: Any = None  # a scene, and whether the worker has it
         self._there = False
         self._events: list[Event] = []
@@ -97,6 +100,7 @@ class DrafterProcess:
             raise ValueError(f"limit: expected 0 to {MAX_TOKENS} tokens, found {limit}")
         self._drain()
         self._events.clear()
+        self._lend()
         kept = scene is not None and scene is self._kept
         there, self._there = kept and self._there, kept
         self._send("begin", None if there else self._share(_without_frames(scene)), kept, question, limit)
@@ -119,12 +123,14 @@ class DrafterProcess:
     def take(self) -> Draft:
         """Stop the job and return what was drafted so far, without waiting for the token being made."""
         self._board.stop = self._job
+        self._take_back()
         return self.made()
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
         """Let the drafter read a prompt and wait for it, as any drafter does."""
         self.begin(scene, question, limit=0)
         recorder.events += self.events()
+        self._take_back()
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         """Draft up to `count` tokens after `answer`, and wait for them."""
@@ -159,6 +165,7 @@ class DrafterProcess:
 
     def close(self) -> None:
         """End the process."""
+        self._take_back()
         if self._process.is_alive():
             self._board.stop = self._job
             self._connection.close()  # the worker's next recv ends it
@@ -176,6 +183,19 @@ class DrafterProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _lend(self) -> None:
+        """Share the cores out: the caller's torch threads are fewer by those of the worker, but at least one."""
+        self._take_back()
+        threads = torch.get_num_threads()
+        self._lent = min(self._num_threads, threads - 1)
+        if self._lent:
+            torch.set_num_threads(threads - self._lent)
+
+    def _take_back(self) -> None:
+        if self._lent:
+            torch.set_num_threads(torch.get_num_threads() + self._lent)
+        self._lent = 0
 
     def _send(self, verb: str, *arguments: Any) -> None:
         self._job += 1

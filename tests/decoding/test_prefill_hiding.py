@@ -1,5 +1,7 @@
 """The drafter beside the target: same tokens as the target alone, events of both on one clock, errors told."""
 
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -263,3 +265,34 @@ class _Tokens(list[int]):
 
 def _scene(tokens: list[int]) -> Any:
     return _Tokens(tokens)
+
+
+def test_the_target_takes_the_cores_that_are_left(target: Model, drafter: Drafter) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, left in ((4, 2), (2, 1), (1, 1)):
+            torch.set_num_threads(threads)
+            with DrafterProcess(drafter, target.eos_token_ids, num_threads=2) as process:
+                for _ in range(2):  # a second job takes no more
+                    process.begin([3, 4], "", limit=2)
+                    assert torch.get_num_threads() == left
+                process.wait()
+                assert torch.get_num_threads() == left
+                process.take()
+                assert torch.get_num_threads() == threads
+                process.start([3, 4], "", Recorder())
+                assert torch.get_num_threads() == threads
+                process.begin([3, 4], "", limit=2)
+            assert torch.get_num_threads() == threads  # closed with a job at work
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_wait_do_not_spin() -> None:
+    told = "import os, egptlib; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, kept in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        done = subprocess.run(
+            [sys.executable, "-c", told], env=plain | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == kept
