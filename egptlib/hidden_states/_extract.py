@@ -132,7 +132,6 @@ def extract(
         >>> from egptlib import HiddenStates, load_pair, open_scenes
         >>> scenes = open_scenes("streets", num_sequences=1)
         >>> extraction = extract(load_pair(), scenes.spread(1), "states", num_questions=2)
-        extracted 2 pairs in ... -> states
         >>> len(HiddenStates.open("states"))
         2
     """

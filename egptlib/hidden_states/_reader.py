@@ -27,7 +27,6 @@ class HiddenStates(Sequence[HiddenSample]):
     Example:
         >>> from egptlib import extract, load_pair, open_scenes
         >>> extraction = extract(load_pair(), open_scenes("streets", num_sequences=1)[:1], "states", num_questions=2)
-        extracted 2 pairs in ... -> states
         >>> hs = HiddenStates.open("states")
         >>> hs[0].drafter_hidden.shape == hs[0].target_hidden.shape, hs[-1].metadata["question"]
         (True, 'Can you elaborate on the elements of the scene provided?')
