@@ -22,6 +22,8 @@ from egptlib.decoding import (
     shared_vocabulary,
     speculative_generate,
 )
+from egptlib.decoding._loop import keep
+from egptlib.decoding._rules import Verdict
 from egptlib.hidden_states._samples import figures
 from egptlib.metrics import Costs
 from egptlib.models import confidences
@@ -199,3 +201,16 @@ def test_figures_of_16_bit_logits_have_more_than_8_bits() -> None:
         sure = p.gather(1, tokens[:, None])[:, 0]
         bound = (0.3 * (-apart[1]).exp()).clamp_max(0.09)
         assert Typical().passes(draft, target, torch.empty(0)).tolist() == (sure > bound).tolist()
+
+
+@pytest.mark.parametrize("ends", [set(), {2}, {7}, {1, 7}, {3, 7}, {1, 2, 3, 4}])
+@pytest.mark.parametrize("accepted", range(5))
+def test_an_answer_ends_at_its_first_end_token_and_only_tokens_before_it_count(accepted: int, ends: set[int]) -> None:
+    """Token by token: kept drafts 1 2 3 4, then the target's own 7."""
+    expected, drafted = list[int](), 0
+    for token in [*[1, 2, 3, 4][:accepted], 7]:
+        expected.append(token)
+        drafted += token != 7
+        if token in ends:
+            break
+    assert keep(Verdict(accepted, 7), Draft([1, 2, 3, 4]), frozenset(ends)) == (expected, drafted)

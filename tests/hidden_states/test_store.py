@@ -200,6 +200,20 @@ def test_a_disk_that_fills_up_at_any_write_harms_nothing(
     assert files(folder) == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("commit_every", "chunk_size"), [(1, 9), (3, 9), (4, 2), (9, 3)])
+def test_a_crash_costs_at_most_the_samples_since_the_last_commit(
+    tmp_path: Path, commit_every: int, chunk_size: int
+) -> None:
+    every = min(commit_every, chunk_size)  # a full chunk is written too
+    writer = HiddenStateWriter(tmp_path, commit_every=commit_every, chunk_size=chunk_size)
+    for number in range(8):
+        writer.add(**make_sample(number))
+        safe = (number + 1) // every * every
+        assert writer.num_committed == safe
+        assert len(HiddenStates.open(tmp_path)) == safe if safe else not list(tmp_path.glob("chunks/*"))
+    writer.close()
+
+
 def test_samples_before_an_error_are_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), HiddenStateWriter(tmp_path) as writer:
         writer.add(**make_sample(0))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from egptlib.measuring import report_costs
+from egptlib.measuring import _costs, report_costs
 from egptlib.metrics import Costs
 from egptlib.models import STAGES, STEP_PARTS, Pair, shared_vocabulary
 from tests.decoding.conftest import make_model
@@ -41,6 +41,32 @@ def test_a_report_is_complete(tmp_path: Any) -> None:
     costs.save(tmp_path / "costs.json")
     assert Costs.load(tmp_path / "costs.json") == costs
     assert target.decode_greedy(target.prefill(target.encode([4, 5, 6], "")), 12)[0].tolist() == before
+
+
+def test_costs_are_the_medians_of_what_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each timing is made up; how many steps of the drafter are in one of `row` is counted."""
+    pair = Pair("tiny", drafter := make_model(1), target := make_model(0), shared_vocabulary(drafter, target))
+    steps, step = list[Any](), drafter.step
+    for name in ("step_parts", "peak_bytes"):
+        monkeypatch.setattr(_costs, name, lambda *given: 0)
+
+    def made_up(jobs: dict[str, Any], repeats: int, device: Any) -> dict[str, list[float]]:
+        with monkeypatch.context() as counted:
+            counted.setattr(drafter, "step", lambda *given: (steps.append(given), step(*given))[1])
+            jobs["drafter.row"]()
+        made = {name: [100.0 + n, 1.0 + n, 0.0] for n, name in enumerate(jobs)}  # the median is not the mean
+        return made | {"target.step": [6.0, 7.0, 8.0], "verify.0": [1.0, 9.0, 7.5], "drafter.row": [4.0, 3.0, 90.0]}
+
+    monkeypatch.setattr(_costs, "_interleaved", made_up)
+    report = report_costs(pair, Prompt([4, 5, 6]), gammas=[2, 0], repeats=3, measure_contention=False)
+    names = ["preprocess", "vision", "prefill", "decode", "step"]
+    target_seconds, drafter_seconds = ({name: 1.0 + at + n for n, name in enumerate(names)} for at in (0, 5))
+    assert report.costs.drafter_step == 4.0 / len(steps) and len(steps) == 5
+    assert report.costs.target_step == 7.25 and report.costs.verify == {0: 7.25, 2: 14.0}  # after row, 2, verify.0
+    assert report.costs.drafter_passes == {2: 12.0}
+    assert report.stages["drafter"] == {"load": 0.5} | {name: drafter_seconds[name] for name in names[:4]}
+    assert report.costs.target_stages == {"load": 0.5} | {name: target_seconds[name] for name in names[:3]}
+    assert report.c["in a round"] == 0.8 / 7.25 and report.c["single steps"] == drafter_seconds["step"] / 7.25
 
 
 def test_senseless_requests_are_refused() -> None:

@@ -87,3 +87,9 @@ def test_sessions_share_a_scenes_time_and_are_compared() -> None:
     assert runs.seconds[0] == runs.seconds[1] > 0
     base.token_ids[1] = [9]
     assert run_sessions(answer, prompts, base, repeats=1, warm_ups=0).identical == [True, False, True]
+
+
+def test_slower_is_any_time_longer() -> None:
+    base, ours = [[1.0, 1.0, 1.0, 1.0], [1.01, 1.0, 0.99, 3.0]]
+    runs = [MethodRuns(seconds, [[1]] * 4, [True] * 4) for seconds in (ours, base)]
+    assert compare_speed(*runs).slower == 0.5
