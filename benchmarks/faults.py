@@ -300,7 +300,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="egptlib-faults-", dir=given.folder) as name:
         folder = Path(name)
         works = {"writer": Writing(), "training": Training(folder / "states"), "sweep": Sweep(folder / "notebooks")}
-        small = works | {"writer": Writing(23)}
+        small, extraction = works | {"writer": Writing(23)}, Extraction()
 
         def demo() -> Path:
             if given.demo:
@@ -311,11 +311,11 @@ def main() -> int:
 
         parts: dict[str, Callable[[], str]] = {
             **{n: lambda n=n, w=w: kills(w, folder / n, given.kills, rng) for n, w in works.items()},  # type: ignore[misc]
-            "extraction": lambda: kills(Extraction(), folder / "extraction", given.kills, rng),
+            "extraction": lambda: kills(extraction, folder / "extraction", given.kills, rng),
             "interrupts": lambda: interrupts(small, folder / "interrupts", given.interrupts, rng),
             "flips": lambda: damage(demo(), given.flips, given.cuts, rng),
-            "disk": lambda: full_disk({n: works[n] for n in ("writer", "training")}, folder / "disk"),
-            "two": lambda: two_at_once(works, folder / "two", given.times),
+            "disk": lambda: full_disk(works | {"extraction": extraction}, folder / "disk"),
+            "two": lambda: two_at_once(works | {"extraction": extraction}, folder / "two", given.times),
         }
         for part in given.only or names:
             start = time.monotonic()

@@ -89,6 +89,16 @@ class Extraction(Work):
         options: dict[str, Any] = {"num_questions": 3, "max_new_tokens": 6, "batch_size": 6, "commit_every": 4}
         extract(self.pair, self.scenes, folder, chunk_size=10, **options)
 
+    def whole(self, folder: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):  # none yet, or several small files have just become a large one
+            states = HiddenStates.open(folder)
+            found = [(metadata["scene"], metadata["question"]) for metadata in states.metadata()]
+            asked = [(scene.id, question) for scene in self.scenes for question in scene.questions[:3]]
+            assert found == asked[: len(found)], "doubled or out of order"
+            if found:
+                number = random.randrange(len(found))
+                assert len(states[number].target_hidden) == states.lengths[number] > 0, "not whole"
+
 
 class Training(Work):
     """An L1 adapter on generated states: settings, state and history of the training, best weights."""
@@ -150,8 +160,9 @@ class Sweep(Work):
         self.jobs = [Job(notebook, {"x": x, "y": y}) for x in range(1, 1 + POINTS // 2) for y in (2, 3)]
 
     def do(self, folder: Path) -> None:
-        outcomes = run_notebooks(self.jobs, folder, workers=1)
-        assert all(outcome.state in ("done", "skipped") for outcome in outcomes), outcomes
+        failed = [outcome for outcome in run_notebooks(self.jobs, folder, workers=1) if outcome.error]
+        if failed:
+            raise OSError(f"{len(failed)} runs failed, the first with: {failed[0].error}")
 
     def whole(self, folder: Path) -> None:
         if folder.is_dir():
