@@ -37,7 +37,7 @@ Q = torch.tensor([[0.45, 0.35, 0.15, 0.05], [0.01, 0.01, 0.01, 0.97]])
 def judge(rule, tokens, hidden=None, target_hidden=None):
     draft = Draft(tokens, [1.0] * len(tokens), None, Q.log()[: len(tokens)], hidden)
     states = torch.zeros(3, 2) if target_hidden is None else target_hidden
-    return tuple(rule(draft, P.log()[: len(tokens) + 1], states[: len(tokens) + 1], Sampler()))
+    return tuple(rule(draft, P.log()[: len(tokens) + 1], states[: len(tokens) + 1], Sampler()))[:2]
 
 
 def test_top_k() -> None:
