@@ -79,8 +79,7 @@ NEEDED = {
 # What is read from an option's value: each kind has its wrong ones below.
 READ = {
     "dataset": "benchmark costs --dataset, benchmark divergences --dataset, extract --dataset, check data, "
-    "plan-extraction --dataset",
-    "index": "run --dataset",
+    "plan-extraction --dataset, run --dataset",
     "states": "convert old, evaluate folder, train --test, train-mini-heads --states, train-mini-heads --test",
     "training": "train --states",
     "recording": "cut-dsec sequences",
@@ -115,7 +114,6 @@ _FILES = ("missing", "empty", "folder", "bytes")
 _JSON = (*_FILES, "deep.json", "list.json", "nan.json")
 WRONG = {
     "dataset": (*_FILES, "set_empty", "set_deep", "set_object", "set_bare", "set_no_events"),
-    "index": (*_FILES, "set_empty", "set_deep", "set_object"),  # a broken scene is found by the notebook
     "states": (*_FILES, "states_empty"),
     "training": (*_FILES, "states_empty", "states_one"),  # one sequence cannot be split
     "recording": ("missing", "empty", "folder", "bytes"),
@@ -361,7 +359,7 @@ def as_nobody(world: World) -> Iterator[Callable[[], AbstractContextManager[None
 def test_what_may_not_be_read_is_named(row: str, world: World, as_nobody: Any, refused: Refused) -> None:
     (verb, _, last), kind, out = row.rpartition(" "), _reads()[row], Path(tempfile.gettempdir(), "out")
     option = next(option for option in VERBS[verb].params if option.opts[0] == last)
-    of_folders = "folder" not in WRONG[kind] or kind in ("dataset", "index", "states", "training", "checkout")
+    of_folders = "folder" not in WRONG[kind] or kind in ("dataset", "states", "training", "checkout")
     name = "wrong_locked_folder" if of_folders else "wrong_locked"
     # What a verb imports may be root's alone, so it is read before.
     CliRunner().invoke(app, [*verb.split(), *_with(verb, option, "wrong_missing", world, out)])

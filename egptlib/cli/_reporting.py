@@ -204,7 +204,7 @@ def lab(
 
 def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), **options: Any) -> None:
     """Run the jobs, say how each ended, write the report; exit code 1 when one failed."""
-    from egptlib.reporting import default_root, run_notebooks, write_report
+    from egptlib.reporting import default_root, read_status, run_notebooks, write_report
 
     root = out or default_root()
     ended = 0
@@ -223,6 +223,8 @@ def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[
                 print(f"  {outcome.error}", file=sys.stderr, flush=True)
 
     _check_inputs(jobs, here=options.get("cluster") is None)
+    states = [(read_status(root / job.name) or {}).get("state") for job in jobs]
+    _read_scenes([job for job, state in zip(jobs, states) if options["force"] or state != "done"])
     outcomes = run_notebooks(jobs, root, report=tell, **options)
     try:
         print(f"report -> {write_report(root, tell=_note)}")
@@ -265,6 +267,18 @@ def _check_inputs(jobs: "Sequence[Job]", here: bool) -> None:
             from egptlib.scenes import open_scenes
 
             open_scenes(dataset)
+
+
+def _read_scenes(jobs: "Sequence[Job]") -> None:
+    """Find a scene that cannot be read, of those that the notebooks take from folders, before one starts."""
+    from egptlib.scenes import open_scenes
+
+    taken = ("dataset", "event_views", "num_scenes")
+    told = {tuple(job.parameters[name] for name in taken) for job in jobs if job.parameters.keys() >= set(taken)}
+    for dataset, event_views, num_scenes in sorted(told):
+        if Path(dataset).is_absolute():
+            for _ in open_scenes(dataset, event_views=event_views).spread(num_scenes):
+                pass  # a scene that cannot be read names itself
 
 
 def _note(line: str) -> None:
