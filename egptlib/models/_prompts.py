@@ -27,7 +27,8 @@ def video_llava_prompt(question: str, num_images: int | None = None, template: s
     """Video-LLaVA's prompt.
 
     The earlier work ended it with " ASSISTANT:" where it extracted states and with "\\nASSISTANT:" where it timed runs;
-    its authors used eight `<image>` tokens. So the defaults differ with the form, and a pair may name its own.
+    its authors used eight `<image>` tokens. So the defaults differ with the form, and a pair may name its own. Behind
+    `<video>` the recorded runs' text began with 13, the new line, without a word mark of its own (`legacy: false`).
 
     Args:
         num_images: frames as single images (`pixel_values_images`); None: one clip (`pixel_values_videos`).

@@ -18,11 +18,14 @@ from egptlib.models._prompts import (
     tokenize_video_llava,
     video_llava_prompt,
 )
+from egptlib.recorded import open_recorded
+from egptlib.scenes import QUESTIONS
 
 from .conftest import event_config, make_tokenizer
 
 QUESTION = "What is happening?"
-# tokenizer_config.json as published with Vicuna-7B
+# tokenizer_config.json as published with Vicuna-7B; its `legacy` says nothing of EventGPT's ids, which meet no special
+# token. Video-LLaVA's do, and the lengths that were recorded are of `legacy: false` (below).
 VICUNA = {
     "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
     "legacy": True, "model_max_length": 2048, "tokenizer_class": "LlamaTokenizer",
@@ -110,6 +113,41 @@ def test_video_llava_ids(vicuna: Any, pieces: Any) -> None:
     assert ids.count(image) == 8 * 256
     with pytest.raises(ValueError, match="<video>: expected the config's id 31999"):
         tokenize_video_llava(vicuna, video_llava_prompt(QUESTION), "<video>", 31999, 2056)
+
+
+def save_video_llava(folder: Path, shared: Path, legacy: bool) -> Any:
+    """Video-LLaVA's tokenizer with or without the word mark that older ones put behind a special token."""
+    shutil.copy(shared / "golden" / "llama_tokenizer.model", folder / "tokenizer.model")
+    (folder / "tokenizer_config.json").write_text(json.dumps(VICUNA | {"legacy": legacy}))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image>"), AddedToken("<video>")]})
+    return tokenizer
+
+
+@pytest.mark.parametrize(("legacy", "behind"), [(False, [13, 11008]), (True, [29871, 13, 11008])])
+def test_the_ids_behind_the_video(tmp_path: Path, shared: Path, legacy: bool, behind: list[int]) -> None:
+    tokenizer = save_video_llava(tmp_path, shared, legacy)
+    video = tokenizer.convert_tokens_to_ids("<video>")
+    ids = tokenizer(video_llava_prompt("Why is this video funny?")).input_ids
+    assert ids[ids.index(video) + 1 :][: len(behind)] == behind
+    (pieces,) = {tuple(tokenizer.convert_ids_to_tokens(behind[-2:]))}
+    assert pieces == ("<0x0A>", "Why")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_recorded_lengths_are_those_without_the_word_mark(tmp_path: Path, shared: Path, legacy: bool) -> None:
+    """2,076 positions are 2,056 of the clip and 20 of the text; an older tokenizer's text has 21."""
+    tokenizer = save_video_llava(tmp_path, shared, legacy)
+    rows = open_recorded(shared / "recorded" / "five_stage_seq2s_20260127_204018.json").rows
+    question = QUESTIONS[0]  # the one those runs asked
+    video = tokenizer.convert_tokens_to_ids("<video>")
+    for template in (None, "USER: {frames}\n{question}\nASSISTANT:"):  # both endings are as long
+        prompt = video_llava_prompt(question, template=template)
+        length = tokenize_video_llava(tokenizer, prompt, "<video>", video, 2056).shape[1]
+        assert ({row["target_prompt_length"] for row in rows} == {length}) is not legacy
+    # The drafter's: 577 places and one moment, as it sees one picture.
+    text = tokenize_eventgpt(tokenizer, eventgpt_prompt(question)).shape[1] - 1
+    assert {row["drafter_prompt_length"] for row in rows} == {577 + 1 + text}
 
 
 def test_event_specials_follow_the_config() -> None:
