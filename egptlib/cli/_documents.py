@@ -21,10 +21,16 @@ Checkout = Annotated[
 @papers.command("check")
 def papers_check(root: Checkout = None) -> None:
     """Check bibliography, citations, links, form of the notes, and that the survey places every entry once."""
-    from egptlib.documents import Papers, check_papers
+    from datetime import UTC, datetime
+
+    from egptlib.documents import Papers, check_papers, old_preprints
 
     base = _checkout(root)
     opened = Papers.open(base / "papers")
+    if old := old_preprints(opened.entries, datetime.now(tz=UTC).date()):
+        keys = ", ".join(entry.key for entry in old)
+        what = f"{len(old)} preprints are older than a year; look for a venue or newer version"
+        print(f"warning: {what}: {keys}", file=sys.stderr)
     _report(check_papers(opened, base), f"papers: {len(opened.entries)} entries, {len(opened.notes)} notes")
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 REQUIRED = ("title", "year")
@@ -87,6 +88,13 @@ def check_bibliography(entries: list[Entry]) -> list[str]:
                 problems.append(f"{where}: {identifier} is also {seen[identifier]}")
             seen[identifier] = entry.key
     return problems
+
+
+def old_preprints(entries: list[Entry], today: date) -> list[Entry]:
+    """Return entries without a venue that came out over a year ago, oldest first: they may have appeared since."""
+    limit = f"{today.year % 100 - 1:02}{today.month:02}"
+    preprints = [(entry.arxiv, entry) for entry in entries if entry.arxiv and entry.venue.lower().startswith("arxiv")]
+    return [entry for number, entry in sorted(preprints, key=lambda pair: pair[0]) if number[:4] < limit]
 
 
 def well_formed_arxiv(identifier: str) -> bool:

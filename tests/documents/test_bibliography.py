@@ -1,10 +1,17 @@
 """BibTeX is read as BibTeX means it, and every fault a record can have is named."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from egptlib.documents._bibliography import Entry, check_bibliography, read_bibliography, well_formed_arxiv
+from egptlib.documents._bibliography import (
+    Entry,
+    check_bibliography,
+    old_preprints,
+    read_bibliography,
+    well_formed_arxiv,
+)
 
 GOOD = """% a comment with an @misc{not_an_entry,
 @inproceedings{eagle2024,
@@ -91,3 +98,12 @@ def test_each_fault_of_a_record_is_named(tmp_path: Path, old: str, new: str, mes
 )
 def test_arxiv_ids(identifier: str, good: bool) -> None:
     assert well_formed_arxiv(identifier) is good
+
+
+def test_a_preprint_older_than_a_year_is_named_and_a_paper_with_a_venue_is_not(tmp_path: Path) -> None:
+    """It may have appeared since, or have a newer version: `papers check` says so, and fails nobody for it."""
+    preprint = "@misc{%s, title={T}, author={A, B}, howpublished={arXiv preprint}, year={20%s}, eprint={%s.00001},}\n"
+    entries = read(tmp_path, GOOD + preprint % ("new", "25", "2511") + preprint % ("old", "25", "2510"))
+
+    assert [entry.key for entry in old_preprints(entries, date(2026, 11, 29))] == ["old"]
+    assert [entry.key for entry in old_preprints(entries, date(2026, 12, 1))] == ["old", "new"]
