@@ -17,7 +17,7 @@ from egptlib.decoding._loop import as_drafter, speculative_decode
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import FrameReader, PromptReader
 from egptlib.decoding._sampling import Sampler
-from egptlib.models import LookUp, Model, State
+from egptlib.models import Model, State
 from egptlib.scenes import Scene, SensorClock
 
 LOOK = -1  # in place of a frame's number
@@ -78,11 +78,11 @@ def stream(
     Args:
         target: whose answer it is. One that does not see its frames apart (`Model.frames_apart`) reads them all when
             the window has closed, with a warning.
-        drafter: as in `speculative_generate`; one that is no `ConcurrentDrafter` works in a thread meanwhile. None:
-            there are previews alone.
+        drafter: as in `speculative_generate`; one that is no `ConcurrentDrafter` works in a thread meanwhile, which on
+            a CPU slows the target more than a `DrafterProcess` does. None: there are previews alone.
         looks: shares of the window after which the drafter reads what was seen so far; its draft from the look before
             is dropped. At 1 the window has closed: the draft from before is verified first, while the drafter reads
-            anew what it drafts from afterwards. Previews begin with the first look; without looks nothing is drafted.
+            anew what it drafts from afterwards. Without looks it does nothing.
         preview: False: the drafter's own draft is what is verified.
         speed: sensor seconds that pass in a second.
         gamma: draft tokens per verification after the first.
@@ -113,10 +113,10 @@ def stream(
                 ahead.look(at)
             else:
                 ahead.read_frame(what)
-            if preview and ahead.looks:
+            if preview:
                 ahead.preview(until)
         clock.wait(clock.length)
-        follower: Any = then or _Earlier(ahead.answer, beside)
+        follower: Any = then or _Earlier([ahead.answer, ahead.drafted()], beside)
         state = ahead.read_to_the_end(follower.source_layers if isinstance(follower, WatchingDrafter) else ())
         first_token = clock.now()
         draft = ahead.draft()
@@ -198,13 +198,14 @@ class _Ahead:
         reading = next(e.seconds for e in reversed(self.recorder.events) if e.stage == "prefill")
         if not self._in_time(until, (1 + missing) * reading):
             return
-        draft = self.answer or self.beside.made().tokens
+        drafted = self.drafted()
+        draft = self.answer or drafted
         passes = Recorder()
         with self.recorder("target", "preview", self.target.device) as info:
             made = speculative_decode(
                 self.target,
                 self._reader.ask(passes),
-                _Earlier(draft, SequenceDrafter()),
+                _Earlier([self.answer, drafted], SequenceDrafter()),
                 max_new_tokens=self.limit,
                 recorder=passes,
                 draft=Draft(draft, [1.0] * len(draft)),
@@ -215,6 +216,11 @@ class _Ahead:
             self.answer, self._previewed = made, self._seen
         else:  # what is left of the draft may still come true
             self.answer = made + _after(draft, made, self.limit - len(made))
+
+    def drafted(self) -> list[int]:
+        """What the drafter has drafted last."""
+        made = self.beside.made().tokens if self._running else []
+        return made or next((draft.tokens for draft in reversed(self.looks.values()) if draft.tokens), [])
 
     def _in_time(self, until: float, seconds: float) -> bool:
         return self.clock.now() + seconds < self.clock.stamp(until)
@@ -229,19 +235,30 @@ class _Ahead:
 
 
 class _Earlier:
-    """Drafts what follows in an earlier draft where the answer's last tokens stand in it, else what another drafts."""
+    """Drafts what follows in earlier drafts of this answer, tried in turn, else what another drafts."""
 
-    def __init__(self, tokens: Sequence[int], other: Drafter):
-        self.tokens, self.other, self.name, self.device = list(tokens), other, other.name, other.device
+    def __init__(self, drafts: Sequence[Sequence[int]], other: Drafter):
+        self.drafts, self.other, self.name, self.device = drafts, other, other.name, other.device
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
         """All was read before."""
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
-        found = _after(self.tokens, answer, count)
-        return certain(found, stop) if found else self.other.propose(answer, count, sampler, stop)
+        for draft in self.drafts:
+            if found := _after(draft, answer, count):
+                return certain(found, stop)
+        return self.other.propose(answer, count, sampler, stop)
 
 
 def _after(draft: Sequence[int], answer: Sequence[int], count: int) -> list[int]:
-    """What follows in a draft where an answer's last tokens stand in it; all of it where there is no answer yet."""
-    return LookUp([draft]).propose({0: answer}, {0: count})[0].tokens if answer else list(draft[:count])
+    """What follows in a draft where the answer's last two tokens stand in it, nearest to the same place.
+
+    Or those before its last one: one token may have been exchanged for another.
+    """
+    text, said = [-2, -1, *draft], [-2, -1, *answer]
+    for exchanged in (0, 1):
+        last, end = said[-2 - exchanged : len(said) - exchanged], len(said) - exchanged
+        if len(last) == 2 and (places := [i for i in range(2, len(text)) if text[i - 2 : i] == last]):
+            place = min(places, key=lambda place: abs(place - end)) + exchanged
+            return text[place : place + count]
+    return []

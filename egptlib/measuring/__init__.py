@@ -1,7 +1,7 @@
 """What decoding gives and costs: methods against the clock, costs of a step, agreement, what lossy rules change."""
 
 from egptlib.measuring._agreement import Agreement, CascadeAgreement, record_agreement, record_cascade
-from egptlib.measuring._baselines import transformers_baselines, transformers_generate
+from egptlib.measuring._baselines import TimedAnswer, timed_generate, transformers_baselines, transformers_generate
 from egptlib.measuring._changes import Changes, compare_answers, compare_scenes
 from egptlib.measuring._choices import ChoiceScore, chosen_option, score_choices
 from egptlib.measuring._costs import CostReport, measure_costs, report_costs
@@ -35,6 +35,7 @@ __all__ = [
     "MethodRuns",
     "Parted",
     "Speed",
+    "TimedAnswer",
     "chosen_option",
     "compare_answers",
     "compare_prefill_hiding",
@@ -51,6 +52,7 @@ __all__ = [
     "score_choices",
     "slot_agreement",
     "slot_rejections",
+    "timed_generate",
     "transformers_baselines",
     "transformers_generate",
     "word_kinds",

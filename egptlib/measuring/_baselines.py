@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import GenerationMixin
+from transformers.generation.streamers import BaseStreamer
 
-from egptlib.measuring._methods import Method
+from egptlib.measuring._methods import Method, token_ids_of
 from egptlib.models import Model, PromptAs, match_vocabularies
 
 
@@ -32,6 +35,40 @@ def transformers_generate(
         return ids
 
     return call
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """An answer's token ids, and the seconds from the question (or from a window's end) to its first and its last."""
+
+    first: float
+    last: float
+    token_ids: list[int]
+
+
+def timed_generate(target: Model, max_new_tokens: int) -> Callable[[Any, str], TimedAnswer]:
+    """`transformers_generate`, with the time of its first token."""
+
+    def call(scene: Any, question: str) -> TimedAnswer:
+        stamps = _Stamps()
+        start = time.perf_counter()
+        ids = token_ids_of(transformers_generate(target, max_new_tokens, streamer=stamps)(scene, question))
+        return TimedAnswer(stamps.times[1] - start, time.perf_counter() - start, ids)
+
+    return call
+
+
+class _Stamps(BaseStreamer):
+    """When `generate` hands out the prompt, and then each token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is kept back."""
 
 
 def transformers_baselines(

@@ -80,15 +80,11 @@ class Model(ABC):
     def joined(self, seen: Sequence[Inputs], num_frames: int, question: str) -> tuple[Inputs, int]:
         """Inputs of a question about a clip whose first frames are there: each encoded and embedded by itself.
 
-        Args:
-            seen: of these frames, at least one; the last one stands in for those to come.
-            num_frames: of the whole clip.
+        ValueError where the model does not see its frames apart.
 
         Returns:
-            The inputs, and how many of the prompt's leading positions the frames to come leave as they are.
-
-        Raises:
-            ValueError: the model does not see its frames apart.
+            The inputs, the last of these frames standing in for those to come (`num_frames` in all); and how many of
+            the prompt's leading positions the frames to come leave as they are.
         """
         raise ValueError(f"{self.name}: its frames are seen together, not one by one")
 

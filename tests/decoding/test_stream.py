@@ -209,9 +209,9 @@ def test_previews_end_before_the_next_frame(target: VideoModel, monkeypatch: pyt
     hands, scene, step = Hands(), make_scene(), target.step
     own = plain(target, scene, 30)
 
-    def slow(tokens: Any, state: Any) -> Any:
+    def slow(*given: Any) -> Any:
         hands.time += 0.02
-        return step(tokens, state)
+        return step(*given)
 
     monkeypatch.setattr(target, "step", slow)
     monkeypatch.setattr("egptlib.decoding._generation.time.perf_counter", hands.now)
