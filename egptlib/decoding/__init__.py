@@ -20,6 +20,7 @@ from egptlib.decoding._generation import (
     Round,
     RoundTokens,
     acceptance_by_position,
+    acceptance_by_rank,
     round_tokens,
 )
 from egptlib.decoding._lengths import AdaptiveLength, DraftLength, FixedLength
@@ -86,6 +87,7 @@ __all__ = [
     "Vocabulary",
     "WatchingDrafter",
     "acceptance_by_position",
+    "acceptance_by_rank",
     "adapted_drafter",
     "as_drafter",
     "ask_together",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,7 +138,10 @@ class Generation:
 
 
 class RoundTokens(NamedTuple):
-    """Token ids of one target pass: kept, refused, and the target's own after them (none where the answer ended)."""
+    """Token ids of one target pass: kept, refused, and the target's own after them (none where the answer ended).
+
+    Of a tree all nodes are refused that lie beside the kept path.
+    """
 
     accepted: list[int]
     rejected: list[int]
@@ -152,17 +156,29 @@ def round_tokens(generation: Generation) -> list[RoundTokens]:
     Raises:
         ValueError: a draft is not among the events, as where the first was made while the target read its prompt.
     """
-    drafts = [e.info["tokens"] for e in generation.events if e.stage == "draft" and e.info.get("tokens")]
+    events = [e for e in generation.events if e.stage == "draft" and e.info.get("tokens")]
+    drafts = [(e.info["tokens"], e.info.get("parents")) for e in events]
     drafting = [r for r in generation.rounds if r.drafted]
-    if [len(tokens) for tokens in drafts] != [r.drafted for r in drafting]:
+    if [len(tokens) for tokens, _ in drafts] != [r.drafted for r in drafting]:
         raise ValueError(f"round_tokens: expected the events of {len(drafting)} drafts, found {len(drafts)}")
     ids, waiting, rounds = generation.token_ids.tolist(), iter(drafts), list[RoundTokens]()
     at = len(ids) - sum(r.gained for r in generation.rounds)
     for r in generation.rounds:
-        draft = next(waiting) if r.drafted else []
-        rounds.append(RoundTokens(ids[at : at + r.accepted], draft[r.accepted :], ids[at + r.accepted : at + r.gained]))
+        draft, parents = next(waiting) if r.drafted else ([], None)
+        accepted = ids[at : at + r.accepted]
+        refused = draft[r.accepted :] if parents is None else _beside(draft, parents, accepted)
+        rounds.append(RoundTokens(accepted, refused, ids[at + r.accepted : at + r.gained]))
         at += r.gained
     return rounds
+
+
+def _beside(tokens: list[int], parents: list[int], kept: list[int]) -> list[int]:
+    """The tokens of a tree that are not on the path that spells `kept`."""
+    at, path = -1, set[int]()
+    for token in kept:
+        at = next(node for node, parent in enumerate(parents) if parent == at and tokens[node] == token)
+        path.add(at)
+    return [token for node, token in enumerate(tokens) if node not in path]
 
 
 def acceptance_by_position(rounds: list[Round]) -> list[float]:
@@ -173,6 +189,36 @@ def acceptance_by_position(rounds: list[Round]) -> list[float]:
         reached = [r.accepted > position for r in rounds if r.drafted > position]
         shares.append(sum(reached) / len(reached))
     return shares
+
+
+def acceptance_by_rank(generations: Sequence[Generation], depth: int, width: int) -> np.ndarray:
+    """Share [depth, rank] of drafts whose kept path went on, behind so many kept tokens, with a child of that rank.
+
+    Of rounds whose drafts were trees with all children that a level had: `TreeShape` with more room than they need.
+    Only nodes that have children count; siblings stand in the order of the drafter's probability.
+
+    Raises:
+        ValueError: as `round_tokens`.
+    """
+    reached, went = np.zeros((depth, 1)), np.zeros((depth, width))
+    for generation in generations:
+        drafts = [e.info for e in generation.events if e.stage == "draft" and e.info.get("tokens")]
+        rounds = [tokens for tokens, r in zip(round_tokens(generation), generation.rounds, strict=True) if r.drafted]
+        for info, kept in zip(drafts, rounds, strict=True):
+            children: dict[int, list[int]] = {}
+            for node, parent in enumerate(info.get("parents") or range(-1, len(info["tokens"]) - 1)):
+                children.setdefault(parent, []).append(node)
+            at = -1
+            for level in range(min(depth, len(kept.accepted) + 1)):
+                if at not in children or (level == len(kept.accepted) and not kept.own):
+                    break
+                reached[level] += 1
+                if level < len(kept.accepted):
+                    siblings = [info["tokens"][node] for node in children[at]]
+                    rank = siblings.index(kept.accepted[level])
+                    went[level, rank : rank + 1] += 1
+                    at = children[at][rank]
+    return went / np.maximum(reached, 1)
 
 
 def _mean(values: list[int]) -> float:

@@ -24,6 +24,7 @@ from egptlib.metrics._replay import Replay, expected_accepted, replay
 from egptlib.metrics._replay_cascade import CascadeReplay, agreement_ahead, replay_cascade
 from egptlib.metrics._replay_policy import DraftLength, replay_policy
 from egptlib.metrics._tokens import exact_against_proxy, token_acceptance
+from egptlib.metrics._trees import TreePlan, best_tree, choose_tree
 from egptlib.metrics._waterfall import Factor, RunTotals, Waterfall, explain, fit_draft_cost
 
 __all__ = [
@@ -40,13 +41,16 @@ __all__ = [
     "RunTotals",
     "Tag",
     "TimedEvent",
+    "TreePlan",
     "Waterfall",
     "acceptance_metrics",
     "acceptance_rate",
     "agreement_ahead",
+    "best_tree",
     "bin_names",
     "binned",
     "bootstrap",
+    "choose_tree",
     "consecutive_accepts",
     "exact_against_proxy",
     "expected_accepted",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from egptlib.decoding import (
     SequenceDrafter,
     TopK,
     TreeShape,
+    acceptance_by_rank,
+    round_tokens,
     shared_vocabulary,
     speculative_generate,
 )
@@ -315,3 +318,28 @@ def test_a_session_asks_with_trees(target: TextModel, drafter: TextModel) -> Non
     for question, answer in zip(questions, answers, strict=True):
         read = [*prompt, *(int(word) for word in question.split())]
         assert answer.token_ids.tolist() == plain(target, read, 12)
+
+
+def test_acceptance_by_rank_is_the_drafters_own(target: TextModel, drafter: TextModel) -> None:
+    """With every child in the tree: the rank of the target's next token among the drafter's, round by round."""
+    prompt, width, depth = [5, 9, 4, 7], 3, 2
+    shape = TreeShape(1000, depth, width)
+    out = speculative_generate(target, drafter, prompt, "", gamma=shape, max_new_tokens=30)
+    ids, at = out.token_ids.tolist(), 1
+    reached, went = np.zeros((depth, 1)), np.zeros((depth, width))
+    for r in out.rounds:
+        if not r.drafted:
+            continue
+        for level in range(min(depth, len(ids) - at, 30 - at - 1)):
+            law = whole(drafter, [*prompt, *ids[: at + level]])
+            best = law.topk(width).indices.tolist()
+            reached[level] += 1
+            if ids[at + level] not in best:
+                break
+            went[level, best.index(ids[at + level])] += 1
+        at += r.gained
+    np.testing.assert_allclose(acceptance_by_rank([out], depth, width), went / reached)
+    assert went[:, 1:].sum() > 2
+    told = round_tokens(out)
+    draft = next(e.info for e in out.events if e.stage == "draft")
+    assert sorted(told[0].accepted + told[0].rejected) == sorted(draft["tokens"])
