@@ -39,6 +39,9 @@ class EventGPTConfig(LlamaConfig):
         max_prompt_length: prompts, event tokens included, are cut here (2,048 in the published code).
         vision_config: the tower (default: the published one); checkpoints saved by this class hold it, the
             published file does not.
+
+    `use_event_qformer`, which the published class asks for too, changes nothing here: the function that would build it
+    is not in that code and no pass of it uses the layers. Weights of such layers are refused by name as unexpected.
     """
 
     model_type = "EventChat_llama"

@@ -223,6 +223,17 @@ def test_missing_unexpected_and_misshapen_weights_are_named(checkpoint: Path) ->
         assert part in str(error.value)
 
 
+def test_a_query_former_in_the_config_changes_nothing_and_its_weights_are_refused_by_name(checkpoint: Path) -> None:
+    """The published class asks `use_event_qformer` and builds layers that no pass of it uses."""
+    before = EventGPT.from_pretrained(checkpoint)
+    edit_config(checkpoint, use_event_qformer=True)
+    assert same(EventGPT.from_pretrained(checkpoint), before)
+
+    rewrite(checkpoint, lambda weights: weights | {"model.query_embeddings": torch.ones(2, 64)})
+    with pytest.raises(ValueError, match=r"1 unexpected: model\.query_embeddings"):
+        EventGPT.from_pretrained(checkpoint)
+
+
 def test_the_towers_config_is_found(checkpoint: Path, tmp_path: Path) -> None:
     tower = tmp_path / "tower"
     tower.mkdir()
