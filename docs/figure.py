@@ -14,11 +14,13 @@ from egptlib.scenes import open_scenes
 
 
 def main() -> None:
-    """Take the first test scene and its first question, and write the picture."""
-    scene = open_scenes("streets", split="test", event_views=5)[0]
-    question = scene.questions[0]
+    """Take the first test scene with a question that both models answer alike, and write the picture."""
     pair = load_pair("mini")
-    drafted, right = (model.greedy(scene, question, 50).text for model in (pair.drafter, pair.target))
+    prompts = ((scene, q) for scene in open_scenes("streets", split="test", event_views=5) for q in scene.questions)
+    for scene, question in prompts:
+        drafted, right = (model.greedy(scene, question, 50).text for model in (pair.drafter, pair.target))
+        if drafted == right and len(right.split()) > 8:  # a sentence, no word
+            break
     truth = dict(zip(scene.questions, scene.answers or ())).get(question)
     buffer = io.BytesIO()
     scene_figure(scene, question, drafted, right, truth).savefig(buffer, format="png", dpi=150)

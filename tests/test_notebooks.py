@@ -42,7 +42,18 @@ def test_it_says_what_it_asks_needs_takes_and_found(notebook: Path) -> None:
     cells = nbformat.read(notebook, as_version=4).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert all(word in cells[0].source for word in ("**Asks", "**Needs", "**Takes"))
-    assert cells[-2].source.strip() == "## Found" and "Markdown(" in cells[-1].source  # computed, not typed
+    found = [cell.source.strip() for cell in cells].index("## Found")
+    assert "Markdown(" in cells[found + 1].source  # computed, not typed
+    assert cells[found + 2 :] == [] or cells[found + 2].source.startswith("## Appendix: ")
+
+
+@each
+def test_what_argues_with_the_earlier_work_stands_in_an_appendix(notebook: Path) -> None:
+    text = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "markdown"]
+    appendix = next((i for i, source in enumerate(text) if source.startswith("## Appendix")), len(text))
+    assert not [
+        words for source in text[:appendix] for words in ("earlier", "old estimate", "3.4 %") if words in source
+    ]
 
 
 @each

@@ -87,7 +87,7 @@ def _as_it_ran(path: Path, session: Session) -> tuple[nbformat.NotebookNode, str
     Outputs of cells that this kernel did not run as they stand are left out, and these cells named.
     """
     ran = [source.strip() for source in session.shell.history_manager.input_hist_raw]
-    now = session.shell.execution_count
+    now = len(ran) - 1  # execution_count is already the next one's in some versions
     deadline = time.monotonic() + _WAIT_SECONDS
     while not _is_saved(content := _read(path), ran, now):
         if time.monotonic() > deadline:

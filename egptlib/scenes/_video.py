@@ -22,6 +22,9 @@ FrameSampling = Literal["even", "first"] | Callable[[int, float | None], Sequenc
 """Which frames of a clip are taken: evenly spaced, the first ones, or what a function of their number and rate says
 (frames a second, None where unknown), such as a target's own (`Model.sampling`)."""
 
+# x264 made the clips that the mini pair and every figure of streets come from; another encoder, other pixels.
+_ENCODERS = ("libx264", "libvpx-vp9")
+
 
 def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even", rate: float | None = None) -> list[int]:
     """Return which `n` of `total` frames are taken.
@@ -191,7 +194,8 @@ def write_video(
     Args:
         fps: frame rate of the file, used for the frame times unless `timestamps_us` is given.
         timestamps_us: one time per frame in microseconds, increasing, for clips of variable frame rate.
-        crf, preset: x264's quality (lower is better) and speed; the default preset is the cheapest in CPU time.
+        crf, preset: x264's quality (lower is better) and speed; the default preset is the cheapest in CPU time. A PyAV
+            built without it writes VP9 at that quality.
 
     Raises:
         ValueError: no frames, an odd height or width (H.264 4:2:0 has none), or frames of different sizes.
@@ -205,7 +209,8 @@ def write_video(
     times = count() if timestamps_us is None else iter(np.asarray(timestamps_us, dtype=np.int64).tolist())
     start: int | None = None
     with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=rate)
+        encoder = next((name for name in _ENCODERS if name in av.codecs_available), _ENCODERS[0])
+        stream = container.add_stream(encoder, rate=rate)
         for frame in frames:
             if size is None:
                 size = frame.shape
@@ -213,7 +218,10 @@ def write_video(
                     raise ValueError(f"{path}: frames are {size}; expected [H, W, 3] with even H and W")
                 stream.height, stream.width = size[:2]
                 stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": str(crf), "preset": preset}
+                x264 = {"crf": str(crf), "preset": preset}
+                stream.options = (
+                    x264 if encoder == "libx264" else {"crf": str(crf), "deadline": "realtime", "cpu-used": "8"}
+                )
                 stream.codec_context.thread_count = 1  # clips are cut in parallel processes
                 stream.codec_context.time_base = time_base
             if frame.shape != size:

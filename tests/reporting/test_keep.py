@@ -18,7 +18,7 @@ CODE = ("run = open_run(out, '04_x')", "run.save_results(a=1)", "run.keep('mine'
 
 
 class Shell(SimpleNamespace):
-    """What is used of IPython's: names, what ran, and the number of the cell that runs."""
+    """What is used of IPython's: names, and what ran."""
 
     def run(self, path: Path, order: list[int], saved: int) -> None:
         """As if cells had run in this order, of which the first `saved` are in the file with their outputs."""
@@ -29,7 +29,6 @@ class Shell(SimpleNamespace):
             if count <= saved:
                 code[place].execution_count = count
                 code[place].outputs = [nbformat.v4.new_output("stream", text=f"said by {place}")]
-        self.execution_count = len(order)
         nbformat.write(content, path)
 
 

@@ -210,6 +210,16 @@ def test_written_clip(tmp_path: Path) -> None:
     assert np.abs(frames.astype(int) - gradient[indices]).mean() < 4
 
 
+def test_a_clip_is_written_where_pyav_has_no_x264(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egptlib.scenes._video._ENCODERS", ("no such encoder", "libvpx-vp9"))
+    frames = [numbered_frame(number) for number in range(20)]
+    write_video(tmp_path / "clip.mp4", frames)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert (container.streams.video[0].codec_context.name, container.streams.video[0].frames) == ("vp9", 20)
+    read, indices = read_frames(tmp_path / "clip.mp4")
+    assert np.abs(read.astype(int) - np.stack(frames)[indices]).mean() < 6
+
+
 def test_written_clip_with_its_own_times(tmp_path: Path) -> None:
     frames = [numbered_frame(number) for number in range(4)]
     write_video(tmp_path / "clip.mp4", frames, fps=30, timestamps_us=[1_000_000, 1_033_000, 1_100_000, 1_400_000])
