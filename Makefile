@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo lab test slow lint docs wheel
+.PHONY: demo lab test slow lint docs sample wheel
 
 # Data, notebooks and report, from nothing, on the CPU: all notebooks on streets, those without training on real video.
 # Notebooks whose figures are times run alone, the others two at a time.
@@ -36,6 +36,10 @@ lint: $(READY)
 # API pages that open offline: site/index.html.
 docs: $(READY)
 	$(BIN)/python docs/api.py site
+
+# The sample report in docs/report/, from the runs of `make demo` on a quiet machine; GitHub Pages shows docs/.
+sample: $(READY)
+	$(BIN)/python docs/sample.py runs
 
 # What somebody gets who only installs: a wheel in an environment of its own runs a notebook outside the checkout.
 wheel: $(READY)

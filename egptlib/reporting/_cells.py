@@ -56,7 +56,22 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
     for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
         exporter.register_preprocessor(preprocessor, enabled=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
-    return static(align(body)), exporter.headings
+    return _enlarged(static(align(body))), exporter.headings
+
+
+def until_failure(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a failed run's notebook without what stands behind the cell that failed: it never ran."""
+    for number, cell in enumerate(notebook.cells, 1):
+        failed = any(output.output_type == "error" for output in cell.get("outputs", []))
+        if cell.cell_type == "code" and (failed or cell.metadata.get("papermill", {}).get("status") == "running"):
+            return nbformat.v4.new_notebook(cells=notebook.cells[:number], metadata=notebook.metadata)
+    return notebook
+
+
+def _enlarged(text: str) -> str:
+    """Let a picture fill the window when it is clicked, and go back when it is clicked again; no script."""
+    box = '<label class="figure"><input type="checkbox" aria-label="show larger">'
+    return re.sub(r"<img [^>]*>", lambda image: f"{box}{image[0]}</label>", text)
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:
@@ -115,6 +130,10 @@ class _Renderer(IPythonRenderer):
 
     def _embed_image_or_attachment(self, src: str) -> str:
         return self._src_to_base64(src) or src
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link to a file beside the notebook leads nowhere from a page: its text alone is kept."""
+        return str(super().link(text, url, title)) if re.match(r"[a-z]+:|#", url) else text
 
     def block_math(self, body: str) -> str:
         return to_mathml(body, "block")

@@ -13,7 +13,7 @@ import jinja2
 import nbformat
 from markupsafe import Markup
 
-from egptlib.reporting._cells import Heading, notebook_html
+from egptlib.reporting._cells import Heading, notebook_html, until_failure
 from egptlib.reporting._export import Export
 from egptlib.reporting._runner import describe_error
 from egptlib.reporting._runs import newest_runs, read_settings, read_status, readable_runs
@@ -101,7 +101,8 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
     headline = read_settings(folder / "headline.json") or _scalars(read_settings(folder / "metrics.json"))
     body, headings = "", list[Heading]()
     if (folder / "out.ipynb").is_file():
-        body, headings = notebook_html(_read_notebook(folder / "out.ipynb"), folder)
+        content = _read_notebook(folder / "out.ipynb")
+        body, headings = notebook_html(content if status.get("state") == "done" else until_failure(content), folder)
     notebook = str(status.get("notebook", folder.name))
     dataset = Path(str(parameters.get("dataset", ""))).name
     title = next((h.text for h in headings if h.level == 1), notebook)

@@ -25,12 +25,22 @@ from egptlib.reporting._runs import newest_runs, read_settings, read_stars, read
 from egptlib.reporting._sweep import differing
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 _MAX_ROWS = 40
 _MAX_CHARACTERS = 150  # of a table's longest line; longer ones hold answers, which no paper prints as a table
 _ONE_COLUMN_CHARACTERS = 46
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+_TEENS = ("Ten", "Eleven", "Twelve", "Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen", "Eighteen", "Nineteen")
+_TENS = ("", "", "Twenty", "Thirty", "Forty", "Fifty", "Sixty", "Seventy", "Eighty", "Ninety")
+_UNITS = {
+    "ms": "ms",
+    "seconds": "s",
+    "percent": "%",
+    "mb": "MB",
+    "mib": "MiB",
+    "us": "µs",
+}  # last word of a column's name
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -123,7 +133,7 @@ def _add(contents: _Contents, folder: Path, words: Sequence[str]) -> None:
             continue
         contents.files[target] = pdf
         contents.sources[target] = {**origin, "file": f"figures/{pdf.name}"}
-        contents.floats.append(_float("figure", body, f"{_sentence(pdf.stem)} ({' '.join(words)})."))
+        contents.floats.append(_float("figure", body, _caption(pdf.stem, folder)))
     for table in _own_files(folder, "*.csv"):
         rows, why_not = _read_table(table)
         if rows is None:
@@ -133,12 +143,13 @@ def _add(contents: _Contents, folder: Path, words: Sequence[str]) -> None:
         contents.files[target] = f"% {escape(f'{folder.name}/{table.name}')}\n{_tabular(rows)}"
         contents.sources[target] = {**origin, "file": table.name}
         wide = _characters(rows) > _ONE_COLUMN_CHARACTERS
-        contents.floats.append(_float("table", (_fit(target), wide), f"{_sentence(table.stem)} ({' '.join(words)})."))
+        contents.floats.append(_float("table", (_fit(target), wide), _caption(table.stem, folder)))
 
 
 def _own_files(folder: Path, pattern: str) -> list[Path]:
-    """Return files of a folder; a link may lead anywhere, and what is there is not the run's."""
-    return [path for path in sorted(folder.glob(pattern)) if path.is_file() and not path.is_symlink()]
+    """Return files of a folder but for those of an appendix; a link may lead anywhere, and is not the run's."""
+    paths = [path for path in sorted(folder.glob(pattern)) if path.is_file() and not path.is_symlink()]
+    return [path for path in paths if not path.name.startswith("appendix_")]  # no result of the run's
 
 
 def escape(text: str) -> str:
@@ -154,7 +165,7 @@ def _names(runs: Sequence[Path]) -> list[list[str]]:
     parameters = [read_settings(folder / "params.json") for folder in runs]
     notebooks = [str((read_status(folder) or {}).get("notebook", "")) for folder in runs]
     base = [
-        (re.sub(r"^\d+_", "", notebook), Path(str(given.get("dataset", ""))).name)
+        (notebook.rsplit("_", 1)[-1], Path(str(given.get("dataset", ""))).name)
         for notebook, given in zip(notebooks, parameters)
     ]
     names = []
@@ -169,12 +180,21 @@ def _names(runs: Sequence[Path]) -> list[list[str]]:
 
 
 def _macro(words: Sequence[str], taken: Mapping[str, Any]) -> str:
-    """Return a command name: letters only, digits spelled out, a letter more where it is taken."""
-    spelling = dict(zip("0123456789.", (*_DIGITS, "Point")))
-    spelled = "".join(spelling.get(c, c) for word in words for c in word[:1].upper() + word[1:])
+    """Return a command name: letters only, numbers in words, a letter more where it is taken."""
+    spelled = "".join(re.sub(r"\d+", _in_words, word[:1].upper() + word[1:]).replace(".", "Point") for word in words)
     name = "\\" + (re.sub(r"[^A-Za-z]", "", spelled) or "Number")
     endings = itertools.chain([""], (chr(65 + n % 26) * (1 + n // 26) for n in itertools.count()))
     return next(candidate for ending in endings if (candidate := name + ending) not in taken)
+
+
+def _in_words(number: re.Match[str]) -> str:
+    """Digits as a person says them: `Ninety` for 90, `EightyFive` for 85, longer ones one by one."""
+    text = number[0]
+    if len(text) != 2 or text[0] == "0":
+        return "".join(_DIGITS[int(digit)] for digit in text)
+    if text[0] == "1":
+        return _TEENS[int(text[1])]
+    return _TENS[int(text[0])] + (_DIGITS[int(text[1])] if text[1] != "0" else "")
 
 
 def _numbers(folder: Path) -> Iterator[tuple[str, str, Any, str]]:
@@ -228,9 +248,33 @@ def _cell(value: Any) -> str:
 
 def _tabular(frame: "DataFrame") -> str:
     numeric = [frame[name].dtype.kind in "iuf" for name in frame.columns]
+    frame = frame.astype(object).assign(
+        **{name: _digits(frame[name]) for name in frame if frame[name].dtype.kind == "f"}
+    )
     styler = frame.style.hide(axis="index")
-    styler = styler.format(lambda value: escape(_cell(value))).format_index(lambda name: escape(str(name)), axis=1)
+    styler = styler.format(lambda value: escape(_cell(value))).format_index(
+        lambda name: escape(_header(str(name))), axis=1
+    )
     return str(styler.to_latex(hrules=True, column_format="".join("r" if number else "l" for number in numeric)))
+
+
+def _digits(column: "Series") -> "Series":
+    """Floats as text with the same decimals in all rows, so that they stand below one another; each by itself where
+    they are of too many sizes."""
+    sizes = [abs(value) for value in column if value and math.isfinite(value)]
+    if not sizes or max(sizes) / min(sizes) > 1e4 or not 1e-4 < max(sizes) < 1e6:
+        return column
+    whole = all(float(value).is_integer() for value in column if math.isfinite(value))
+    decimals = 0 if whole else min(4, max(0, 3 - math.floor(math.log10(max(sizes)))))
+    return column.map(lambda value: f"{value:.{decimals}f}" if math.isfinite(value) else value).astype(object)
+
+
+def _header(name: str) -> str:
+    """A column's name in words, its unit in brackets."""
+    words = name.replace("_", " ").split()
+    if len(words) > 1 and (unit := _UNITS.get(words[-1].lower())):
+        words[-1] = f"({unit})"
+    return " ".join(words)
 
 
 def _figure_body(pdf: Path, target: str) -> tuple[str, bool]:
@@ -260,9 +304,12 @@ def _with_breaks(floats: Sequence[str]) -> list[str]:
     return [text + "\n\\clearpage" * (n % 12 == 0) for n, text in enumerate(floats, 1)]
 
 
-def _sentence(name: str) -> str:
-    text = name.replace("_", " ").replace("-", " ")
-    return text[:1].upper() + text[1:]
+def _caption(name: str, folder: Path) -> str:
+    """What a figure or table is, on which data, and the run it is from."""
+    words, given = name.replace("_", " ").replace("-", " "), read_settings(folder / "params.json")
+    dataset, pair = (Path(str(given.get(key, ""))).stem for key in ("dataset", "pair"))
+    where = f" on {dataset}" * bool(dataset) + f", pair {pair}" * bool(pair)
+    return f"{words[:1].upper()}{words[1:]}{where}. Run {folder.name}."
 
 
 def _main(floats: Sequence[str]) -> str:

@@ -28,8 +28,10 @@ def show_table(frame: "DataFrame", digits: int | None = None) -> None:
 
     if digits is not None:
         frame = frame.map(lambda value: _rounded(value, digits))
-    missing = frame.isna() & frame.dtypes.map(pd.api.types.is_object_dtype)  # `na_rep` leaves None alone
-    frame = frame.mask(missing, "–") if missing.to_numpy().any() else frame
+    # `na_rep` leaves None alone, and pandas' own missing value, which is `<NA>`
+    for name, column in frame.items():
+        if column.isna().any() and (column.dtype == object or pd.api.types.is_extension_array_dtype(column.dtype)):
+            frame = frame.assign(**{str(name): column.astype(object).mask(column.isna(), "–")})
     with pd.option_context("display.max_colwidth", None):
         display(HTML(align(frame.to_html(index=False, border=0, na_rep="–"))))
 

@@ -27,7 +27,8 @@ def _write_run(folder: Path, notebook: str, metrics: dict[str, Any], **parameter
         axes.plot([0, 1], [0, 1])
         axes.set(xlabel="time (ms)", ylabel="share (%)")
         run.save_figure(name, figure)
-    run.save_table("rates", pd.DataFrame({"name": ["a_b", "50 % & more", "▁the"], "rate": [1 / 3, 2.0, None]}))
+    run.save_table("rates", pd.DataFrame({"name": ["a_b", "50 % & more", "▁the"], "rate_ms": [1 / 3, 2.0, None]}))
+    run.save_table("appendix_old", pd.DataFrame({"x": [1]}))
     run.save_table("long", pd.DataFrame({"x": range(99)}))
     run.save_table("texts", pd.DataFrame({"x": ["word " * 99]}))
     run.save_results(**metrics)
@@ -66,10 +67,10 @@ def test_each_number_leads_back_to_its_run(root: Path, tmp_path: Path) -> None:
         source = sources[macro]
         value = json.loads((root / source["run"] / source["file"]).read_text())[source["name"]]
         assert value == source["value"] and shown == value_text(value)
-    assert defined[r"\FeatureAcceptanceStreetsGammaThreeAcceptEightFive"] == "0.1235"
-    assert defined[r"\FeatureAcceptanceStreetsGammaThreeAcceptEightFiveA"] == "2.5"  # the same letters, another figure
-    assert defined[r"\FeatureAcceptanceStreetsGammaFiveCount"] == "1{,}234"
-    assert defined[r"\TokenAlignmentStreetsEqualTokens"] == r"91.1\%"
+    assert defined[r"\AcceptanceStreetsGammaThreeAcceptEightyFive"] == "0.1235"
+    assert defined[r"\AcceptanceStreetsGammaThreeAcceptEightFive"] == "2.5"
+    assert defined[r"\AcceptanceStreetsGammaFiveCount"] == "1{,}234"
+    assert defined[r"\AlignmentStreetsEqualTokens"] == r"91.1\%"
     assert set(content["left_out"]) == {f"{run.name}/{n}.csv" for run in root.iterdir() for n in ("long", "texts")}
 
 
@@ -88,10 +89,11 @@ def test_figures_have_a_columns_width_and_carry_their_fonts(root: Path, tmp_path
 
 def test_tables_are_booktabs(root: Path, tmp_path: Path) -> None:
     main, _ = write_paper(root, tmp_path / "paper")
-    text = (main.parent / "tables/token-alignment-streets-rates.tex").read_text()
+    text = (main.parent / "tables/alignment-streets-rates.tex").read_text()
     assert [line for line in text.splitlines() if "rule" in line] == ["\\toprule", "\\midrule", "\\bottomrule"]
-    assert "\\begin{tabular}{lr}" in text and "a\\_b & 0.3333 \\\\" in text and "50 \\% \\& more & 2 \\\\" in text
-    assert "\\textvisiblespace{}the & -- \\\\" in text
+    assert "\\begin{tabular}{lr}" in text and "a\\_b & 0.333 \\\\" in text and "50 \\% \\& more & 2.000 \\\\" in text
+    assert "\\textvisiblespace{}the & -- \\\\" in text and "rate (ms) \\\\" in text
+    assert "Rates on streets. Run 05\\_token\\_alignment-streets-x." in main.read_text()
 
 
 def test_starred_runs_only_and_an_earlier_export_is_replaced(root: Path, tmp_path: Path) -> None:
