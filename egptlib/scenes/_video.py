@@ -210,7 +210,7 @@ def write_video(
     start: int | None = None
     with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
         encoder = next((name for name in _ENCODERS if name in av.codecs_available), _ENCODERS[0])
-        stream = container.add_stream(encoder, rate=rate)
+        stream = cast(av.VideoStream, container.add_stream(encoder, rate=rate))
         for frame in frames:
             if size is None:
                 size = frame.shape
@@ -218,10 +218,9 @@ def write_video(
                     raise ValueError(f"{path}: frames are {size}; expected [H, W, 3] with even H and W")
                 stream.height, stream.width = size[:2]
                 stream.pix_fmt = "yuv420p"
-                x264 = {"crf": str(crf), "preset": preset}
-                stream.options = (
-                    x264 if encoder == "libx264" else {"crf": str(crf), "deadline": "realtime", "cpu-used": "8"}
-                )
+                vp9 = {"crf": str(crf), "deadline": "realtime", "cpu-used": "8"}
+                options = {"crf": str(crf), "preset": preset} if encoder == "libx264" else vp9
+                stream.options = dict[str, object](options)
                 stream.codec_context.thread_count = 1  # clips are cut in parallel processes
                 stream.codec_context.time_base = time_base
             if frame.shape != size:
