@@ -181,8 +181,10 @@ class HeadDrafter(ModelDrafter):
                 given = torch.empty(0)
             elif name == "drafter_hidden":
                 shift = self.head.drafter_shift  # 1: the drafter has read the last token
-                self.catch_up(self.vocabulary.to_drafter(tokens[: len(tokens) - 1 + shift]))
-                given = torch.stack(self.rows[first + shift :])
+                known = tokens[: len(tokens) - 1 + shift]
+                self.catch_up(self.vocabulary.to_drafter(known))
+                places = self.vocabulary.places([*known, tokens[-1]])[first + shift :]
+                given = torch.stack([self.rows[place] for place in places])
             else:
                 given = torch.stack(self._watched[name][first : len(tokens)])
             rows.append(given.to(self._place))

@@ -131,7 +131,9 @@ class ModelDrafter:
         self._nodes = []
 
     def read_on(self, tokens: list[int]) -> None:
-        """Read more tokens (its own ids) in one pass."""
+        """Read more tokens (its own ids) in one pass; none where the target's token cannot be spelled in them."""
         assert self.state is not None
+        if not tokens:
+            return
         self.rows.extend(self.model.read(torch.tensor([tokens], device=self.device), self.state)[0])
         self.read += tokens

@@ -21,8 +21,8 @@ from egptlib.models._interface import Model
 from egptlib.models._language_model import LanguageModel
 from egptlib.models._pair_file import PairSettings, pair_settings
 from egptlib.models._processors import processor_name
-from egptlib.models._video_llava import Form, VideoModel
-from egptlib.models._vision_language import Sees, VisionLanguageModel
+from egptlib.models._video_llava import Form, Sees, VideoModel
+from egptlib.models._vision_language import VisionLanguageModel
 
 if TYPE_CHECKING:
     from egptlib.scenes import FrameSampling
@@ -59,8 +59,8 @@ def open_model(
     kind = str(read_config(folder).get("model_type"))
     if kind == EventGPTConfig.model_type and sees == "events":
         return EventModel.from_pretrained(folder, visual_tower, **options)
-    if kind == "video_llava" and sees == "frames":
-        return VideoModel.from_pretrained(folder, form, prompt=prompt, **options)
+    if kind == "video_llava":
+        return VideoModel.from_pretrained(folder, form, prompt=prompt, sees=sees, **options)
     model: Model
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         model = VisionLanguageModel.from_pretrained(folder, sees, form, prompt=prompt, **options)

@@ -12,6 +12,7 @@ from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPTConfig
 EVENT_TOKEN, EVENT_START, EVENT_END, EVENT_PATCH = "<event>", "<ev_start>", "<ev_end>", "<ev_patch>"
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 VIDEO_PROMPT, IMAGES_PROMPT = "USER: {frames}\n{question} ASSISTANT:", "USER: {frames}\n{question}\nASSISTANT:"
+EVENTS_PROMPT = VIDEO_PROMPT  # as published, for images as for clips
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the human's questions."

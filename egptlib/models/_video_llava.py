@@ -13,10 +13,11 @@ from transformers import CLIPVisionModel, VideoLlavaForConditionalGeneration
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
 from egptlib.models._interface import Model, PromptAs
 from egptlib.models._preprocess import Preprocessor
-from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
+from egptlib.models._prompts import EVENTS_PROMPT, IMAGE_TOKEN, VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
 from egptlib.models._state import Inputs
 
 Form = Literal["video", "images"]
+Sees = Literal["events", "frames"]
 
 
 def load_video_llava(folder: str | Path, **kwargs: Any) -> VideoLlavaForConditionalGeneration:
@@ -44,7 +45,9 @@ class VideoModel(Model):
     Attributes:
         form: "video": one `<video>` token stands for the clip and the video tower reads it, CLS tokens kept (8 x 257
             visual tokens for the real model); "images": one `<image>` token per frame and the image tower (8 x 256).
+            Event images are always shown one by one.
         prompt: template, see `video_llava_prompt`.
+        sees: which pictures of a scene it is shown.
     """
 
     module: VideoLlavaForConditionalGeneration
@@ -57,12 +60,16 @@ class VideoModel(Model):
         form: Form = "video",
         name: str = "Video-LLaVA",
         prompt: str | None = None,
+        sees: Sees = "frames",
     ):
-        if form not in get_args(Form):
-            raise ValueError(f"form: expected one of {get_args(Form)}, found {form!r}")
+        if form not in get_args(Form) or sees not in get_args(Sees):
+            raise ValueError(
+                f"expected form of {get_args(Form)} and sees of {get_args(Sees)}, found {form!r}, {sees!r}"
+            )
         super().__init__(name, module, tokenizer, preprocessor, module.model.language_model)
-        self.form: Form = form
-        self.prompt = prompt
+        self.sees = sees
+        self.form: Form = form if sees == "frames" else "images"
+        self.prompt = prompt or (EVENTS_PROMPT if sees == "events" else None)
         self._prompt("", 1)  # a template that does not fit is found here
 
     @classmethod
@@ -72,19 +79,20 @@ class VideoModel(Model):
         form: Form = "video",
         name: str = "Video-LLaVA",
         prompt: str | None = None,
+        sees: Sees = "frames",
         **kwargs: Any,
     ) -> VideoModel:
         """Open a checkpoint; see `load_video_llava`."""
         folder = checkpoint_folder(folder)
         module = load_video_llava(folder, **kwargs)
         preprocessor = Preprocessor.find([folder], module.config.vision_config.image_size)
-        return cls(module, load_tokenizer(folder), preprocessor, form, name, prompt)
+        return cls(module, load_tokenizer(folder), preprocessor, form, name, prompt, sees)
 
     def encode(self, scene: Any, question: str, like: Inputs | None = None) -> Inputs:
         if like is not None:
             num_frames = like.pixel_values.shape[-4]
             return Inputs(self._ids(question, num_frames), like.pixel_values, like.visual)
-        pixel_values = self.preprocessor(scene.frames)  # [n, 3, S, S]
+        pixel_values = self.preprocessor(scene.event_images if self.sees == "events" else scene.frames)  # [n, 3, S, S]
         ids = self._ids(question, len(pixel_values))
         return Inputs(ids, pixel_values[None] if self.form == "video" else pixel_values)
 

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -23,12 +23,11 @@ from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folde
 from egptlib.models._interface import Model, PromptAs
 from egptlib.models._processors import Remembered, load_processor
 from egptlib.models._state import Inputs, Prompt
-from egptlib.models._video_llava import Form
+from egptlib.models._video_llava import Form, Sees
 
 if TYPE_CHECKING:
     from egptlib.scenes import FrameSampling
 
-Sees = Literal["events", "frames"]
 PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos")
 UNKNOWN_RATE = 24.0  # frames a second, what transformers takes where nothing is known
 NOT_OF_THE_PROMPT = ("inputs_embeds", "input_ids", "past_key_values", "use_cache", "return_dict")
