@@ -62,10 +62,9 @@ class VideoModel(Model):
         prompt: str | None = None,
         sees: Sees = "frames",
     ):
-        if form not in get_args(Form) or sees not in get_args(Sees):
-            raise ValueError(
-                f"expected form of {get_args(Form)} and sees of {get_args(Sees)}, found {form!r}, {sees!r}"
-            )
+        for field, value, kind in (("form", form, Form), ("sees", sees, Sees)):
+            if value not in get_args(kind):
+                raise ValueError(f"{field}: expected one of {get_args(kind)}, found {value!r}")
         super().__init__(name, module, tokenizer, preprocessor, module.model.language_model)
         self.sees = sees
         self.form: Form = form if sees == "frames" else "images"
