@@ -206,8 +206,10 @@ def _load(settings: "PairSettings", precision: str) -> "Models":
 
     from egptlib.models import load_pair
 
-    if precision == "nf4":
-        return load_pair(replace(settings, quantization="nf4", dtype="bfloat16"))
-    if precision == "int8":
-        return load_pair(replace(settings, quantization="int8", dtype="float16"))
-    return load_pair(replace(settings, quantization=None, dtype=precision))
+    quantization: Any = precision if precision in ("nf4", "int8") else None
+    dtype = {"nf4": "bfloat16", "int8": "float16"}.get(precision, precision)
+    pair = load_pair(replace(settings, quantization=quantization, dtype=dtype))
+    for side, model in (("drafter", pair.drafter), ("target", pair.target)):
+        if model.precision != precision:  # it was saved quantized
+            raise ValueError(f"--precision {precision}: the {side} of {settings.name} opens as {model.precision} alone")
+    return pair

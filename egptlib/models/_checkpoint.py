@@ -144,10 +144,7 @@ def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | P
         ValueError: weights are missing, unexpected or of another shape (the message names them), cut or unreadable, or
             saved in another precision than asked for.
     """
-    try:
-        kwargs = fitted_options(read_config(folder), kwargs)
-    except ValueError as error:
-        raise ValueError(f"{folder}/config.json: {error}") from None
+    kwargs = fitted_options(read_config(folder), kwargs, f"{folder}/config.json")
     check_files(Path(folder))
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # its report of the same keys would come on top of the error below

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 
 from egptlib.models._load import Pair
-from egptlib.models._quantization import precision_of
 
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
     """Name, device, precision and package versions of a pair, as `Costs` and `Trace` call them.
 
-    `precision` is that of the target's weights: `nf4`, `int8`, or the dtype it computes in.
+    `precision` is that of the target's weights: `nf4`, `int8`, or the dtype it computes in; the drafter's stands beside
+    it where it is another one, as in "nf4, drafter bfloat16".
     """
+    precision, drafters = pair.target.precision, pair.drafter.precision
     packages = ("torch", "transformers")
     return {
         "pair": pair.name,
         "device": device_name(pair.target.device),
-        "precision": _precision(pair),
+        "precision": precision if drafters == precision else f"{precision}, drafter {drafters}",
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
     }
 
@@ -32,8 +33,3 @@ def device_name(device: torch.device | str) -> str:
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def _precision(pair: Pair) -> str:
-    quantization = getattr(pair.target.module.config, "quantization_config", None)
-    return precision_of(quantization) or str(pair.target.dtype).removeprefix("torch.")

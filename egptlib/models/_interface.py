@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
+from egptlib.models._quantization import precision_of
 from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
 from egptlib.models._state import Answer, Inputs, Prompt, State, Step
 from egptlib.models._stopwatch import Stopwatch
@@ -108,6 +109,12 @@ class Model(ABC):
     def dtype(self) -> torch.dtype:
         """The dtype of activations (quantized weights are stored otherwise)."""
         return self.token_embedding.weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """Of its weights: "nf4", "int8", another quantization's name, or the dtype."""
+        quantization = getattr(self.module.config, "quantization_config", None)
+        return precision_of(quantization) or str(self.dtype).removeprefix("torch.")
 
     @property
     def hidden_size(self) -> int:

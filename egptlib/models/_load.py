@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from egptlib.models._checkpoint import checkpoint_folder, read_config
 from egptlib.models._device import usable_device
 from egptlib.models._interface import Model
 from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
-from egptlib.models._quantization import Quantization, loading_options
+from egptlib.models._quantization import Quantization, loading_options, saved_dtype
 from egptlib.models._video_llava import Form
 from egptlib.models._vocabulary import Matching, Vocabulary, first_ids_shared, match_vocabularies
 
@@ -67,8 +68,8 @@ def load_pair(
         others: as in `PairSettings`; what is given comes before what the file says.
 
     Raises:
-        ValueError: unknown name, missing or unfit checkpoint, a device that this machine lacks, or vocabularies without
-            a common token.
+        ValueError: unknown name, missing or unfit checkpoint, another precision than it is saved in, a device that
+            this machine lacks, or vocabularies without a common token.
 
     Example:
         >>> pair = load_pair()  # the shipped mini pair
@@ -91,6 +92,13 @@ def load_pair(
     for which in ("device", "target_device"):
         usable_device(getattr(settings, which) or "cpu", f"pair {settings.name!r}: {which}")
     folders = {side: settings.folder(side) for side in ("drafter", "target")}
+    for folder in folders.values() if settings.dtype else ():
+        own = saved_dtype(read_config(checkpoint_folder(folder, ["*.json"])))
+        if own not in (None, settings.torch_dtype):
+            raise ValueError(
+                f"{folder}/config.json: quantization_config: what is not quantized opens in "
+                f"{str(own).removeprefix('torch.')} and cannot be opened in {settings.dtype}; leave dtype out"
+            )
     drafter_options = loading_options(settings.quantization, settings.torch_dtype, settings.device)
     target_options = loading_options(
         settings.quantization, settings.torch_dtype, settings.target_device or settings.device

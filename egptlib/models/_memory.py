@@ -92,8 +92,8 @@ class MemoryPlan:
         return sum(part.parameters for part in self.parts if model in (None, part.model))
 
     def weight_bytes(self, precision: str, model: str | None = None) -> int:
-        """Bytes of the weights of one model, or of all; "float16" takes what "bfloat16" does."""
-        precision = "bfloat16" if precision == "float16" else precision
+        """Bytes of the weights of one model, or of all; "float16" takes what "bfloat16" does, "fp4" what "nf4"."""
+        precision = {"float16": "bfloat16", "fp4": "nf4"}.get(precision, precision)
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
         return sum(part.bytes[precision] for part in self.parts if model in (None, part.model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -74,14 +75,16 @@ def precision_of(quantization: Any) -> str | None:
     return str(getattr(fields.get("quant_method"), "value", fields.get("quant_method")))
 
 
-def fitted_options(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def fitted_options(config: dict[str, Any], options: dict[str, Any], where: str = "config.json") -> dict[str, Any]:
     """Arguments of `from_pretrained` for a checkpoint that may have been saved quantized: it opens as it is.
 
-    Its own quantization_config counts then, and what is not quantized has the dtype that its layers compute in.
+    Its own quantization_config counts then, and what is not quantized has the dtype that its layers compute in; a
+    warning tells so where no quantization was asked for.
 
     Args:
         config: the fields of its `config.json`.
         options: as from `loading_options`.
+        where: the file, for messages.
 
     Raises:
         ValueError: another precision was asked for than the weights are saved in.
@@ -91,12 +94,27 @@ def fitted_options(config: dict[str, Any], options: dict[str, Any]) -> dict[str,
         return options
     precision, asked = precision_of(saved), precision_of(options.get("quantization_config"))
     if asked not in (None, precision):
-        raise ValueError(f"quantization_config: the weights are saved as {precision} and cannot be opened as {asked}")
+        raise ValueError(
+            f"{where}: quantization_config: the weights are saved as {precision} and cannot be opened as {asked}"
+        )
     options = {name: value for name, value in options.items() if name != "quantization_config"}
-    if precision in ("nf4", "fp4", "int8"):
-        dtype = "float16" if precision == "int8" else saved.get("bnb_4bit_compute_dtype", "float32")
-        options["dtype"] = getattr(torch, dtype)
+    if (dtype := saved_dtype(config)) is not None:
+        options["dtype"] = dtype
+    if asked is None:
+        rest = "" if dtype is None else f", what is not quantized in {str(dtype).removeprefix('torch.')}"
+        warnings.warn(f"{where}: the weights are saved as {precision} and open so{rest}", stacklevel=4)
     return options
+
+
+def saved_dtype(config: dict[str, Any]) -> torch.dtype | None:
+    """What the quantized layers of a saved checkpoint compute in; None where nothing is quantized by bitsandbytes."""
+    saved = config.get("quantization_config") or {}
+    if precision_of(saved) not in ("nf4", "fp4", "int8"):
+        return None
+    dtype: torch.dtype = getattr(
+        torch, "float16" if saved.get("load_in_8bit") else saved.get("bnb_4bit_compute_dtype", "float32")
+    )
+    return dtype
 
 
 def settle_cpu_layers(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_parts_agree_on_the_dtype(event_checkpoint: Path, dtype: torch.dtype) ->
 def test_what_was_saved_in_4_bit_opens_in_4_bit(event_checkpoint: Path, tmp_path: Path) -> None:
     module = EventGPT.from_pretrained(event_checkpoint, **loading_options("nf4"))
     module.save_pretrained(tmp_path)
-    again = EventGPT.from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="saved as nf4 and open so"):
+        again = EventGPT.from_pretrained(tmp_path)
     embeds = torch.randn(1, 4, 64, dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(again(inputs_embeds=embeds).logits, module(inputs_embeds=embeds).logits)
@@ -112,16 +114,28 @@ def test_what_was_saved_in_4_bit_opens_in_4_bit(event_checkpoint: Path, tmp_path
 def test_a_pair_of_checkpoints_in_their_own_precision(
     event_checkpoint: Path, video_checkpoint: Path, scene: Any, tmp_path: Path
 ) -> None:
-    """A target saved in 4 bit opens so without being asked for it, and is not made another one."""
-    load_video_llava(video_checkpoint, **loading_options("nf4")).save_pretrained(tmp_path / "nf4")
-    for file in video_checkpoint.glob("*token*"):
-        shutil.copy(file, tmp_path / "nf4")
-    for quantization in (None, "nf4"):
-        pair = load_pair("noise", drafter=event_checkpoint, target=tmp_path / "nf4", quantization=quantization)
-        assert describe_pair(pair)["precision"] == "nf4" and pair.target.dtype == torch.bfloat16
-        assert len(pair.target.greedy(scene, "What moves?", 3).token_ids)
-    with pytest.raises(ValueError, match=r"nf4/config.json: quantization_config: .* saved as nf4 .* opened as int8"):
-        load_pair("noise", drafter=event_checkpoint, target=tmp_path / "nf4", quantization="int8")
+    """What was saved in 4 bit opens so and says so, on either side, and is not made another one."""
+    sides = {"drafter": event_checkpoint, "target": video_checkpoint}
+    kinds: Any = {"drafter": EventGPT.from_pretrained, "target": load_video_llava}
+    for side, whole in sides.items():
+        kinds[side](whole, **loading_options("nf4")).save_pretrained(tmp_path / side)
+        for file in whole.glob("*token*"):
+            shutil.copy(file, tmp_path / side)
+        folders: dict[str, Any] = sides | {side: tmp_path / side}
+        with pytest.warns(UserWarning, match=rf"{side}/config.json: .* saved as nf4 and open so, .* in bfloat16"):
+            pair = load_pair("noise", **folders)
+        told = {"drafter": "bfloat16, drafter nf4", "target": "nf4, drafter bfloat16"}[side]
+        assert describe_pair(pair)["precision"] == told
+        for model in (pair.drafter, pair.target):
+            assert model.dtype == torch.bfloat16 and len(model.greedy(scene, "What moves?", 3).token_ids)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            asked = load_pair("noise", **folders, quantization="nf4")
+        assert describe_pair(asked)["precision"] == "nf4"
+        with pytest.raises(ValueError, match=r"config.json: quantization_config: .* saved as nf4 .* opened as int8"):
+            load_pair("noise", **folders, quantization="int8")
+        with pytest.raises(ValueError, match=r"quantization_config: .* opens in bfloat16 and .* float32; leave dtype"):
+            load_pair("noise", **folders, dtype="float32")
 
 
 def test_a_fingerprint_is_that_of_what_was_loaded(wide: Path) -> None:
