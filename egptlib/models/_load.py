@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,5 +111,11 @@ def load_pair(
         folders["target"], "frames", form=settings.form, prompt=settings.prompt, **target_options
     )
     seconds = {"drafter": between - start, "target": time.perf_counter() - between}
+    if opened_target.precision == "int8":
+        warnings.warn(
+            f"pair {settings.name!r}: in int8 a token's products depend on the others of its pass (columns with "
+            "outliers), so answers verified several tokens at a time may part from plain decoding's near ties",
+            stacklevel=2,
+        )
     vocabulary = match_vocabularies(opened_drafter, opened_target)
     return Pair(settings.name, opened_drafter, opened_target, vocabulary, settings.matching, seconds)

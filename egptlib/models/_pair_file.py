@@ -38,7 +38,8 @@ class PairSettings:
         name: how runs and reports call the pair; "mini" without folders is the pair that comes with this package.
         drafter, target: checkpoint folders; "hub:ORG/NAME" is a snapshot of the hub.
         visual_tower: folder of EventGPT's tower, see `EventGPT.from_pretrained`.
-        quantization: "nf4" (4 bit, double quantization), "int8", or None.
+        quantization: "nf4" (4 bit, double quantization), "int8" (a target's answers depend on how many tokens a pass
+            verifies, see Dettmers et al. 2022 on outlier columns), or None.
         dtype: "float32", "bfloat16" or "float16", of what is not quantized. None: float32 for "mini", bfloat16
             otherwise (float16 with "int8", whose kernels take nothing else).
         device, target_device: "cpu", "cuda", "cuda:1", where drafter and target sit; None puts the target beside the

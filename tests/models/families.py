@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -271,3 +273,18 @@ FAMILIES = {
         llava_onevision, internvl, smolvlm, idefics3, qwen2_5_vl, qwen3_vl, gemma3, llava_next_video
     )
 }  # fmt: skip
+
+
+def frames_of_noise() -> np.ndarray:
+    """uint8 [6, 80, 96, 3]: blocks of colour with a slope, so that how they are resized shows."""
+    blocks = np.random.default_rng(5).integers(0, 256, (6, 5, 6, 3)).repeat(16, 1).repeat(16, 2)
+    return ((blocks + np.arange(96)[:, None]) % 256).astype(np.uint8)
+
+
+def scene_of_noise() -> Any:
+    """Two event images, and six frames of a clip of one second."""
+    frames = frames_of_noise()
+    return SimpleNamespace(
+        event_images=list(255 - frames[:2]), frames=frames,
+        metadata={"clip": (20, 20.0), "load_seconds": 0.0}, frame_indices=(0, 3, 7, 11, 15, 19),
+    )  # fmt: skip

@@ -25,11 +25,15 @@ from egptlib.decoding import (
 )
 from egptlib.models import Matching, Model, Pair, VideoModel, load_pair, open_model
 
-from .families import FAMILIES, WORDS, make_words, save, text_fields
+from .families import FAMILIES, WORDS, make_words, save, scene_of_noise, text_fields
 from .test_families import LIMIT, QUESTION, generated
-from .test_families import scene as scene  # a fixture
 
 KINDS = ("eventgpt", "video_llava", "language_model")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Any:
+    return scene_of_noise()
 
 
 @pytest.fixture(scope="module")

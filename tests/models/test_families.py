@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -44,7 +43,7 @@ from egptlib.models import (
 from egptlib.models._processors import spelled
 from egptlib.scenes import Scene, open_scenes
 
-from .families import FAMILIES, WORDS, make_words, save, text_fields
+from .families import FAMILIES, WORDS, make_words, save, scene_of_noise, text_fields
 
 LIMIT = 12
 CLIPS = ("internvl", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm")
@@ -68,19 +67,9 @@ def drafter(folder: Path) -> Model:
     return open_model(folder, "events", dtype=torch.float32)
 
 
-def frames_of_noise() -> np.ndarray:
-    """uint8 [6, 80, 96, 3]: blocks of colour with a slope, so that how they are resized shows."""
-    blocks = np.random.default_rng(5).integers(0, 256, (6, 5, 6, 3)).repeat(16, 1).repeat(16, 2)
-    return ((blocks + np.arange(96)[:, None]) % 256).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def scene() -> Any:
-    frames = frames_of_noise()
-    return SimpleNamespace(
-        event_images=list(255 - frames[:2]), frames=frames,
-        metadata={"clip": (20, 20.0)}, frame_indices=(0, 3, 7, 11, 15, 19),
-    )  # fmt: skip
+    return scene_of_noise()
 
 
 def generated(model: Model, scene: Any, question: str, **options: Any) -> list[int]:

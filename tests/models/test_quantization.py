@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,23 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from egptlib.models import EventGPT, Inputs, describe_pair, fingerprint, load_pair, load_video_llava
+from egptlib.decoding import speculative_generate
+from egptlib.models import (
+    EventGPT,
+    Inputs,
+    check_against_generate,
+    describe_pair,
+    fingerprint,
+    load_pair,
+    load_video_llava,
+    open_model,
+)
 from egptlib.models._nf4 import quantize_4bit
 from egptlib.models._quantization import UNQUANTIZED, is_quantized, loading_options, quantized_bytes
 
 from .conftest import event_config, loud
+from .families import FAMILIES, scene_of_noise
+from .test_families import Erring, generated
 
 bnb: Any = bitsandbytes  # its types are not exported
 
@@ -172,13 +185,10 @@ def test_int8(event_checkpoint: Path) -> None:
 def test_a_quantized_pair_answers(
     event_checkpoint: Path, video_checkpoint: Path, scene: Any, quantization: Any
 ) -> None:
-    pair = load_pair(
-        "eventgpt-videollava",
-        drafter=event_checkpoint,
-        target=video_checkpoint,
-        quantization=quantization,
-        target_device="cpu",
-    )
+    folders: Any = {"drafter": event_checkpoint, "target": video_checkpoint, "target_device": "cpu"}
+    told = pytest.warns(UserWarning, match="in int8 a token's products depend on the others of its pass")
+    with told if quantization == "int8" else nullcontext():
+        pair = load_pair("eventgpt-videollava", quantization=quantization, **folders)
     assert linears(pair.target.module, nn.Linear) == {
         "lm_head",
         "model.multi_modal_projector.linear_1",
@@ -190,6 +200,47 @@ def test_a_quantized_pair_answers(
         hidden, logits = model.forward_answer(model.encode(scene, "What moves?"), answer.token_ids)
         assert hidden.dtype == model.dtype
         assert torch.isfinite(logits.float()).all()
+
+
+QUANTIZED = [
+    pytest.param(family, precision, marks=() if family in ("gemma3", "qwen2_5_vl") else pytest.mark.slow)
+    for family in FAMILIES
+    for precision in ("nf4", "int8")
+]
+
+
+@pytest.mark.parametrize(("family", "precision"), QUANTIZED)
+def test_a_quantized_family_answers_as_generate_does(family: str, precision: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder, scene = FAMILIES[family](tmp_path), scene_of_noise()
+    dtype = torch.float32 if precision == "nf4" else None
+    target = open_model(folder, "frames", **loading_options(precision, dtype))
+    whole = open_model(folder, "frames", dtype=torch.float32)
+    assert target.precision == precision
+    kind = bnb.nn.Linear4bit if precision == "nf4" else bnb.nn.Linear8bitLt
+    left = {name for name in linears(target.module, nn.Linear) if "lm_head" not in name and "projector" not in name}
+    assert not left and linears(target.module.model, kind)
+    expected = generated(target, scene, "What moves?")
+    answer = target.greedy(scene, "What moves?", len(expected))
+    assert answer.token_ids.tolist() == expected
+    if precision == "nf4":  # in int8 products depend on the other tokens of a pass, which the test below shows
+        erring = Erring(expected)
+        found = speculative_generate(target, erring, scene, "What moves?", gamma=3, max_new_tokens=len(expected))
+        assert found.token_ids.tolist() == expected
+    check_against_generate(target)
+    read = [model.forward_answer(model.encode(scene, "What moves?"), expected)[0] for model in (target, whole)]
+    similarity = nn.functional.cosine_similarity(read[0].float(), read[1], dim=-1)
+    assert 0.5 < similarity.mean() < 0.99999  # quantized, and the same model
+
+
+def test_in_int8_a_token_depends_on_the_others_of_its_pass(event_checkpoint: Path) -> None:
+    """Why a pair whose target is in int8 is told not to be exact: one outlier takes its column out for all rows."""
+    layer: Any = EventGPT.from_pretrained(event_checkpoint, **loading_options("int8")).model.layers[0].self_attn.q_proj
+    rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).half()
+    with torch.no_grad():
+        assert torch.equal(layer(rows)[:2], layer(rows[:2]))
+        rows[2, 5] = 30  # beyond bitsandbytes' threshold
+        assert not torch.equal(layer(rows)[:2], layer(rows[:2]))
 
 
 def test_golden_checkpoints_load_in_4_bit(shared: Path) -> None:
