@@ -1,7 +1,7 @@
 """Verbs of the decoding room: benchmark costs, benchmark divergences."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
