@@ -184,7 +184,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pair, folder = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
-    scenes = [with_events(folder[i]) for i in range(min(arguments.scenes, len(folder)))]
+    scenes = [scene for i in range(min(arguments.scenes, len(folder))) if (scene := with_events(folder[i]))]
     prompts = [(scene, scene.questions[i % len(scene.questions)]) for i, scene in enumerate(scenes)]
     if arguments.acceptance:
         return acceptance(pair, prompts, arguments.tokens)

@@ -31,6 +31,7 @@ from egptlib.figures._hiding import free_tokens_figure, hiding_figure
 from egptlib.figures._lanes import event_table, mean_run, recorded_runs
 from egptlib.figures._prediction import prediction_figure, speedup_map_figure
 from egptlib.figures._scene import scene_figure
+from egptlib.figures._stream import stream_figure
 from egptlib.figures._style import (
     DOUBLE_COLUMN,
     DRAFTER_COLOR,
@@ -94,6 +95,7 @@ __all__ = [
     "speedup_map_figure",
     "stage_times_figure",
     "step_parts_figure",
+    "stream_figure",
     "sweep_figure",
     "timeline_cursor_figure",
     "timeline_figure",

@@ -60,6 +60,11 @@ class SensorClock:
         self.length = float(self.frame_times[-1])
         self.start()
 
+    @property
+    def event_times(self) -> np.ndarray:
+        """float [N], when each of the window's events comes, also those after its last frame; empty without events."""
+        return np.empty(0) if self._events is None else (self._events["t"] - self._start_us) / 1e6
+
     def start(self) -> None:
         """The window opens now."""
         self.origin = self.now()
@@ -68,8 +73,8 @@ class SensorClock:
         """Sensor seconds since the window's start."""
         return (self.now() - self.origin) * self.speed
 
-    def stamp(self, time: float) -> float:
-        """What `now` says at a sensor time."""
+    def stamp(self, time: Any) -> Any:
+        """What `now` says at a sensor time, or at several."""
         return self.origin + time / self.speed
 
     def wait(self, time: float) -> None:

@@ -51,6 +51,8 @@ def test_frames_come_by_their_place_in_the_clip() -> None:
     clock.wait(0.7)
     assert len(hands.sleeps) == 1
     assert clock.stamp(clock.length) == pytest.approx(100.475)
+    assert clock.scene.stream is not None
+    np.testing.assert_allclose(clock.event_times, clock.scene.stream["t"] / 1e6 - 7)
 
 
 def test_without_a_rate_the_clip_lasts_as_long_as_the_events() -> None:

@@ -1,6 +1,7 @@
 """The procedural streets: deterministic, honest about what is visible, and told so that it can be read back."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,8 +152,10 @@ def test_the_same_seed_gives_the_same_bytes(streets, tmp_path):
 
 def test_the_events_of_a_window_are_simulated_again(streets):
     scene = open_scenes(streets, event_views=5)[0]
-    stream = with_events(scene, seconds=1.5).events()
-    assert stream is not None and len(stream["t"]) == scene.metadata["num_events"]
+    again = with_events(scene, seconds=1.5)
+    stream = again.events()
+    assert with_events(again) is again and with_events(replace(scene, sequence="drive")) is None
+    assert len(stream["t"]) == scene.metadata["num_events"]
     for image, own in zip(event_images(stream, 5), scene.event_images, strict=True):
         np.testing.assert_array_equal(image, own)
 

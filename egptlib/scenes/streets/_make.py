@@ -1,6 +1,7 @@
 """`streets`: procedural driving sequences with exact ground truth, written as DSEC is and cut as DSEC is."""
 
 import math
+import re
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -114,8 +115,15 @@ def _record(
     return frames, {key: np.concatenate([part[key] for part in parts]) for key in ("x", "y", "t", "p")}
 
 
-def with_events(scene: Scene, seconds: float = SEQUENCE_SECONDS) -> Scene:
-    """A scene of `streets` with its raw events, which its folder does not keep: simulated again, in some seconds."""
+def with_events(scene: Scene, seconds: float = SEQUENCE_SECONDS) -> Scene | None:
+    """A scene with its raw events; None where there are none.
+
+    The folder of `streets` does not keep them: they are simulated again, which takes some seconds.
+    """
+    if scene.event_path is not None or scene.stream is not None:
+        return scene
+    if not re.fullmatch(rf"streets_({'|'.join(_FIRST_SEED)})_\d+", scene.sequence):
+        return None
     _, split, index = scene.sequence.split("_")
     seed, start_us = _seed_and_start(split, int(index))
     first, last = scene.metadata["start_us"], scene.metadata["stop_us"]
