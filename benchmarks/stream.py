@@ -125,7 +125,8 @@ def by_the_clock(
             )
         print(f"{name:<36} {'   '.join(told)}   identical {np.mean(kinds[LAST].identical):.1%}")
     if json_file is not None:
-        write_json(json_file, {"sequences": sequences, "table": table})
+        by_prompt = {name: {kind: run.seconds for kind, run in kinds.items()} for name, kinds in runs.items()}
+        write_json(json_file, {"sequences": sequences, "seconds": by_prompt, "table": table})
     missed = [f"{name} is not identical" for name, kinds in runs.items() if not all(kinds[LAST].identical)]
     for kind, wanted in WANTED.items():
         if table[STREAM][kind]["generate"]["ratio_of_sums"] < wanted:

@@ -153,7 +153,8 @@ def test_the_same_seed_gives_the_same_bytes(streets, tmp_path):
 def test_the_events_of_a_window_are_simulated_again(streets):
     scene = open_scenes(streets, event_views=5)[0]
     again = with_events(scene, seconds=1.5)
-    stream = again.events()
+    stream = again.events() if again else None
+    assert again is not None and stream is not None
     assert with_events(again) is again and with_events(replace(scene, sequence="drive")) is None
     assert len(stream["t"]) == scene.metadata["num_events"]
     for image, own in zip(event_images(stream, 5), scene.event_images, strict=True):
