@@ -15,6 +15,7 @@ import numpy as np
 from egptlib.metrics._formulas import acceptance_rate, expected_tokens
 
 Kind = Literal["measured", "estimated", "given"]
+ROUNDED = 1.01  # printed figures are
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def explain(
         alone: the same two with one answer at a time, which tell what the batch costs.
 
     Raises:
-        ValueError: `run` has no tokens a pass, or `draft_cost` contradicts it.
+        ValueError: `run` has no tokens a pass or more than its drafts allow, or `draft_cost` contradicts it.
     """
     measured = _speedup(run, plain)
     label = run.method if run.batch == 1 else f"{run.method}, {run.batch:g} at once"
@@ -122,6 +123,10 @@ def explain(
     tau = run.tokens_per_pass
     if tau is None:
         raise ValueError(f"run {run.method!r}: its log does not tell how many tokens a pass yields")
+    if run.gamma is not None and tau > ROUNDED * (run.gamma + 1):
+        raise ValueError(
+            f"run {run.method!r}: {tau:g} tokens a pass, from {run.gamma:g} draft tokens and the target's own"
+        )
     step = plain.step_seconds if plain.step_seconds and run.step_seconds else None
     decoding = step / run.step_seconds if step and run.step_seconds else whole
     plain_step = step or plain.seconds / plain.tokens
@@ -166,7 +171,7 @@ def fit_draft_cost(runs: Sequence[RunTotals], plain: RunTotals) -> tuple[float, 
     gammas = np.array([run.gamma for run in known], dtype=float)
     costs = np.array([(run.tokens_per_pass or 1) / _decoding(run, plain) for run in known])
     c, v = np.polyfit(gammas, costs, 1)
-    return (float(c), float(v)) if c > 0 and v > 0 else None
+    return (float(c), float(v)) if c > 0 and v > 0 and (costs > gammas * c).all() else None
 
 
 def _speedup(run: RunTotals, plain: RunTotals) -> float:

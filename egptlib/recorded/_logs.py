@@ -73,6 +73,15 @@ def open_log(path: str | Path) -> DecodingLog:
     path = Path(path)
     if path.is_dir():
         path = path / "trace.parquet"
+    try:
+        return _open(path)
+    except ValueError as error:  # a total out of range does not know its file
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _open(path: Path) -> DecodingLog:
     data = path.read_bytes()
     if data.startswith(b"PAR1"):
         totals = trace_totals(Trace.load(path))

@@ -21,14 +21,13 @@ def read_table(path: Path, records: Sequence[dict[str, Any]]) -> list[RunTotals]
     if not isinstance(plain, dict) or not isinstance(table["runs"], list):
         raise ValueError(f"{path}: expected 'runs' as a list and 'plain' as an object")
     token = maybe(path, "plain", plain, "ms_per_token")
-    made = [RunTotals(1.0, token / 1000 if token else 1.0, "plain", tokens_per_pass=1.0)]
+    made = [RunTotals(1.0, 1.0 if token is None else token / 1000, "plain", tokens_per_pass=1.0)]
     for place, row in enumerate(table["runs"]):
         where = f"run {place}"
         if not isinstance(row, dict):
             raise ValueError(f"{path}: {where}: expected an object, found {row!r}")
-        seconds = 1 / number(path, where, row, "speedup") if token is None else number(path, where, row, "ms_per_token")
-        if token is not None:
-            seconds /= 1000
+        told = number(path, where, row, "speedup" if token is None else "ms_per_token")
+        seconds = told / 1000 if token is not None else 1 / told if told else 0.0
         length, gamma = number(path, where, row, "tokens_per_pass"), maybe(path, where, row, "gamma")
         made.append(RunTotals(1.0, seconds, str(row.get("method", where)), tokens_per_pass=length, gamma=gamma))
     return made

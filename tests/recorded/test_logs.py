@@ -3,13 +3,14 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from egptlib.cli import app
-from egptlib.metrics import RunTotals, Waterfall, explain
+from egptlib.metrics import RunTotals, Waterfall, explain, fit_draft_cost
 from egptlib.recorded import explain_log, open_log
 from egptlib.traces import Trace, TraceEvent, TraceRow, trace_totals
 
@@ -354,6 +355,15 @@ def test_a_cost_that_contradicts_the_log_is_refused() -> None:
         explain(run, plain, draft_cost=1.0)
     with pytest.raises(ValueError, match="seconds: expected a number above 0"):
         RunTotals(1.0, 0.0)
+    with pytest.raises(ValueError, match="run 'r': 3 tokens a pass, from 1 draft tokens and the target's own"):
+        explain(replace(run, gamma=1.0), plain)
+
+
+def test_a_line_through_the_rounds_that_one_of_them_contradicts_tells_no_draft_cost() -> None:
+    plain = RunTotals(1.0, 1.0, tokens_per_pass=1.0)
+    costs = {1.0: 3.0, 2.0: 1.5, 3.0: 5.0}  # the line has c = 1: at gamma 2 more than the whole round
+    runs = [RunTotals(1.0, cost / 2, f"{gamma}", tokens_per_pass=2.0, gamma=gamma) for gamma, cost in costs.items()]
+    assert fit_draft_cost(runs, plain) is None
 
 
 @pytest.mark.parametrize(
@@ -365,6 +375,8 @@ def test_a_cost_that_contradicts_the_log_is_refused() -> None:
         ("[1, 2]", "expected JSON objects"),
         ('{"runs": [{"speedup": 2}]}', "'tokens_per_pass' is None"),
         ('{"runs": [{"speedup": NaN, "tokens_per_pass": 2}]}', "'speedup' is nan"),
+        ('{"plain": {"ms_per_token": 0}, "runs": []}', "run 'plain': seconds: expected a number above 0"),
+        ('{"runs": [{"speedup": 0, "tokens_per_pass": 2}]}', "run 'run 0': seconds: expected a number above 0"),
         ('{"choices": []}', "'choices' is"),
         ('{"choices": [{"new_tokens": [1], "wall_time": []}]}', "expected as many"),
         ('{"total_output_tokens": "x", "duration": 1}', "'total_output_tokens' is 'x'"),
