@@ -58,6 +58,25 @@ def test_every_page_is_whole_and_asks_for_nothing(chromium: "Browser", report: P
     context.close()
 
 
+@pytest.mark.parametrize("view", ["light", "narrow"])
+def test_a_figure_enlarges_and_a_table_scrolls_in_its_place(chromium: "Browser", report: Path, view: str) -> None:
+    page = chromium.new_context(**VIEWS[view]).new_page()
+    page.goto(next(path for path in report.parent.glob("04*.html")).as_uri())
+    image = page.locator(".figure img").first
+    before = image.bounding_box()
+    image.click()
+    after = image.bounding_box()
+    assert before and after and after["width"] > 1.2 * before["width"]
+    image.click()
+    again = image.bounding_box()
+    assert again and again["width"] == before["width"]
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.output_area')].filter(a => a.scrollWidth > a.clientWidth).length"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth") and (wide or view == "light")
+    page.context.close()
+
+
 def test_formulas_are_drawn_and_code_has_a_switch(chromium: "Browser", report: Path) -> None:
     page = chromium.new_page()
     page.goto(next(path for path in report.parent.glob("04*.html")).as_uri())

@@ -294,3 +294,29 @@ def test_a_runs_name_cannot_be_an_address(root: Path) -> None:
     page = _Page(index.read_text(encoding="utf-8"))
     assert len(list(index.parent.glob("*.html"))) == 5
     assert all(link.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+\.html", link) for link in page.links)
+
+
+def test_a_failed_page_stops_after_the_cell_that_failed(tmp_path: Path) -> None:
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="too few", traceback=["too few"])
+    cells = [
+        _cell("markdown", "# The title"),
+        _cell("code", "first", outputs=[_output(text__plain="one")]),
+        _cell("code", "second", outputs=[error]),
+        _cell("markdown", "## What never ran"),
+        _cell("code", "third"),
+    ]
+    for state, there in (("failed", False), ("done", True)):
+        folder = tmp_path / state
+        write_json(folder / "params.json", {"dataset": "streets", "state": state})
+        write_json(folder / "status.json", {"state": state, "notebook": "01_toy", "seconds": 1.0, "started": "2026"})
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "out.ipynb")
+        page = write_report(tmp_path).with_name(f"{state}.html").read_text(encoding="utf-8")
+        assert "too few" in page and ("What never ran" in page) == there
+
+
+def test_pictures_enlarge_and_links_to_files_are_text() -> None:
+    source = "[a page](../docs/report/01.html), [the web](https://example.org/), [below](#here)"
+    cells = [_cell("markdown", source), _cell("code", "x", outputs=[_output(image__png=_png())])]
+    body, _ = notebook_html(nbformat.v4.new_notebook(cells=cells))
+    assert re.findall(r'href="([^"]*)"', body) == ["https://example.org/", "#here"] and "a page" in body
+    assert re.search(r'<label class="figure"><input type="checkbox" aria-label="show larger"><img [^>]*></label>', body)

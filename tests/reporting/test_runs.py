@@ -73,6 +73,8 @@ def test_a_shown_table_has_readable_numbers(monkeypatch: pytest.MonkeyPatch) -> 
     cells = [re.findall("<td[^>]*>(.*?)</td>", text) for text in shown]
     assert cells[0] == ["count", "2023.000000", "–", "–", "0.002218", "–"]
     assert 'style="text-align: left">count</td><td>2023' in shown[0].replace("\n", "").replace("  ", "")
+    show_table(pd.DataFrame({"n": pd.array([1, None], dtype="Int64"), "s": pd.array(["a", None], dtype="string")}))
+    assert re.findall("<td[^>]*>(.*?)</td>", shown[2]) == ["1", "a", "–", "–"]
     assert cells[1] == ["count", "2023", "–", "–", "0.00222", "–"]
 
 
