@@ -2,4 +2,5 @@
 
 from egptlib.cli import main
 
-main()
+if __name__ == "__main__":  # a drafter's process imports this module again
+    main()

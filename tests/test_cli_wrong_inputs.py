@@ -60,6 +60,8 @@ NEEDED = {
     "plan-memory": "",
     "predict": "{trace} --costs {costs}",
     "predict-recorded": "{recorded}",
+    "quantize": "mini --out {out}",
+    "random-pair": "--out {out}",
     "report": "{runs}",
     "roadmap check": "",
     "roadmap index": "",
@@ -67,6 +69,7 @@ NEEDED = {
     "runs compare": "first second --root {runs}",
     "runs list": "{runs}",
     "runs star": "first --root {runs}",
+    "selftest": "--dataset {dataset} --out {out}",
     "show-events": "{events}",
     "sweep": "{grid} --out {out}",
     "trace": "{states} --out {out}",
@@ -79,7 +82,7 @@ NEEDED = {
 # What is read from an option's value: each kind has its wrong ones below.
 READ = {
     "dataset": "benchmark costs --dataset, benchmark divergences --dataset, extract --dataset, check data, "
-    "plan-extraction --dataset, run --dataset",
+    "plan-extraction --dataset, run --dataset, selftest --dataset",
     "states": "convert old, evaluate folder, train --test, train-mini-heads --states, train-mini-heads --test",
     "training": "train --states",
     "recording": "cut-dsec sequences",
@@ -94,18 +97,21 @@ READ = {
     "log": "explain log, explain --baseline",
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
-    "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair",
+    "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair, "
+    "selftest --pair, quantize pair",
     "folder": "findings --recorded",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
     "train level, explain --method, "
     "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
-    "benchmark costs --precision, benchmark divergences --precision, train --device, extract --cluster, "
+    "benchmark costs --precision, benchmark divergences --precision, train --device, selftest --device, "
+    "selftest --target-device, extract --cluster, "
     "sweep --cluster",
 }
 # Options whose every value is as good as another, or that are read only with others.
 FREE = (
     "runs list --notebook, runs star --note, fit-costs --method, fit-costs --after, predict --method, "
     "benchmark costs --split, benchmark divergences --split, extract --split, plan-extraction --split, "
+    "selftest --split, "
     "make-data --split, train --dataset, train --pair, findings --tokenizer, findings --legacy-l4"
 )
 WRITTEN = ("out", "work", "new", "run", "figure")

@@ -1,4 +1,4 @@
-"""Verbs of the decoding room: benchmark costs, benchmark divergences."""
+"""Verbs of the measuring room: benchmark costs, benchmark divergences, selftest."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,6 +121,42 @@ def divergences(
         path = out / f"divergences_{settings.key}_{name}.json"
         write_json(path, report.to_dict())
         print(f"-> {path}\n", flush=True)
+
+
+@app.command()
+def selftest(
+    out: Annotated[Path, typer.Option(help="Folder for selftest.json and selftest.md.")] = Path("selftest"),
+    pair: Pair = "mini",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; as the pair says if left out.")] = None,
+    target_device: Annotated[str | None, typer.Option(help="The target's, if it is another.")] = None,
+    dataset: Dataset = "streets",
+    split: Split = "test",
+    event_views: EventViews = 5,
+    scenes: Annotated[int, typer.Option(min=1, help="Taken evenly from all.")] = 3,
+    questions: Annotated[int, typer.Option(min=1, help="Of each scene.")] = 2,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens per answer.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each timing.")] = 5,
+) -> None:
+    """Ten minutes on this machine: is every method right, what do the models need and cost; one page to send."""
+    from egptlib._paths import write_json
+    from egptlib.measuring import selftest as run
+    from egptlib.models import frame_sampling, load_pair, pair_settings
+    from egptlib.reporting import describe_environment
+    from egptlib.scenes import open_scenes
+
+    settings = pair_settings(pair, device=device, target_device=target_device)
+    found = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings)).spread(scenes)
+    prompts = [(scene, question) for scene in found for question in scene.questions[:questions]]
+    models = load_pair(settings)
+    report = run(models, prompts, repeats=repeats, max_new_tokens=tokens, say=lambda line: print(line, flush=True))
+    environment = describe_environment(settings.device, settings.target_device or settings.device)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "selftest.json", {"environment": environment} | report.to_dict())
+    told = "".join(f"- {name}: {value}\n" for name, value in environment.items())
+    (out / "selftest.md").write_text(report.page() + "\n" + told, encoding="utf-8")
+    print(f"-> {out / 'selftest.md'}, {out / 'selftest.json'}")
+    if wrong := report.wrong():
+        raise ValueError(f"{settings.name}: not generate's answers, and no rounding explains it: {', '.join(wrong)}")
 
 
 def cost_table(report: "CostReport") -> str:

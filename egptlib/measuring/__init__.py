@@ -16,6 +16,7 @@ from egptlib.measuring._methods import (
     run_methods,
     run_sessions,
 )
+from egptlib.measuring._selftest import SelfTest, selftest
 from egptlib.measuring._slots import slot_agreement, slot_rejections
 from egptlib.measuring._word_kinds import KIND_GROUPS, KINDS, word_kinds
 
@@ -34,6 +35,7 @@ __all__ = [
     "Method",
     "MethodRuns",
     "Parted",
+    "SelfTest",
     "Speed",
     "TimedAnswer",
     "chosen_option",
@@ -50,6 +52,7 @@ __all__ = [
     "run_methods",
     "run_sessions",
     "score_choices",
+    "selftest",
     "slot_agreement",
     "slot_rejections",
     "timed_generate",

@@ -251,10 +251,15 @@ def _interleaved(jobs: dict[str, Callable[[], None]], repeats: int, device: torc
     return seconds
 
 
-def _with_contention(costs: Costs, pair: Pair, scene: Any, question: str) -> Costs:
+def concurrent_drafter(pair: Pair) -> DrafterProcess | DrafterThread:
+    """The pair's drafter beside its target: in a process of its own on the CPU, on a stream elsewhere."""
     drafter = as_drafter(pair.drafter, pair.target, pair.matching)
     kind = DrafterProcess if pair.drafter.device.type == "cpu" else DrafterThread
-    with kind(drafter, pair.target.eos_token_ids) as beside:
+    return kind(drafter, pair.target.eos_token_ids)
+
+
+def _with_contention(costs: Costs, pair: Pair, scene: Any, question: str) -> Costs:
+    with concurrent_drafter(pair) as beside:
         runs = compare_prefill_hiding(pair.target, beside, [(scene, question)], repeats=5)
     between = contention(runs)
     return replace(costs, contention_target=between.target, contention_drafter=between.drafter)
