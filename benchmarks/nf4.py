@@ -30,7 +30,7 @@ def load(pair: str, kind: str) -> dict[str, Any]:
     from egptlib.models import _quantization, load_pair, pair_settings
 
     if kind == "bitsandbytes":
-        _quantization.quantize_fast = lambda: None  # type: ignore[assignment]
+        setattr(_quantization, "quantize_fast", lambda: None)  # noqa: B010
     settings = pair_settings(pair, quantization="nf4", device="cpu")
     import bitsandbytes  # noqa: F401
 
