@@ -98,7 +98,8 @@ READ = {
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair, "
-    "selftest --pair, quantize pair",
+    "selftest --pair",
+    "saved": "quantize pair",
     "folder": "findings --recorded",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
     "train level, explain --method, "
@@ -135,6 +136,7 @@ WRONG = {
     "checkout": ("missing", "empty", "folder", "bytes"),
     "grid": (*_FILES, "deep.json", "list.json", "huge.yaml", "nan.yaml", "date.yaml"),
     "pair": ("missing", "missing.toml", "empty.toml", "folder.toml", "bytes.toml", "deep.toml", "cuda.toml"),
+    "saved": ("missing", "missing.toml", "empty.toml", "folder.toml", "bytes.toml", "deep.toml"),  # needs no device
     "folder": ("missing", "empty", "folder", "bytes"),
     "name": ("missing",),
 }

@@ -53,6 +53,8 @@ def costs(
         for name, why in left_out.items():
             print(f"{name} is left out: {why}")
         names = [name for name in names if name not in left_out]
+        if not names:
+            raise ValueError(f"pair {settings.name!r}: no precision has room here: {'; '.join(set(left_out.values()))}")
     scene = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))[0]
     out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, CostReport] = {}

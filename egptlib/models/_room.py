@@ -33,6 +33,7 @@ def without_room(pair: PairSettings, precisions: Iterable[str]) -> dict[str, str
     saved = {side: precision_of(read_config(folder).get("quantization_config")) for side, folder in folders.items()}
     plan = plan_memory({side: _config(folder) for side, folder in folders.items()})
     devices = {"drafter": pair.device, "target": pair.target_device or pair.device}
+    there = {name: device_bytes(usable_device(name, f"pair {pair.name!r}: device")) for name in devices.values()}
     refused = {}
     for precision in precisions:
         if other := [f"{side} is saved as {kind}" for side, kind in saved.items() if kind not in (None, precision)]:
@@ -42,8 +43,8 @@ def without_room(pair: PairSettings, precisions: Iterable[str]) -> dict[str, str
         for side, name in devices.items():
             needed[name] += BESIDE * plan.weight_bytes(saved[side] or precision, side)
         for name, size in needed.items():
-            if size > (there := device_bytes(usable_device(name))):
-                refused[precision] = f"needs {size / GIB:.1f} GiB of {name}, which has {there / GIB:.1f}"
+            if size > there[name]:
+                refused[precision] = f"needs {size / GIB:.1f} GiB of {name}, which has {there[name] / GIB:.1f}"
     return refused
 
 
