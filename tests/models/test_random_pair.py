@@ -21,6 +21,7 @@ from egptlib.models._memory import published_configs
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.filterwarnings("ignore:.*in int8 a token")
 def test_a_pair_saved_quantized_gives_the_same_answers(
     event_checkpoint: Path, video_checkpoint: Path, scene: Any, tmp_path: Path, quantization: Any
 ) -> None:
