@@ -352,3 +352,8 @@ def test_thresholds_follow_the_data_where_the_standard_ones_say_nothing() -> Non
     assert telling_thresholds(torch.cat([cosines, torch.full((11,), 0.81)])) == (0.80, 0.85, 0.90, 0.95)
     assert telling_thresholds(torch.cat([cosines, torch.full((9,), 0.81)])) != (0.80, 0.85, 0.90, 0.95)
     assert telling_thresholds(torch.zeros(3)) == (0.0,)
+
+
+def test_nothing_read_yet_has_no_cosines() -> None:
+    cosine, mask = AcceptanceAccumulator().cosines()
+    assert cosine.shape == mask.shape == (0, 0)

@@ -92,6 +92,11 @@ def test_bad_input() -> None:
     reading = SimpleNamespace(lane="target", stage="prefill", start=0.0, end=1.0, info={})
     with pytest.raises(ValueError, match="expected target passes"):
         fit_costs([SimpleNamespace(rounds=[], events=[reading])], [1.0], base)
+    run, whole = simulate(
+        replay(np.ones((1, 9), dtype=bool), np.array([9]), [2]), 0, 2, "after", np.random.default_rng(0), 0.0
+    )
+    with pytest.raises(ValueError, match="zip"):  # a pass without its event
+        fit_costs([SimpleNamespace(rounds=[*run.rounds, (0, 0, 1)], events=run.events)], [whole], base)
 
 
 def test_plain_runs_say_what_plain_decoding_costs() -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egptlib.metrics import Rejections, bin_names, binned
+from egptlib.metrics import Rejections, bin_names, binned, bootstrap
 
 samples = st.lists(
     st.tuples(st.integers(0, 3), st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.booleans()), max_size=6)),
@@ -82,3 +82,9 @@ def test_misuse_is_one_clear_error() -> None:
         Rejections.count([["a", "b"]], [torch.tensor([True])])
     with pytest.raises(ValueError, match="clusters of 2 samples and labels of 1"):
         Rejections.count([["a"]], [torch.tensor([True])], [1, 2])
+
+
+def test_a_resample_without_anything_to_divide_by_does_not_count() -> None:
+    """Of two samples one has nothing: resamples of it alone are left out, and give no warning."""
+    nothing = bootstrap([[0.0, 0.0], [3.0, 2.0]], lambda sums: sums[..., 0] / sums[..., 1])
+    assert (nothing.low, nothing.high) == (1.5, 1.5)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from egptlib.metrics import Replay, agreement_ahead, expected_accepted, replay, replay_cascade
+from egptlib.metrics import Replay, agreement_ahead, expected_accepted, replay, replay_cascade, replay_policy
 
 
 def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=None, skip=None):
@@ -196,7 +196,7 @@ def test_a_draft_s_reach_may_be_given_in_tokens() -> None:
         ahead[s, i] = ended[0] + 1 if ended.size else 99
     by_place, by_count = (replay(match, lengths, GAMMAS, stops=kind) for kind in (stops, ahead))
     assert (by_place.drafted == by_count.drafted).all() and (by_place.gained == by_count.gained).all()
-    with pytest.raises(ValueError, match="1 or more tokens"):
+    with pytest.raises(ValueError, match=r"^stops: expected drafts of 1 or more tokens from each position$"):
         replay(match, lengths, [2], stops=np.zeros(match.shape, dtype=np.int64))
 
 
@@ -226,3 +226,95 @@ def test_cascades_refuse_what_was_not_recorded() -> None:
         replay_cascade(match, agreement_ahead(match, 2), lengths, [4], 2)
     with pytest.raises(ValueError, match="inner_gamma"):
         replay_cascade(match, agreement_ahead(match, 4), lengths, [4], -1)
+
+
+def cascade_loop(match, agree, n, gamma, inner, limit, reach):
+    """One sample with both verifications, token by token: (drafted, accepted, gained), (passes, drafted, accepted)."""
+    rounds, at = [], 1
+    while at < n:
+        asked = gamma if limit is None else min(gamma, limit - at - 1)
+        written = min(asked, reach[at]) if asked > 0 else 0
+        passes, drafted, kept, depth = 0, 0, 0, 0
+        while depth < written:
+            width, right = min(inner, asked - depth - 1), 0
+            while right < width and agree[at, depth + right]:
+                right += 1
+            passes, drafted, kept, depth = passes + 1, drafted + width, kept + right, depth + right + 1
+        accepted = 0
+        while accepted < written and at + accepted < n and match[at + accepted]:
+            accepted += 1
+        gained = min(accepted + 1, n - at)
+        rounds.append(((written, accepted, gained), (passes, drafted, kept)))
+        at += gained
+    return rounds
+
+
+@pytest.mark.parametrize("limit", [None, 14, 17])
+@pytest.mark.parametrize("inner", [0, 2, 9])
+def test_a_cascade_equals_both_loops(limit, inner) -> None:
+    rng, match, lengths = cases(80)
+    agree, reach = rng.random((80, 14, 5)) < 0.7, rng.integers(1, 9, (80, 14))
+    found = replay_cascade(match, agree, lengths, [1, 3, 6], inner, limit=limit, reach=reach)
+    for s, (g, gamma) in itertools.product(range(80), enumerate([1, 3, 6])):
+        expected = cascade_loop(match[s], agree[s], lengths[s], gamma, inner, limit, reach[s])
+        assert found.target.rounds(s, gamma) == [target for target, _ in expected]
+        for name, nth in (("passes", 0), ("drafted", 1), ("accepted", 2)):
+            assert getattr(found, name)[: len(expected), s, g].tolist() == [middle[nth] for _, middle in expected], name
+            assert not getattr(found, name)[len(expected) :, s, g].any()
+
+
+class Scripted:
+    """A policy that asks for what its list says, and notes what it is told."""
+
+    gamma = 4
+
+    def __init__(self, wanted, answers):
+        self.wanted, self.answers, self.told = iter(wanted), iter(answers), []
+
+    def start(self):
+        self.told.append("start")
+
+    def pays(self, max_new_tokens):
+        return next(self.answers)
+
+    def count(self):
+        return next(self.wanted)
+
+    def stop(self, confidence):
+        return confidence < 0.4
+
+    def observe(self, drafted, accepted):
+        self.told.append((drafted, accepted))
+
+
+@pytest.mark.parametrize("given", [set(), {"confidence"}, {"ends"}, {"confidence", "ends"}])
+def test_a_policy_is_asked_and_told_as_by_the_loop(given) -> None:
+    rng, match, lengths = cases(60)
+    confidence = rng.random(match.shape) if "confidence" in given else np.ones(match.shape)
+    ends = rng.random(match.shape) < (0.3 if "ends" in given else 0.0)
+    wanted, pays = rng.integers(0, 5, 2000).tolist(), (rng.random(60) < 0.8).tolist()
+    policy, limit = Scripted(wanted, pays), 15
+    tables = {name: table for name, table in (("confidence", confidence), ("ends", ends)) if name in given}
+    found, reads = replay_policy(match, lengths, policy, limit=limit, **tables)
+    assert reads.tolist() == pays and found.gammas.tolist() == [4]
+    asking, told = iter(wanted), []
+    for s, n in enumerate(lengths.tolist()):
+        at, rounds = 1, []
+        told += ["start"] * pays[s]
+        while at < n:
+            count = max(0, min(next(asking), limit - at - 1)) if pays[s] else 0
+            inside = range(at, min(n, at + count))
+            last = [place for place in inside if confidence[s, place] < 0.4 or ends[s, place]]
+            drafted = last[0] - at + 1 if last else count
+            accepted = [*match[s, at : min(n, at + drafted)], False].index(False)
+            rounds.append((drafted, accepted, min(accepted + 1, n - at)))
+            told += [(drafted, accepted)] * pays[s]
+            at += rounds[-1][2]
+        assert found.rounds(s, 4) == rounds
+    assert policy.told == told
+
+
+def test_answers_of_one_token_have_no_rounds() -> None:
+    found = replay(np.ones((3, 4), dtype=bool), np.ones(3, dtype=np.int64), [0, 2])
+    assert found.drafted.shape == (0, 3, 2) and found.drafted.dtype == found.gained.dtype == np.int16
+    assert found.passes.tolist() == [[0, 0]] * 3
