@@ -17,6 +17,8 @@ def find_order(sample: np.ndarray, name: str) -> dict[str, int]:
     Raises:
         ValueError: none of the known orders fits, or several do.
     """
+    if not np.isfinite(sample).all():
+        raise ValueError(f"{name}: holds numbers that are not finite")
     fitting = [order for order in _ORDERS if _fits({key: sample[:, i] for i, key in enumerate(order)})]
     if len(fitting) != 1:
         found = " and ".join(fitting) or "none"

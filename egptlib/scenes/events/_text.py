@@ -77,7 +77,7 @@ class _Text:
 
     def _columns(self, place: int) -> tuple[list[np.ndarray], int | None]:
         """The four columns of the whole lines in the block at `place`, and where the next block begins."""
-        from pyarrow import ArrowInvalid, csv
+        from pyarrow import ArrowInvalid, csv, types
 
         self._file.seek(place)
         data = self._file.read(BYTES_PER_BLOCK)
@@ -104,15 +104,20 @@ class _Text:
             raise ValueError(f"{self._path}: after byte {place}: {error}") from error
         if table.num_columns != 4:
             raise ValueError(f"{self._path}: {table.num_columns} columns after byte {place}; expected t, x, y, p")
+        numbers = (types.is_integer, types.is_floating, types.is_boolean)
+        for column in table.columns:
+            if column.null_count or not any(is_one(column.type) for is_one in numbers):
+                wrong = next((value for value in column.to_pylist() if not _is_number(value)), "a word")
+                raise ValueError(f"{self._path}: after byte {place}: {wrong!r} is no number; expected four in each line")
         return [column.to_numpy() for column in table.columns], following
 
     def close(self) -> None:
         self._file.close()
 
 
-def _is_number(word: str) -> bool:
+def _is_number(word: object) -> bool:
     try:
-        float(word)
-    except ValueError:
+        float(word)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return False
     return True

@@ -122,13 +122,16 @@ def test_text(tmp_path: Path, text: str, size: tuple[int, int] | None) -> None:
         ("once upon a time there was\n", "'once upon a time there was' is no event"),
         ("t,x,y,z\n1,2,3,4\n", "the columns are t, x, y, z"),
         (lines("{t} {x} {y} {p}") + "99999999 3 4\n", "after byte"),
-        (lines("{t} {x} {y} {p}") + "99999999 3 4 yes\n", "field 'p' is object"),
+        (lines("{t} {x} {y} {p}") + "99999999 3 4 yes\n", "after byte .*'yes' is no number"),
+        (lines("{t} {x} {y} {p}") + "99999999 3 4.\udcff 1\n", "after byte .* is no number"),
+        (lines("{t},{x},{y},{p}") + "99999999,,4,1\n", "after byte .* is no number"),
+        (lines("{t} {x} {y} {p}") + "inf 3 4 1\n", "not finite"),
         (lines("{t} {x} {y} {p}") + "99999999 3 4 5\n", "field 'p' holds 0, 1, 5"),
         ("t,x,y,p\n1,2,3,0\n" + "1" * 20_000, "no end of line"),
     ],
 )
 def test_text_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "a.txt").write_text(text, errors="surrogateescape")
     with pytest.raises(ValueError, match=rf"a\.txt: .*{message}"):
         load_events(tmp_path / "a.txt")
 
