@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,13 +89,21 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_json(data: bytes | str, name: object, nan: bool = False) -> Any:
-    """Return what JSON text says, with `nan` also Python's NaN and infinity; ValueErrors begin with `name`."""
+    """Return what JSON text says, with `nan` also Python's NaN and infinity; ValueErrors begin with `name`.
+
+    A whole number that 64 bits do not hold is refused: nothing here counts so far, and arrays overflow."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
+    def whole(digits: str) -> int:
+        if not -(2**63) <= (number := int(digits[:25])) < 2**63:
+            raise ValueError(f"{digits[:25]}... is more than 64 bits hold")
+        return number
+
     try:
-        return json.loads(data, parse_constant=None if nan else refuse)
+        long = re.search(rb"\d{19}" if isinstance(data, bytes) else r"\d{19}", data)  # type: ignore[arg-type]
+        return json.loads(data, parse_constant=None if nan else refuse, parse_int=whole if long else None)
     except RecursionError:
         raise ValueError(f"{name}: not readable as JSON: nested too deeply") from None
     except ValueError as error:

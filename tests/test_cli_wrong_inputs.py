@@ -118,9 +118,9 @@ FREE = (
 WRITTEN = ("out", "work", "new", "run", "figure")
 
 _FILES = ("missing", "empty", "folder", "bytes")
-_JSON = (*_FILES, "deep.json", "list.json", "nan.json")
+_JSON = (*_FILES, "deep.json", "list.json", "nan.json", "long.json")
 WRONG = {
-    "dataset": (*_FILES, "set_empty", "set_deep", "set_object", "set_bare", "set_no_events"),
+    "dataset": (*_FILES, "set_empty", "set_deep", "set_object", "set_bare", "set_no_events", "set_half"),
     "states": (*_FILES, "states_empty"),
     "training": (*_FILES, "states_empty", "states_one"),  # one sequence cannot be split
     "recording": ("missing", "empty", "folder", "bytes"),
@@ -175,6 +175,7 @@ class World:
         (folder / "wrong_deep.toml").write_text("name = " + "[" * 100_000)
         (folder / "wrong_list.json").write_text("[1]")
         (folder / "wrong_nan.json").write_text('{"target_step": NaN, "drafter_step": 1}')
+        (folder / "wrong_long.json").write_text('{"target_step": 1, "drafter_step": 1' + "0" * 40 + "}")
         mini = Path(egptlib.models.__file__).parent / "mini"
         (folder / "wrong_cuda.toml").write_text(
             f"drafter = '{mini}/drafter'\ntarget = '{mini}/target'\ndevice = 'cuda'"
@@ -189,7 +190,7 @@ class World:
         for name, content in (
             ("dataset", json.dumps([entry])), ("wrong_set_no_events", json.dumps([entry])),
             ("wrong_set_bare", json.dumps([entry])), ("wrong_set_empty", "[]"), ("wrong_set_object", "{}"),
-            ("wrong_set_deep", "[" * 100_000),
+            ("wrong_set_deep", "[" * 100_000), ("wrong_set_half", json.dumps([entry | {"event_data": "\ud800/0.npy"}])),
         ):  # fmt: skip
             (self.folder / name).mkdir(exist_ok=True)
             (self.folder / name / "EventGPT_Instruction_Subset.json").write_text(content)

@@ -61,3 +61,12 @@ def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert _paths.data_root() == tmp_path / "home" / ".cache" / "egptlib"
     (tmp_path / "pyproject.toml").touch()
     assert _paths.data_root() == tmp_path / "data"
+
+
+@pytest.mark.parametrize("number", [str(2**63), str(-(2**63) - 1), "1" + "0" * 40, "1" * 5000])
+def test_a_number_that_overflows_is_refused_where_it_is_read(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.json").write_text(f'{{"accepted": [1, {number}]}}')
+    with pytest.raises(ValueError, match=r"a\.json: .* is more than 64 bits hold"):
+        _paths.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(f'{{"accepted": [{2**63 - 1}, {-(2**63)}, {2.0**80}, 1]}}')
+    assert _paths.read_json(tmp_path / "a.json") == {"accepted": [2**63 - 1, -(2**63), 2.0**80, 1]}

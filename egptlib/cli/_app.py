@@ -1,6 +1,7 @@
 """The app every verb registers on, options that several verbs share, and how errors end a command."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,9 @@ class OneLineErrors(Verbs):
     def main(self, *arguments: Any, **options: Any) -> Any:
         sigterm_interrupts()
         show_log()
+        for stream in (sys.stdout, sys.stderr):  # what is named may hold what the terminal cannot write
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*arguments, **{**options, "standalone_mode": False})
         except TyperException as error:
@@ -59,7 +63,7 @@ class OneLineErrors(Verbs):
                 self._end(_usage(error))
             print(error.format_message())
             sys.exit(2)
-        except (ValueError, OSError, MemoryError, RecursionError) as error:
+        except (ValueError, OSError, MemoryError, RecursionError, OverflowError) as error:
             if "--debug" in (options.get("args") or sys.argv) or os.environ.get("EGPTLIB_DEBUG", "") not in ("", "0"):
                 raise
             self._end(_message(error))

@@ -59,7 +59,7 @@ class Export:
             if isinstance(content, Path):
                 shutil.copyfile(content, temporary)
             else:
-                temporary.write_text(content, encoding="utf-8")
+                temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
         self._written[name] = _checksum(self._out / name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -218,7 +218,7 @@ def describe_environment(*devices: str) -> dict[str, Any]:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """Return a run's ``status.json``, or None when it has none or it cannot be read as one."""
     try:
-        return read_sealed(folder / "status.json")
+        return _text(folder / "status.json", read_sealed(folder / "status.json"))
     except (OSError, ValueError):
         return None
 
@@ -253,6 +253,7 @@ def damage(folder: Path) -> str:
             if not isinstance(status.get(field), kind):
                 found = repr(status[field]) if field in status else "none"
                 raise ValueError(f"{folder / 'status.json'}: {field}: expected {_KINDS[kind]}, found {found}")
+        _text(folder / "status.json", status)
         compare_digests(folder, status.get("files", {}))  # none where an earlier version ran
         for name in ("params", "metrics", "headline", "environment", "machine"):
             read_settings(folder / f"{name}.json")
@@ -315,7 +316,16 @@ def read_stars(root: Path) -> dict[str, str]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run, or an empty one where there is no file."""
-    return read_json(path) if path.is_file() else {}
+    return _text(path, read_json(path)) if path.is_file() else {}
+
+
+def _text(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file, whose text must be one: tables and pages cannot hold a lone surrogate."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: holds text that is no valid Unicode ({error.reason})") from None
+    return content
 
 
 def _note(message: Warning | str, *where: Any, **options: Any) -> None:

@@ -97,6 +97,8 @@ def relative_path(where: str, key: str, value: Any) -> PurePosixPath:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in path.parts[0] or "\0" in value:
         raise ValueError(f"{where}: {key!r} is {value!r}; only paths inside the dataset folder are opened")
+    if not value.isprintable():  # a lone surrogate, a newline
+        raise ValueError(f"{where}: {key!r} is {value!r}; expected text that can be a name")
     return path
 
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from egptlib._machine import Load
 from egptlib._paths import write_json
-from egptlib.reporting import Run, collect, is_headless, open_run, show_table
-from egptlib.reporting._runs import describe_environment, list_runs
+from egptlib.reporting import Run, collect, is_headless, open_run, overview, show_table
+from egptlib.reporting._runs import describe_environment, list_runs, readable_runs
 
 
 @pytest.fixture
@@ -146,3 +146,13 @@ def test_a_headline_leaves_out_times_of_a_busy_machine_and_says_so(run: Run, mon
     assert json.loads((run.folder / "headline.json").read_text()) == figures
     with pytest.raises(ValueError, match=r"times: expected names of figures, found \['speed'\]"):
         run.save_headline(figures, times=["speed"])
+
+
+def test_a_run_with_a_lone_surrogate_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    for name, notebook in (("good", "01_toy"), ("half", "\ud800")):
+        (tmp_path / name).mkdir()
+        status = {"state": "done", "notebook": notebook, "seconds": 1.0, "started": "2026"}
+        (tmp_path / name / "status.json").write_text(json.dumps(status))
+    told = overview(tmp_path)
+    assert "good" in told and "half/status.json: holds text that is no valid Unicode" in told
+    assert [folder.name for folder in readable_runs(tmp_path)[0]] == ["good"]

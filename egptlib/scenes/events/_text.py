@@ -108,7 +108,7 @@ class _Text:
         for column in table.columns:
             if column.null_count or not any(is_one(column.type) for is_one in numbers):
                 wrong = next((value for value in column.to_pylist() if not _is_number(value)), "a word")
-                raise ValueError(f"{self._path}: after byte {place}: {wrong!r} is no number; expected four in each line")
+                raise ValueError(f"{self._path}: after byte {place}: {wrong!r} is no number; expected four a line")
         return [column.to_numpy() for column in table.columns], following
 
     def close(self) -> None:
