@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def cascade_loop(match, agree, n, gamma, inner, limit, reach):
 
 @pytest.mark.parametrize("limit", [None, 14, 17])
 @pytest.mark.parametrize("inner", [0, 2, 9])
-def test_a_cascade_equals_both_loops(limit, inner) -> None:
+def test_a_cascade_equals_both_loops(limit: int | None, inner: int) -> None:
     rng, match, lengths = cases(80)
     agree, reach = rng.random((80, 14, 5)) < 0.7, rng.integers(1, 9, (80, 14))
     found = replay_cascade(match, agree, lengths, [1, 3, 6], inner, limit=limit, reach=reach)
@@ -288,7 +289,7 @@ class Scripted:
 
 
 @pytest.mark.parametrize("given", [set(), {"confidence"}, {"ends"}, {"confidence", "ends"}])
-def test_a_policy_is_asked_and_told_as_by_the_loop(given) -> None:
+def test_a_policy_is_asked_and_told_as_by_the_loop(given: set[str]) -> None:
     rng, match, lengths = cases(60)
     confidence = rng.random(match.shape) if "confidence" in given else np.ones(match.shape)
     ends = rng.random(match.shape) < (0.3 if "ends" in given else 0.0)
@@ -297,7 +298,7 @@ def test_a_policy_is_asked_and_told_as_by_the_loop(given) -> None:
     tables = {name: table for name, table in (("confidence", confidence), ("ends", ends)) if name in given}
     found, reads = replay_policy(match, lengths, policy, limit=limit, **tables)
     assert reads.tolist() == pays and found.gammas.tolist() == [4]
-    asking, told = iter(wanted), []
+    asking, told = iter(wanted), list[Any]()
     for s, n in enumerate(lengths.tolist()):
         at, rounds = 1, []
         told += ["start"] * pays[s]
