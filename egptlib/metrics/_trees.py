@@ -22,6 +22,7 @@ class TreePlan:
         ranks: which of its parent's children it is, by the drafter's probability, 0 the likeliest.
         depth: levels.
         width: tokens of one level that have children, or children of one token, whichever are more.
+        least: share of rounds in which the least valuable token is accepted: what a token is worth that just pays.
         tokens: gained in a round on average, bonus included.
         seconds: of a round; 0 where no costs were given.
     """
@@ -30,6 +31,7 @@ class TreePlan:
     ranks: tuple[int, ...]
     depth: int
     width: int
+    least: float
     tokens: float
     seconds: float = 0.0
 
@@ -71,7 +73,7 @@ def best_tree(acceptance: Acceptance, size: int, depth: int | None = None) -> Tr
         raise ValueError(f"tree: expected a size of at least 1 and 1 to {len(acceptance)} levels, got {size}, {depth}")
     waiting = [(-share, -1, 0, rank) for rank, share in enumerate(acceptance[0].tolist())]
     heapq.heapify(waiting)
-    parents, ranks, levels, gained = list[int](), list[int](), list[int](), 0.0
+    parents, ranks, levels, gained, value = list[int](), list[int](), list[int](), 0.0, -1.0
     while waiting and len(parents) < size and waiting[0][0] < 0:
         value, parent, level, rank = heapq.heappop(waiting)
         node, gained = len(parents), gained - value
@@ -82,7 +84,7 @@ def best_tree(acceptance: Acceptance, size: int, depth: int | None = None) -> Tr
             for child, share in enumerate(acceptance[level + 1].tolist()):
                 heapq.heappush(waiting, (value * share, node, level + 1, child))
     width = max([*_inner(parents), *(rank + 1 for rank in ranks)], default=1)
-    return TreePlan(tuple(parents), tuple(ranks), max(levels, default=-1) + 1, width, 1.0 + gained)
+    return TreePlan(tuple(parents), tuple(ranks), max(levels, default=-1) + 1, width, -value, 1.0 + gained)
 
 
 def choose_tree(acceptance: Acceptance, costs: Costs, size: int = 64, depth: int | None = None) -> TreePlan:

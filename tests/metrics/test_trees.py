@@ -51,6 +51,7 @@ def test_the_most_valuable_tokens_are_the_best_tree() -> None:
         plan = best_tree(SHARES[:, :2], size, depth)
         best = max(gained(t) for t in trees if len(t) <= size and max(map(len, t)) <= depth)
         assert plan.tokens == pytest.approx(best) == pytest.approx(gained(named(plan)))
+        assert plan.least == pytest.approx(min(gained({path}) - 1 for path in named(plan)))
         assert plan.size <= size and plan.depth == max(map(len, named(plan))) <= depth
     assert best_tree(SHARES, 40).size < 40  # what is never accepted stays out
 
