@@ -151,7 +151,7 @@ def show(merged: dict[str, MethodRuns], sequences: list[str], told: dict[str, An
             line = f"{name:<22} {gained / passes:.2f} tokens a pass, {verified / passes:.1f} verified"
             line += f", of generate {whole.ratio_of_sums:.2f}x, of {best} {speed.ratio_of_sums:.3f}x"
             line += f" [{speed.low:.3f}, {speed.high:.3f}]"
-            if (pair := name.replace("tree", "chain")) in chains and pair != name:
+            if (pair := name.replace("tree", "chain")) in chains and pair != name and "chosen" not in name:
                 both = np.concatenate([counts, sums(chains[pair])], axis=1)
                 more = bootstrap(both, lambda s: s[..., 0] / s[..., 1] - s[..., 3] / s[..., 4], sequences)
                 figures["more_than_chain"] = list(more)

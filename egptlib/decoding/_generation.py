@@ -115,7 +115,7 @@ class Generation:
 
     @property
     def alpha(self) -> float:
-        """Share of draft tokens accepted among those that were reached (all before them accepted)."""
+        """Share of draft tokens accepted among those that were reached (all before them accepted), of chains."""
         accepted = sum(r.accepted for r in self.rounds)
         reached = accepted + sum(r.accepted < r.drafted for r in self.rounds)
         return accepted / reached if reached else 0.0
@@ -182,7 +182,7 @@ def _beside(tokens: list[int], parents: list[int], kept: list[int]) -> list[int]
 
 
 def acceptance_by_position(rounds: list[Round]) -> list[float]:
-    """Share of verifications that kept draft position 0, 1, ...; of those that drafted that far."""
+    """Share of verifications that kept draft position 0, 1, ...; of those that drafted that far. Of chains."""
     longest = max((r.drafted for r in rounds), default=0)
     shares = []
     for position in range(longest):

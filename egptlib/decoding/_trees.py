@@ -138,7 +138,7 @@ def walk(draft: Draft, logits: Tensor, sampler: Sampler) -> tuple[list[int], int
     algorithm 2, VerifyGreedy). Sampling: multi-step speculative sampling (VerifyStochastic there): a child x is kept
     with probability min(1, p(x) / q(x)); after a refusal p becomes max(0, p - q), normalised, and the next child is
     tried. As children were drawn without replacement, q of the next one lacks x (recursive rejection sampling, Jeon et
-    al. 2024, 2402.14160; Sequoia, Chen et al. 2024, 2402.12374, algorithm 2).
+    al. 2024, 2402.14160; Sequoia, Chen et al. 2024, 2402.12374).
 
     Args:
         draft: with `parents`; `probabilities` hold what a node was drawn from, had no sibling been drawn before it.

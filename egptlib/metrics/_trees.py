@@ -49,7 +49,7 @@ def best_tree(acceptance: Acceptance, size: int, depth: int | None = None) -> Tr
     """The tree of so many tokens that has most of them accepted.
 
     A token is reached with the product of the acceptance along its path, and a tree gains the sum of these over its
-    tokens (Sequoia, 2402.12374, proposition 3.4). No token is worth more than its parent, so the best tree is that of
+    tokens (Sequoia, 2402.12374, section 3). No token is worth more than its parent, so the best tree is that of
     the most valuable tokens, which are taken one after the other; no dynamic program is needed for it.
 
     Args:

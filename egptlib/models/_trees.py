@@ -1,7 +1,7 @@
 """Trees of tokens in one pass: each node sees what was read before the tree, its ancestors and itself.
 
 A tree is given by the parents of its nodes, -1 where that is what stands before the tree; parents come before their
-children (SpecInfer, Miao et al. 2023, 2305.09781, section 4.2: topology-aware causal mask).
+children (SpecInfer, Miao et al. 2023, 2305.09781: topology-aware causal mask).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from egptlib.decoding import (
     CascadeDrafter,
     Draft,
     Drafter,
+    DrafterThread,
     HeadDrafter,
     Lossless,
     ModelDrafter,
@@ -29,6 +30,7 @@ from egptlib.decoding import (
     TopK,
     TreeShape,
     acceptance_by_rank,
+    hidden_prefill_generate,
     round_tokens,
     shared_vocabulary,
     speculative_generate,
@@ -318,6 +320,17 @@ def test_a_session_asks_with_trees(target: TextModel, drafter: TextModel) -> Non
     for question, answer in zip(questions, answers, strict=True):
         read = [*prompt, *(int(word) for word in question.split())]
         assert answer.token_ids.tolist() == plain(target, read, 12)
+
+
+def test_a_head_drafts_trees_behind_a_hidden_prefill(target: TextModel, drafter: TextModel) -> None:
+    own = ModelDrafter(drafter, shared_vocabulary(drafter, target))
+    with DrafterThread(own, target.eos_token_ids) as beside:
+        found = hidden_prefill_generate(
+            target, beside, [5, 9, 4], "", overlap=False, max_free_tokens=2, gamma=TreeShape(8, 4, 3),
+            max_new_tokens=16, then=head_drafter("E3", target),
+        )  # fmt: skip
+    assert found.token_ids.tolist() == plain(target, [5, 9, 4], 16)
+    assert any("parents" in e.info for e in found.events)
 
 
 def test_acceptance_by_rank_is_the_drafters_own(target: TextModel, drafter: TextModel) -> None:
