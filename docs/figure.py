@@ -14,13 +14,16 @@ from egptlib.scenes import open_scenes
 
 
 def main() -> None:
-    """Take the first test scene with a question that both models answer alike, and write the picture."""
-    pair = load_pair("mini")
-    prompts = ((scene, q) for scene in open_scenes("streets", split="test", event_views=5) for q in scene.questions)
-    for scene, question in prompts:
-        drafted, right = (model.greedy(scene, question, 50).text for model in (pair.drafter, pair.target))
-        if drafted == right and len(right.split()) > 8:  # a sentence, no word
-            break
+    """Take, of the first two test scenes, the question whose draft is accepted longest, and write the picture."""
+    pair, longest = load_pair("mini"), 0
+    for seen in open_scenes("streets", split="test", event_views=5).spread(2):
+        for asked in seen.questions:
+            answers = [model.greedy(seen, asked, 50) for model in (pair.drafter, pair.target)]
+            drafts, tokens = (answer.token_ids.tolist() for answer in answers)
+            accepted = next((i for i, (mine, own) in enumerate(zip(drafts, tokens)) if mine != own), len(drafts))
+            if accepted / len(tokens) * min(accepted, 20) > longest:  # most of the answer, and a sentence
+                longest = accepted / len(tokens) * min(accepted, 20)
+                scene, question, (drafted, right) = seen, asked, (answer.text for answer in answers)
     truth = dict(zip(scene.questions, scene.answers or ())).get(question)
     buffer = io.BytesIO()
     scene_figure(scene, question, drafted, right, truth).savefig(buffer, format="png", dpi=150)
