@@ -17,6 +17,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 aten = torch.ops.aten
 NAME = "pretend"
+WAITS: list[str] = []  # what made the host wait for a pretended device
 ACROSS = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default, aten.is_same_size.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._unsafe_index.Tensor}
 
@@ -30,6 +31,7 @@ class Pretended(Tensor):
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     def tolist(self) -> Any:
+        WAITS.append("tolist")
         return self.held.tolist()
 
     @staticmethod
@@ -63,6 +65,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     where = torch.device(asked) if asked is not None else places[0] if places else torch.device("cpu")
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
+    if func is aten._local_scalar_dense.default or (where.type == "cpu" and places and places[0].type != "cpu"):
+        WAITS.append(str(func))
     own = {id(x.held): x for x in given if isinstance(x, Pretended)}
     bare, named = tree_map(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
     out = func(*bare, **named)

@@ -38,7 +38,7 @@ class AdapterDrafter(ModelDrafter):
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         self._aligned = []
         draft = super().propose(answer, count, sampler, stop)
-        draft.hidden = torch.stack(self._aligned) if self._aligned else None
+        draft.hidden = torch.stack(self._aligned[: len(draft.tokens)]) if self._aligned else None
         return draft
 
     def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, sampler: Sampler) -> Draft:

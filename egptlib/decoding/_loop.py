@@ -166,7 +166,9 @@ def propose(
             assert isinstance(drafter, TreeDrafter)
             draft = drafter.propose_tree(tokens, length, min(length.depth, room), sampler)
         else:
-            draft = drafter.propose(tokens, count, sampler, length.stop).first(count)
+            # At 0 nothing stops a draft, and nobody need ask at each token.
+            stop = length.stop if getattr(length, "min_confidence", 1.0) > 0 else None
+            draft = drafter.propose(tokens, count, sampler, stop).first(count)
         info.update(drafted=len(draft.tokens), tokens=list(draft.tokens))
         if draft.parents is not None:
             info["parents"] = list(draft.parents)

@@ -13,7 +13,7 @@ from egptlib.decoding._generation import Recorder
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape, grow
-from egptlib.models import Model, State, Vocabulary, check_trees, common_prefix, confidences
+from egptlib.models import Model, State, Vocabulary, check_trees, common_prefix, confidences, likelihoods
 
 
 class ModelDrafter:
@@ -62,6 +62,8 @@ class ModelDrafter:
             return draft
         logits, probabilities = [], []
         self.catch_up(self.vocabulary.to_drafter(answer))
+        if sampler.greedy and stop is None and self.device.type != "cpu" and self.vocabulary.is_shared:
+            return self._draft_there(count)
         while True:
             logits.append(self.next_logits())
             if sampler.greedy:
@@ -92,6 +94,25 @@ class ModelDrafter:
             return self.vocabulary.to_target(self.model.lm_head(rows))
 
         return grow(self.next_logits(), read, shape, depth, sampler, self.vocabulary.end_token_ids)
+
+    def _draft_there(self, count: int) -> Draft:
+        """A greedy draft that stays on its device until it is whole, so that the host waits once and not at each token.
+
+        What was drafted behind an end token is left out; it was cheaper than asking for it.
+        """
+        logits, chosen = [self.next_logits()], list[Tensor]()
+        while True:
+            chosen.append(logits[-1].argmax()[None])
+            if len(chosen) == count:
+                break
+            self._read_there(chosen[-1].to(self.device))
+            logits.append(self.next_logits())
+        rows, ids = torch.stack(logits), torch.cat(chosen)
+        told = torch.stack([ids.double(), likelihoods(rows, ids).double()]).tolist()  # the one transfer
+        tokens, confidence = [int(token) for token in told[0]], told[1]
+        self.read += tokens[:-1]
+        ends = (place for place, token in enumerate(tokens, start=1) if token in self.vocabulary.end_token_ids)
+        return Draft(tokens, confidence, None, rows).first(next(ends, count))
 
     def next_logits(self) -> Tensor:
         """[V] of the target's vocabulary, after all that was read."""
@@ -135,5 +156,10 @@ class ModelDrafter:
         assert self.state is not None
         if not tokens:
             return
-        self.rows.extend(self.model.read(torch.tensor([tokens], device=self.device), self.state)[0])
+        self._read_there(torch.tensor(tokens, device=self.device))
         self.read += tokens
+
+    def _read_there(self, tokens: Tensor) -> None:
+        """Read ids [n] that are on the device already, and are to be noted in `read`."""
+        assert self.state is not None
+        self.rows.extend(self.model.read(tokens[None], self.state)[0])

@@ -50,6 +50,7 @@ from ._tracks import RowDrafter as RowDrafter
 from ._tracks import Tracks as Tracks
 from ._tracks import common_prefix as common_prefix
 from ._tracks import confidences as confidences
+from ._tracks import likelihoods as likelihoods
 from ._trees import check_trees as check_trees
 from ._trees import tree_depths as tree_depths
 from ._trees import tree_mask as tree_mask

@@ -210,14 +210,18 @@ def answer_rows(
 
 
 def confidences(logits: Tensor, tokens: Sequence[int]) -> list[float]:
-    """The probability of a token after each row of logits [n, V], before temperature.
+    """The probability of a token after each row of logits [n, V], before temperature; see `likelihoods`."""
+    return likelihoods(logits, torch.tensor(tokens, device=logits.device)).tolist()
+
+
+def likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The same for tokens [n] on the device of the logits, float32 [n].
 
     In float32, whatever the logits are in: from 0.9 to 1 bfloat16 has 26 numbers, and thresholds on a drafter's
     confidence lie there.
     """
     wide = logits.float()
-    picked = wide.gather(1, torch.tensor(tokens, device=wide.device)[:, None])[:, 0]
-    return (picked - wide.logsumexp(dim=-1)).exp().tolist()
+    return (wide.gather(1, tokens[:, None])[:, 0] - wide.logsumexp(dim=-1)).exp()
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -13,6 +13,8 @@ from egptlib.decoding import (
     Fuzzy,
     HeadDrafter,
     NgramDrafter,
+    Recorder,
+    Sampler,
     Sampling,
     SceneSession,
     Typical,
@@ -20,7 +22,7 @@ from egptlib.decoding import (
     speculative_generate,
 )
 from egptlib.models import shared_vocabulary
-from tests.pretended import pretended_devices, put
+from tests.pretended import WAITS, pretended_devices, put
 
 from .conftest import TextModel, make_model, plain
 
@@ -105,3 +107,30 @@ def test_mixing_is_refused(models: Models, monkeypatch: pytest.MonkeyPatch) -> N
     move(models, ("pretend:0", "pretend:1"))
     with pretended_devices(monkeypatch), pytest.raises(RuntimeError, match="expected all tensors to be on the same"):
         target.lm_head(drafter.prefill(drafter.encode(PROMPT, "")).hidden)
+
+
+@pytest.mark.parametrize("end", [None, 2])
+def test_a_draft_makes_the_host_wait_once(end: int | None, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens, confidences and logits of the CPU's loop; `end`: an end token in the middle of the draft."""
+    drafter, target = models
+
+    def draft() -> Any:
+        proposes: Any = as_drafter(drafter, target)
+        if end is not None:
+            proposes.vocabulary.end_token_ids = frozenset(expected[end : end + 1])
+        proposes.start(PROMPT, "", Recorder())
+        WAITS.clear()
+        first = proposes.propose([7], 5, Sampler())
+        waits = len(WAITS)
+        return first, proposes.propose([7, *first.tokens[:2], 9], 3, Sampler()).tokens, waits
+
+    expected: list[int] = []
+    expected = draft()[0].tokens if end is not None else []
+    there, after, _ = draft()
+    move(models, ("pretend:0", "pretend:0"))
+    with pretended_devices(monkeypatch):
+        found, found_after, waits = draft()
+    assert (found.tokens, found_after, waits) == (there.tokens, after, 1)
+    assert len(found.tokens) == (5 if end is None else expected.index(expected[end]) + 1)
+    assert found.confidence == pytest.approx(there.confidence, rel=1e-6)
+    torch.testing.assert_close(found.logits.held, there.logits)
