@@ -51,6 +51,11 @@ class Experiment:
         """The pair; loaded when it is first asked for."""
         return load_pair(self.settings)
 
+    def release(self) -> None:
+        """Let the pair go, and the memory that it holds; asked for again, it is loaded again."""
+        if vars(self).pop("models", None) is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @cached_property
     def prompts(self) -> list[tuple[Scene, str]]:
         """Scene and question: the first `num_questions` of each scene."""

@@ -1,7 +1,9 @@
 """What notebooks begin with: parameters are checked, scenes are spread, states are shared and extracted once."""
 
+import gc
 import json
 import re
+import weakref
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -124,3 +126,13 @@ def test_the_environment_names_the_devices_that_run(dataset: Path, monkeypatch: 
         found.append(json.loads((here.run.folder / "environment.json").read_text())["device"])
     cpu = f"cpu ({torch.get_num_threads()} threads)"
     assert found == [cpu, "cuda: card 1", f"{cpu} and cuda: card 1"]
+
+
+def test_models_that_are_released_are_gone(dataset: Path) -> None:
+    here = opened(dataset)
+    gone = weakref.ref(here.models.target.module)
+    here.release()
+    here.release()  # nothing is there to let go
+    gc.collect()
+    assert gone() is None
+    assert here.models.target.name == "Video-LLaVA"
