@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from egptlib._log import show_log
 from egptlib._paths import data_root, write_json
 from egptlib.hidden_states import HiddenStates, extract, is_complete
