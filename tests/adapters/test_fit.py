@@ -1,7 +1,7 @@
 """Every step of a training against AdamW, clipping, warm-up and cosine written out by hand."""
 
 import math
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from egptlib._sealed import read_sealed
 from egptlib.adapters import FitSettings
 from egptlib.adapters._fit import fit
 
@@ -36,16 +37,19 @@ def batches(epoch: int) -> list[Tensor]:
     return [torch.cat([row, torch.full((4, 1), 1e-3 if i % 3 == 2 else 1.0)], dim=1) for i, row in enumerate(rows)]
 
 
-def by_hand(rate: float, decay: float, warmup: float, clip: float) -> dict[str, np.ndarray]:
+def by_hand(rate: float, decay: float, warmup: float, clip: float) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Where the parameters end, and the mean loss of each epoch."""
     line = Line()
     at = {"matrix": line.matrix.detach().double().numpy().copy(), "bias": line.bias.detach().double().numpy().copy()}
     first = {name: np.zeros_like(value) for name, value in at.items()}
     second = {name: np.zeros_like(value) for name, value in at.items()}
-    total, clipped = EPOCHS * STEPS, 0
+    total, clipped, losses = EPOCHS * STEPS, 0, [0.0] * EPOCHS
     warm = max(1, round(warmup * total))
     for step in range(total):
         batch = batches(1 + step // STEPS)[step % STEPS].double().numpy()
-        error = batch[:, 5:] * (batch[:, :2] @ at["matrix"].T + at["bias"] - batch[:, 2:5])
+        away = batch[:, :2] @ at["matrix"].T + at["bias"] - batch[:, 2:5]
+        losses[step // STEPS] += float((batch[:, 5:] * away**2).sum()) / STEPS
+        error = batch[:, 5:] * away
         gradient = {"matrix": 2 * error.T @ batch[:, :2], "bias": 2 * error.sum(axis=0)}
         norm = math.sqrt(sum((g**2).sum() for g in gradient.values()))
         clipped += norm > clip
@@ -59,27 +63,41 @@ def by_hand(rate: float, decay: float, warmup: float, clip: float) -> dict[str, 
             mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.95 ** (step + 1))
             at[name] = at[name] * (1 - now * (decay if name == "matrix" else 0.0)) - now * mean / (square**0.5 + 1e-8)
     assert 0 < clipped < total
-    return at
+    return at, losses
 
 
 @pytest.mark.parametrize(
     ("settings", "rate", "decay", "warmup", "clip"),
     [
         (FitSettings(epochs=EPOCHS, learning_rate=0.01), 0.01, 0.01, 0.05, 1.0),  # what stands there by default
-        (FitSettings(epochs=EPOCHS, learning_rate=0.03, weight_decay=0.5, warmup=0.4, clip=9.0), 0.03, 0.5, 0.4, 9.0),
+        (
+            FitSettings(epochs=EPOCHS, seed=7, learning_rate=0.03, weight_decay=0.5, warmup=0.4, clip=9.0),
+            0.03,
+            0.5,
+            0.4,
+            9.0,
+        ),
     ],
 )
 def test_every_step_is_that_of_the_formulas(tmp_path: Path, settings: FitSettings, rate: float, decay: float,
                                             warmup: float, clip: float) -> None:  # fmt: skip
-    line, validated = Line(), iter([0.1, 0.3, 0.2])
+    line, validated, seeds = Line(), iter([0.1, 0.3, 0.2]), list[int]()
     best: list[dict[str, Any]] = []
 
     def save(folder: Path, row: dict[str, Any]) -> None:
         best.append(row)
 
-    told = fit(line, batches, STEPS, lambda: {"mean_acceptance_length": next(validated)}, save, settings, tmp_path, {})
-    for name, value in by_hand(rate, decay, warmup, clip).items():
+    def seeded(epoch: int) -> Iterator[Tensor]:
+        seeds.append(torch.initial_seed())
+        yield from batches(epoch)
+
+    told = fit(line, seeded, STEPS, lambda: {"mean_acceptance_length": next(validated)}, save, settings, tmp_path, {})
+    ends, losses = by_hand(rate, decay, warmup, clip)
+    for name, value in ends.items():
         np.testing.assert_allclose(getattr(line, name).detach().numpy(), value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert [row["loss"] for row in told.history] == pytest.approx(losses, rel=1e-4)
+    assert read_sealed(tmp_path / "history.json") == {"epochs": told.history}
+    assert seeds == [settings.seed * 1_000_003 + epoch for epoch in range(1, 1 + EPOCHS)]
     assert told.best_epoch == 2 and told.best["mean_acceptance_length"] == 0.3
     assert [row["epoch"] for row in best] == [1, 2] and len(told.history) == EPOCHS
-    assert told.seconds == pytest.approx(sum(row["seconds"] for row in told.history)) and asdict(settings)["seed"] == 0
+    assert told.seconds == pytest.approx(sum(row["seconds"] for row in told.history))
