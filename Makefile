@@ -12,7 +12,8 @@ demo: $(READY)
 	$(BIN)/egptlib make-data streets --sequences 8
 	$(BIN)/egptlib make-data clips
 	$(BIN)/egptlib run 02 03 04 05 --dataset streets --workers 2
-	$(BIN)/egptlib run 01 02 04 --dataset clips
+	$(BIN)/egptlib run 02 04 --dataset clips --workers 2
+	$(BIN)/egptlib run 01 --dataset clips
 	$(BIN)/egptlib run 01 06 07 08 --dataset streets
 
 # JupyterLab with the notebooks, for this machine alone.

@@ -33,27 +33,20 @@ from egptlib.decoding import (
     pipelined_generate,
     speculative_generate,
 )
-from egptlib.measuring import BlankedDrafter, Method, measure_costs, transformers_baselines, transformers_generate
+from egptlib.measuring import (
+    BlankedDrafter,
+    Method,
+    measure_costs,
+    transformers_baselines,
+    transformers_generate,
+    with_threads,
+)
 from egptlib.models import LanguageModel, Model, Pair, load_pair, open_model
 from egptlib.scenes import Scene
 
 BASELINE, PLAIN = "generate (transformers)", "plain loop"
 BOTH_CORES = "generate (transformers), two threads"
 Prompt = tuple[Scene, str]
-
-
-def with_threads(method: Method, count: int) -> Method:
-    """The same, with so many torch threads: a method that leaves a core idle is also shown with it."""
-
-    def call(scene: Scene, question: str) -> Any:
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
-        try:
-            return method(scene, question)
-        finally:
-            torch.set_num_threads(before)
-
-    return call
 
 
 class Bench:

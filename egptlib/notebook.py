@@ -8,6 +8,7 @@ A notebook's cell after its parameters::
     here.models            # the pair, loaded when it is first asked for
     here.prompts           # scene and question, of all of them
     here.states("target")  # hidden states along the target's path, extracted where they are missing
+    here.adapters("mini-E3, FOLDER")  # trained adapters by name or folder, those of the mini pair with it alone
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from egptlib.reporting import Run, describe_environment
 from egptlib.scenes import SceneFolder, open_scenes
 
 if TYPE_CHECKING:
+    from egptlib.adapters import Adapter
     from egptlib.scenes import Scene
 
 
@@ -84,6 +86,29 @@ class Experiment:
             extract(self.models, self.scenes, folder, path=path, layers=kept, **limits, **options)
         asked = {"scene": self.scenes.ids, "question_index": list(range(self.num_questions))}
         return HiddenStates.open(folder).select(**asked)  # another notebook may have left more
+
+    def adapters(self, names: str, states: HiddenStates | None = None) -> dict[str, Adapter]:
+        """Trained adapters, by the last part of what they are called; those that cannot be used here are left out.
+
+        Args:
+            names: folders and shipped names ("mini-E3"), with commas between them. The shipped ones go with the mini
+                pair alone, and not on the split of streets that they learned from.
+            states: what they are to be judged on: it has to hold the target's layers that they were trained on.
+        """
+        from egptlib.adapters import MINI_HEADS, load_adapter
+
+        fitting = self.settings.name == "mini" and not self.scenes.name.startswith("streets_train")
+        shipped = {f"mini-{level}" for level in MINI_HEADS}
+        chosen = [name.strip() for name in names.split(",")]
+        found = {Path(name).name: load_adapter(name) for name in chosen if name and (fitting or name not in shipped)}
+        if states is None:
+            return found
+        held = states.config.get("layers", {}).get("target", [])
+        return {
+            name: each
+            for name, each in found.items()
+            if "target_layers" not in each.inputs or list(each.settings.source_layers) == held
+        }
 
 
 def begin(

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from egptlib._paths import data_root, read_json
+from egptlib.adapters._build import create_adapter
 from egptlib.adapters._files import MINI_HEADS, load_adapter, save_adapter
 from egptlib.adapters._fit import FitSettings
 from egptlib.adapters._judge import judge, judge_baselines, length_gain
 from egptlib.adapters._losses import LossSettings
-from egptlib.adapters._table import train_level
+from egptlib.adapters._train import train_adapter
 from egptlib.hidden_states import HiddenStates
 from egptlib.models import MINI_FOLDER, write_card
 
 SIZES = {"ffn_dim": 1024, "max_positions": 128}  # for answers of 50 tokens; a few MB together
+GAMMAS = (5,)
 KNOWN = ("drafter_weights", "target_weights")
 
 
@@ -56,17 +58,23 @@ def train_mini_heads(
     work = data_root() / "mini_heads" if work is None else Path(work)
     lm_head, loss = states.target_head.lm_head, LossSettings(depths=3)
     verdicts, seconds = list[Any](), dict[str, float]()
+    widths: dict[str, Any] = {
+        "drafter_size": states[0].drafter_hidden.shape[1],
+        "source_layers": states.config["layers"]["target"],
+    }
+    widths["num_source_layers"] = len(widths["source_layers"])
     for level in MINI_HEADS:
         ahead = level != "L1"
         settings = FitSettings(epochs if ahead else 2 * epochs, batch_size=8 if ahead else 32, learning_rate=2e-3)
-        sizes = SIZES if ahead else None
-        fit = train_level(level, states, test, work / level, settings, loss=loss, sizes=sizes).fit
+        torch.manual_seed(settings.seed)
+        adapter = create_adapter(level, lm_head.shape[1], **widths, **SIZES if ahead else {})
+        fit = train_adapter(adapter, states, work / level, settings, loss)
         folder = Path(out) / "heads" / level
         told = {name: states.config[name] for name in KNOWN}
         save_adapter(load_adapter(work / level).to(torch.bfloat16), folder, epoch=fit.best_epoch, **told)
-        verdicts.append(judge(load_adapter(folder), test, lm_head, name=level))
+        verdicts.append(judge(load_adapter(folder), test, lm_head, GAMMAS, name=level))
         seconds[level] = fit.seconds
-    verdicts += judge_baselines(test, states, lm_head)
+    verdicts += judge_baselines(test, states, lm_head, GAMMAS)
     (own,) = (verdict.answers for verdict in verdicts if verdict.name == "drafter's own tokens")
     sequences = [note["sequence"] for note in test.metadata()]
     rows = []

@@ -15,6 +15,7 @@ from egptlib.measuring._methods import (
     compare_speed,
     run_methods,
     run_sessions,
+    with_threads,
 )
 from egptlib.measuring._selftest import SelfTest, selftest
 from egptlib.measuring._slots import slot_agreement, slot_rejections
@@ -58,5 +59,6 @@ __all__ = [
     "timed_generate",
     "transformers_baselines",
     "transformers_generate",
+    "with_threads",
     "word_kinds",
 ]

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 
 from egptlib._progress import progress
 from egptlib.decoding import Draft, Drafter, Generation, KeepingDrafter, Recorder, Sampler, Stop
@@ -58,6 +59,20 @@ class Speed:
     identical: float
     tokens: int
     seconds: float
+
+
+def with_threads(method: Method, count: int) -> Method:
+    """The same, with so many torch threads: a method that leaves cores idle is also shown with them."""
+
+    def call(scene: Any, question: str) -> Generation | list[int]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return method(scene, question)
+        finally:
+            torch.set_num_threads(before)
+
+    return call
 
 
 class BlankedDrafter:

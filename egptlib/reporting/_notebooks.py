@@ -17,7 +17,9 @@ from egptlib._paths import find_path, project_root, read_json
 
 BUILT_IN_DATASETS = ("streets", "mini", "clips")
 # Parameters that name a file or folder where they are not empty.
-_PATHS = ("adapter", "assistant", "states", "free_states", "recorded", "token_folds")
+_PATHS = ("assistant", "states", "free_states", "recorded", "token_folds")
+# Parameters that name several, with commas between them, or adapters that come with the mini pair ("mini-E3").
+_ADAPTERS = ("adapter", "head", "heads", "trained")
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,20 @@ def plan(
             parameters["dataset"] = _dataset(parameters["dataset"])
         if str(parameters.get("pair", "")).endswith(".toml"):
             parameters["pair"] = _pair_file(parameters["pair"])
-        for name in _PATHS:  # as with the dataset: kernels run elsewhere, and seconds later
-            if value := parameters.get(name):
-                parameters[name] = str(find_path(value, f"no such file or folder, which parameter {name!r} names"))
+        for name in (*_PATHS, *_ADAPTERS):  # as with the dataset: kernels run elsewhere, and seconds later
+            if value := str(parameters.get(name) or ""):
+                parts = [value] if name in _PATHS else [part.strip() for part in value.split(",")]
+                missing = f"no such file or folder, which parameter {name!r} names"
+                kept = [part if _is_shipped(name, part) else str(find_path(part, missing)) for part in parts]
+                parameters[name] = ", ".join(kept)
         for name, value in parameters.items():
             require_json(f"parameter {name!r}", value)
         jobs.append(Job(notebook, parameters))
     return jobs
+
+
+def _is_shipped(name: str, part: str) -> bool:
+    return name in _ADAPTERS and part.startswith("mini-")
 
 
 def convert(name: str, value: Any, default: Any) -> Any:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from egptlib.adapters import judge, load_adapter, train_mini_heads
+from egptlib._sealed import read_sealed
+from egptlib.adapters import MINI_HEADS, judge, load_adapter, train_mini_heads
 from egptlib.hidden_states import Head, HiddenStates, HiddenStateWriter
-from egptlib.models import MINI_FOLDER
+from egptlib.models import MINI_FOLDER, fingerprint, load_pair
 
 HIDDEN, VOCAB = 16, 12
 
@@ -50,7 +51,7 @@ def test_what_is_judged_is_what_was_written(tmp_path: Path) -> None:
     page = (out / "README.md").read_text()
     for level in ("E3", "B1", "L1"):
         adapter = load_adapter(out / "heads" / level)
-        again = judge(adapter, test, states.target_head.lm_head).figures()
+        again = judge(adapter, test, states.target_head.lm_head, (5,)).figures()
         assert told[level]["mean_acceptance_length"] == again["mean_acceptance_length"]
         assert all(torch.equal(p, p.bfloat16().float()) for p in adapter.parameters())
         assert f"| {level} | {adapter.num_parameters:,} | {again['mean_acceptance_length']:.2f} |" in page
@@ -62,3 +63,17 @@ def test_what_is_judged_is_what_was_written(tmp_path: Path) -> None:
         train_mini_heads(states, other, out, tmp_path / "work")
     with pytest.raises(ValueError, match="expected samples of the mini pair"):
         train_mini_heads(states, replace(test, config=test.config | {"pair": "other"}), out, tmp_path / "work")
+
+
+def test_the_shipped_heads_are_of_the_shipped_pair() -> None:
+    pair = load_pair("mini")
+    told = {row["level"]: row for row in json.loads((MINI_FOLDER / "card.json").read_text())["heads"]["rows"]}
+    for level, folder in MINI_HEADS.items():
+        adapter = load_adapter(f"mini-{level}")
+        assert (adapter.level, adapter.num_parameters) == (level, told[level]["parameters"])
+        assert (adapter.settings.hidden_size, adapter.settings.input_size) == (pair.target.hidden_size,) * 2
+        notes = read_sealed(folder / "adapter.json")["notes"]
+        assert notes["drafter_weights"] == fingerprint(pair.drafter.module)
+        assert notes["target_weights"] == fingerprint(pair.target.module)
+    assert sum(path.stat().st_size for path in MINI_FOLDER.glob("heads/*/*")) < 5e6
+    assert min(told[level]["low"] for level in ("E3", "B1")) > 0.2  # more than the drafter's own tokens give
