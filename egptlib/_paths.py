@@ -75,23 +75,25 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         temporary.write_bytes(json_bytes(text + "\n"))
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def read_json(path: str | os.PathLike[str], wide: bool = False) -> dict[str, Any]:
+    """Return the object in a JSON file; with `wide` also whole numbers that 64 bits do not hold.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds NaN or infinity (which JSON has not), or something else than an object.
     """
-    content = parse_json(Path(path).read_bytes(), path)
+    content = parse_json(Path(path).read_bytes(), path, wide=wide)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
 
 
-def parse_json(data: bytes | str, name: object, nan: bool = False) -> Any:
+def parse_json(data: bytes | str, name: object, nan: bool = False, wide: bool = False) -> Any:
     """Return what JSON text says, with `nan` also Python's NaN and infinity; ValueErrors begin with `name`.
 
-    A whole number that 64 bits do not hold is refused: nothing here counts so far, and arrays overflow."""
+    A whole number that 64 bits do not hold is refused: nothing here counts so far, and arrays overflow. With `wide` it is
+    taken: a tokenizer without a longest input says 1e30 to transformers.
+    """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
@@ -102,7 +104,7 @@ def parse_json(data: bytes | str, name: object, nan: bool = False) -> Any:
         return number
 
     try:
-        long = re.search(rb"\d{19}" if isinstance(data, bytes) else r"\d{19}", data)  # type: ignore[arg-type]
+        long = not wide and re.search(rb"\d{19}" if isinstance(data, bytes) else r"\d{19}", data)  # type: ignore[arg-type]
         return json.loads(data, parse_constant=None if nan else refuse, parse_int=whole if long else None)
     except RecursionError:
         raise ValueError(f"{name}: not readable as JSON: nested too deeply") from None

@@ -70,7 +70,7 @@ def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]
     """A JSON file of a checkpoint folder. Raises ValueError where there is none or it is no JSON object."""
     path = Path(folder, name)
     try:
-        return read_json(path)
+        return read_json(path, wide=True)
     except OSError as error:
         raise ValueError(f"{path}: expected a model's {name} ({error.strerror})") from None
 
@@ -94,7 +94,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         if not (folder / "tokenizer.model").is_file():
             raise OSError("found neither")
         settings = folder / "tokenizer_config.json"
-        add_bos = read_json(settings).get("add_bos_token", True) if settings.is_file() else True
+        add_bos = read_json(settings, wide=True).get("add_bos_token", True) if settings.is_file() else True
         return LlamaTokenizer.from_pretrained(folder, local_files_only=True, add_bos_token=add_bos)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
@@ -113,7 +113,7 @@ def tell_other_ids(folder: Path, tokenizer: Any) -> None:
     own.no_truncation()
     own.no_padding()
     settings = folder / "tokenizer_config.json"
-    told = read_json(settings) if settings.is_file() else {}
+    told = read_json(settings, wide=True) if settings.is_file() else {}
     added = own.get_added_tokens_decoder()
     special = added[max(added)].content if added else ""
     text = f"USER: {special}\nWhat is happening? {special}ASSISTANT: {special} It"
