@@ -91,8 +91,8 @@ def read_json(path: str | os.PathLike[str], wide: bool = False) -> dict[str, Any
 def parse_json(data: bytes | str, name: object, nan: bool = False, wide: bool = False) -> Any:
     """Return what JSON text says, with `nan` also Python's NaN and infinity; ValueErrors begin with `name`.
 
-    A whole number that 64 bits do not hold is refused: nothing here counts so far, and arrays overflow. With `wide` it is
-    taken: a tokenizer without a longest input says 1e30 to transformers.
+    A whole number that 64 bits do not hold is refused: nothing here counts so far, and arrays overflow. With `wide` it
+    is taken: a tokenizer without a longest input says 1e30 to transformers.
     """
 
     def refuse(constant: str) -> None:
