@@ -233,7 +233,7 @@ def damage(demo: Path, flips: int, cuts: int, rng: random.Random) -> str:
 def full_disk(works: dict[str, Work], folder: Path) -> str:
     """A size limit on the files of a process: it ends with an error, what is there is whole, and it goes on without."""
     for name, work in works.items():
-        work.do(folder / f"{name}-whole")
+        os.waitpid(forked(partial(work.do, folder / f"{name}-whole")), 0)  # else a decoder's threads are in here
         expected = work.files(folder / f"{name}-whole")
         largest = max(path.stat().st_size for path in (folder / f"{name}-whole").rglob("*") if path.is_file())
         for number in range(5):
@@ -258,7 +258,7 @@ def two_at_once(works: dict[str, Work], folder: Path, times: int) -> str:
     """Two of each in one folder, and a reader all the while."""
     refused = reads = 0
     for name, work in works.items():
-        work.do(folder / f"{name}-whole")
+        os.waitpid(forked(partial(work.do, folder / f"{name}-whole")), 0)  # else a decoder's threads are in here
         expected = work.files(folder / f"{name}-whole")
         for number in range(times):
             out = folder / f"{name}-{number}"
