@@ -2,10 +2,10 @@
 
     python benchmarks/busy_machine.py [--neighbours 0 1 4] [--prompts 6] [--sequences 8]
 
-Each row is a process of its own, whose threads wait for one another as it says: `active` is what torch's OpenMP does by
-itself, `passive` what `import egptlib` asks for. Whole calls on the mini pair, seconds by the clock and of the CPU, all
+Each row is a process of its own, whose threads wait for one another as it says: `before` is what torch's OpenMP does by
+itself, `ours` what `import egptlib` asks for. Whole calls on the mini pair, seconds by the clock and of the CPU, all
 processes of a method together; every answer is compared with transformers' `generate` on one thread. Exits non-zero
-where one differs, or where passive threads take more than four times the CPU seconds that they take alone.
+where one differs, or where our threads take more than four times the CPU seconds that they take alone.
 """
 
 import argparse
@@ -92,10 +92,10 @@ def main() -> int:
     command = [sys.executable, __file__, "--once", "--prompts", str(arguments.prompts)]
     command += ["--sequences", str(arguments.sequences)]
     for count in sorted(arguments.neighbours):
-        for policy in ("active", "passive"):
-            given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-            # libgomp's own default spins too, for a shorter time where it counts more threads than cores.
-            given |= {"OMP_WAIT_POLICY": "passive"} if policy == "passive" else {"GOMP_SPINCOUNT": "300000"}
+        for policy in ("before", "ours"):
+            names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+            given = {name: value for name, value in os.environ.items() if name not in names}
+            given |= {"GOMP_SPINCOUNT": "300000"} if policy == "before" else {}
             others = [subprocess.Popen([sys.executable, "-c", NEIGHBOUR]) for _ in range(count)]
             try:
                 done = subprocess.run(command, env=given, check=True, stdout=subprocess.PIPE, text=True)
@@ -106,10 +106,10 @@ def main() -> int:
             for name, row in told.items():
                 ratio = told[BASELINE]["seconds"] / row["seconds"]
                 burn = row["cpu"] / alone.setdefault((policy, name), row["cpu"])
-                line = f"{count} neighbours, {policy:<7} {name:<32} {row['seconds']:6.2f} s  CPU {row['cpu']:6.2f} s"
+                line = f"{count} neighbours, {policy:<6} {name:<32} {row['seconds']:6.2f} s  CPU {row['cpu']:6.2f} s"
                 line += f"  {ratio:.2f}x of generate  CPU {burn:.2f} of alone  identical {row['identical']}"
                 print(line, flush=True)
-                sound &= row["identical"] and (policy == "active" or burn <= 4)
+                sound &= row["identical"] and (policy == "before" or burn <= 4)
     return 0 if sound else 1
 
 
