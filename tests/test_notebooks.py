@@ -108,10 +108,12 @@ def test_all_run_on_two_families_with_two_vocabularies(tmp_path: Path, monkeypat
     assert not pair.vocabulary.is_shared and pair.drafter.hidden_size != pair.target.hidden_size
     of_pair = {"smoke": True, "pair": str(tmp_path / "pair.toml"), "layers": "1 2 3"}
     jobs = plan(find_notebooks(), of_pair)
-    jobs += plan(find_notebooks(["07"]), {"smoke": True, "pair": str(tmp_path / "by_text.toml")})
+    jobs += plan(find_notebooks(["07", "08"]), {"smoke": True, "pair": str(tmp_path / "by_text.toml")})
     outcomes = run_notebooks(jobs, tmp_path / "runs", timeout=600)
-    assert [outcome.error for outcome in outcomes] == [None] * 9
+    assert [outcome.error for outcome in outcomes] == [None] * 10
     told = {outcome.folder.name: json.loads((outcome.folder / "metrics.json").read_text()) for outcome in outcomes}
-    assert [metrics["identical"] for metrics in told.values() if "identical" in metrics] == [1.0] * 4
+    assert [metrics["identical"] for metrics in told.values() if "identical" in metrics] == [1.0] * 5
+    exact = [metrics["prediction_exact"] for metrics in told.values() if "prediction_exact" in metrics]
+    assert exact == [True, False]  # by text it is not, and says so
     shares = [metrics["writable_tokens"] for metrics in told.values() if "writable_tokens" in metrics]
     assert len(shares) == 4 and all(0 < share < 1 for share in shares)

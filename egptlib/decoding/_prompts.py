@@ -12,6 +12,10 @@ from egptlib.decoding._generation import Lane, Recorder
 from egptlib.models import Inputs, Model, Prompt, State, weight_versions
 
 
+class MoreThanEmbeddingsError(ValueError):
+    """Prompts that carry more than embeddings, and so are read one by one."""
+
+
 class PromptReader:
     """Reads prompts about one scene with one model, one after the other.
 
@@ -55,12 +59,14 @@ class PromptReader:
             embeddings [t, H] that follow in each prompt.
 
         Raises:
-            ValueError: a prompt carries more than embeddings.
+            MoreThanEmbeddingsError: a prompt carries more.
         """
         self._look_at_weights()
         prompts = [self.encode(question, recorder) for question in questions]
         if any(prompt.given for prompt in prompts):
-            raise ValueError(f"{self.model.name}: prompts that carry more than embeddings are read one by one")
+            raise MoreThanEmbeddingsError(
+                f"{self.model.name}: prompts that carry more than embeddings are read one by one"
+            )
         first = prompts[0].embeds
         length = min(min(same_beginning(first, p.embeds), p.embeds.shape[1] - 1) for p in prompts)
         with recorder(self.lane, "prefill", self.model.device):

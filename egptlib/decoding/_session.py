@@ -13,7 +13,7 @@ from egptlib.decoding._generation import Generation
 from egptlib.decoding._lengths import DraftLength
 from egptlib.decoding._loop import as_drafter, speculative_generate
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_generate
-from egptlib.decoding._prompts import PromptReader
+from egptlib.decoding._prompts import MoreThanEmbeddingsError, PromptReader
 from egptlib.decoding._rules import Rule
 from egptlib.decoding._sampling import Sampling
 from egptlib.decoding._together import Asked, answer_together, drafts_together, same_drafter
@@ -103,7 +103,8 @@ def ask_together(
     rounding, drawn ones come from a generator of their own, seeded by `generator` in the order of the questions.
 
     Together are drafted for: a model (EventGPT), n-grams, fixed sequences, and heads. With another drafter, with trees,
-    and where a model is no Llama, the questions are answered one after the other.
+    and where a model is no Llama or its prompts carry more than embeddings, the questions are answered one after the
+    other.
 
     Args:
         asked: sessions with one target and one drafter, and what is asked about each scene.
@@ -123,8 +124,12 @@ def ask_together(
         raise ValueError("ask_together: expected sessions with one target and one drafter")
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens, "sampling": sampling, "rule": rule}
     options["generator"] = generator
-    if isinstance(gamma, TreeShape) or not drafts_together(first.drafter, first.target):
+
+    def one_by_one() -> list[list[Generation]]:
         return [[session.ask(question, **options) for question in questions] for session, questions in asked]
+
+    if isinstance(gamma, TreeShape) or not drafts_together(first.drafter, first.target):
+        return one_by_one()
     starts = list(accumulate((len(questions) for _, questions in asked), initial=0))
     rows = [range(*ends) for ends in pairwise(starts)]
     batch = [
@@ -132,5 +137,8 @@ def ask_together(
         for (each, questions), own in zip(asked, rows, strict=True)
         if own
     ]
-    answers = answer_together(first.target, first.drafter, batch, **options) if batch else []
+    try:
+        answers = answer_together(first.target, first.drafter, batch, **options) if batch else []
+    except MoreThanEmbeddingsError:  # known once they are encoded; pictures that were seen are kept
+        return one_by_one()
     return [answers[own.start : own.stop] for own in rows]

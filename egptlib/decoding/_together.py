@@ -89,8 +89,6 @@ def answer_together(
         raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
     length = FixedLength(gamma) if isinstance(gamma, int) else gamma
     rule, recorder, num_rows = rule or Lossless(), Recorder(), asked[-1].rows.stop
-    seeds = torch.randint(2**62, (num_rows,), generator=generator).tolist() if sampling is not None else [0] * num_rows
-    going = {row: _Row(Sampler(sampling, torch.Generator().manual_seed(seed))) for row, seed in enumerate(seeds)}
     if not length.pays(max_new_tokens):
         drafter, length = SequenceDrafter(), FixedLength(0)
     length.start()
@@ -100,6 +98,8 @@ def answer_together(
         rests = [dict(zip(each.rows, rest, strict=True)) for each, (_, rest) in zip(asked, scenes, strict=True)]
         tracks.begin([(state, rest) for (state, _), rest in zip(scenes, rests, strict=True)], max_new_tokens)
     drafters = _start(drafter, asked, recorder, max_new_tokens)
+    seeds = torch.randint(2**62, (num_rows,), generator=generator).tolist() if sampling is not None else [0] * num_rows
+    going = {row: _Row(Sampler(sampling, torch.Generator().manual_seed(seed))) for row, seed in enumerate(seeds)}
     done = dict(going)
     firsts = torch.stack([tracks.states[row][0] for row in going])  # [row, 1 + layers, H]
     for row, logits, states in zip(list(going), target.lm_head(firsts[:, 0]), firsts, strict=True):

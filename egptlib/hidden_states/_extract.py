@@ -142,6 +142,11 @@ def extract(
             f"max_new_tokens {max_new_tokens}, num_questions {num_questions}, batch_size {batch_size}: "
             "expected at least 1"
         )
+    fewest = getattr(scenes, "num_questions", num_questions)
+    if questions is None and fewest < num_questions:
+        log.info(
+            f"num_questions: {num_questions} asked for, and some scenes have {fewest}: those are asked all they have"
+        )
     start = time.perf_counter()
     config = _configuration(pair, scenes, path, max_new_tokens, layers or {})
     maker = SampleMaker(pair, path, max_new_tokens, layers or {})

@@ -71,6 +71,6 @@ def plan_extraction(
         trial = HiddenStates.open(Path(folder, "trial"))
         chunks = sum(path.stat().st_size for path in trial.folder.glob("chunks/*"))
         heads = sum(path.stat().st_size for path in trial.folder.glob("*_head.safetensors"))
-    total = len(scenes) * num_questions
+    total = len(scenes) * min(num_questions, getattr(scenes, "num_questions", num_questions))
     share = total / done.num_extracted
     return ExtractionPlan(total, chunks * share + heads, seconds * share, done.num_extracted)

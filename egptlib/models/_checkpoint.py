@@ -75,6 +75,11 @@ def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]
         raise ValueError(f"{path}: expected a model's {name} ({error.strerror})") from None
 
 
+def first_line(error: Exception) -> str:
+    """Of an error's message, what is told of it; some begin with an empty line."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), "")
+
+
 def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer saved in a checkpoint's folder: tokenizer.json, or a Llama's SentencePiece tokenizer.model.
 
@@ -156,6 +161,8 @@ def checked_from_pretrained(from_pretrained: Callable[..., Any], folder: str | P
         )
     except OSError as error:
         raise ValueError(f"{folder}: {error}") from None
+    except ImportError as error:  # a package that this class needs
+        raise ValueError(f"{folder}: {first_line(error)}") from None
     except (SafetensorError, UnpicklingError) as error:  # .bin files are unpickled with weights_only=True
         reason = str(error).split(". ")[0]
         raise ValueError(f"{folder}: damaged weights, or a pickle that holds more than weights ({reason})") from None

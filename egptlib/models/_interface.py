@@ -44,6 +44,9 @@ class Model(ABC):
     def __init__(
         self, name: str, module: Any, tokenizer: Any, preprocessor: Preprocessor | None, language_model: nn.Module
     ):
+        if missing := [part for part in ("layers", "norm") if not hasattr(language_model, part)]:
+            kind = type(language_model).__name__
+            raise ValueError(f"{name}: not usable: its language model {kind} has no {' and no '.join(missing)}")
         self.name, self.module, self.tokenizer = name, module, tokenizer
         self.preprocessor: Any = preprocessor
         self.language_model = language_model

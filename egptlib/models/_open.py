@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from egptlib.models._checkpoint import checkpoint_folder, read_config
+from egptlib.models._checkpoint import checkpoint_folder, first_line, read_config
 from egptlib.models._clips import ClipProcessor
 from egptlib.models._event_model import EventModel
 from egptlib.models._eventgpt import EventGPTConfig
@@ -84,25 +85,21 @@ def frame_sampling(pair: str | Path | PairSettings) -> FrameSampling:
     return ClipProcessor(folder, processor_name(folder)).sampling
 
 
-@torch.no_grad()
 def check_against_generate(model: Model, max_new_tokens: int = 8) -> None:
     """Compare a model's logits along `generate`'s answer to a made-up prompt with those of `generate`.
 
     Raises:
-        ValueError: they differ by more than rounding in the model's dtype; model, token and difference are named.
+        ValueError: they differ by more than rounding in the model's dtype, or the prompt cannot be made or read here;
+            model, token and difference, or what failed, are named.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), dtype=np.uint8)
-    scene = SimpleNamespace(event_images=list(noise[:2]), frames=noise, metadata={})
-    inputs = model.encode(scene, "What is happening?")
-    given = model.generate_inputs(inputs)
-    out = model.module.generate(
-        **given, do_sample=False, max_new_tokens=max_new_tokens, output_logits=True, return_dict_in_generate=True
-    )
-    expected = torch.cat(out.logits).float()  # [n, V]
-    answer = out.sequences[0, -len(expected) :]
-    state = model.prefill(inputs)
-    hidden = [state.hidden[0, -1:]] + [model.read(token.view(1, 1), state)[0] for token in answer[:-1]]
-    difference = (model.lm_head(torch.cat(hidden)).float() - expected).abs().amax(dim=1)
+    try:
+        expected, found = _first_answer(model, max_new_tokens)
+    except Exception as error:  # a class that wants its pictures otherwise, say
+        reason = first_line(error)
+        raise ValueError(
+            f"{model.name}: not usable: a first prompt fails ({type(error).__name__}: {reason})"
+        ) from error
+    difference = (found - expected).abs().amax(dim=1)
     allowed = 64 * torch.finfo(model.dtype).eps * expected.abs().max()
     for i, wrong in enumerate(difference.tolist()):
         if not wrong <= allowed:  # NaN is wrong too
@@ -110,3 +107,20 @@ def check_against_generate(model: Model, max_new_tokens: int = 8) -> None:
                 f"{model.name}: not usable: at token {i + 1} of a first answer its logits differ from those of "
                 f"transformers' generate by {wrong:.3g}, where {float(allowed):.1g} is rounding"
             )
+
+
+@torch.no_grad()
+def _first_answer(model: Model, max_new_tokens: int) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] along the answer of `generate` to a prompt of noise: its own, and ours."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), dtype=np.uint8)
+    scene = SimpleNamespace(event_images=list(noise[:2]), frames=noise, metadata={})
+    inputs = model.encode(scene, "What is happening?")
+    given = model.generate_inputs(inputs)
+    out = model.module.generate(
+        **given, do_sample=False, max_new_tokens=max_new_tokens, output_logits=True, return_dict_in_generate=True
+    )
+    expected = torch.cat(out.logits).float()
+    answer = out.sequences[0, -len(expected) :]
+    state = model.prefill(inputs)
+    hidden = [state.hidden[0, -1:]] + [model.read(token.view(1, 1), state)[0] for token in answer[:-1]]
+    return expected, model.lm_head(torch.cat(hidden)).float()

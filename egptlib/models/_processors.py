@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, BatchFeature
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.smolvlm import processing_smolvlm
 
-from egptlib.models._checkpoint import load_tokenizer, read_config
+from egptlib.models._checkpoint import first_line, load_tokenizer, read_config
 from egptlib.models._clips import ClipProcessor
 
 UNITS = [
@@ -63,7 +63,7 @@ def load_processor(folder: Path) -> Any:
         settings, _ = kind.get_processor_dict(str(folder), local_files_only=True)
         processor = kind.from_args_and_dict([parts[part]() for part in kind.get_attributes()], settings)
     except (OSError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder}: {name} cannot be made of this folder ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{folder}: {name} cannot be made of this folder ({first_line(error)})") from None
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if processor.chat_template is None:
         raise ValueError(f"{folder}: expected a chat template (chat_template.jinja), found none")

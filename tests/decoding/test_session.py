@@ -34,7 +34,7 @@ from egptlib.decoding import (
 )
 from egptlib.decoding._together import drafts_together
 from egptlib.measuring import BlankedDrafter
-from egptlib.models import Model, load_pair
+from egptlib.models import Model, Prompt, load_pair
 from egptlib.models._rows import Rows
 from egptlib.scenes import open_scenes
 
@@ -175,6 +175,31 @@ def test_together_with_models_of_other_kinds(target: TextModel, drafter: TextMod
         SceneSession(target, drafter, [5]).ask_all(["7"], max_new_tokens=0)
     assert ask_together([]) == []
     assert SceneSession(target, drafter, [5]).ask_all([]) == []
+
+
+class Positioned(TextModel):
+    """A plain Llama whose prompts carry their positions, as those of classes with M-RoPE do."""
+
+    def embed(self, inputs: Any) -> Prompt:  # type: ignore[override]
+        embeds = self.token_embedding(inputs.input_ids)
+        return Prompt(embeds, {"position_ids": torch.arange(embeds.shape[1])[None]})
+
+
+@pytest.mark.parametrize("which", ["target", "drafter"])
+def test_prompts_of_more_than_embeddings_are_answered_one_by_one(
+    which: str, target: TextModel, drafter: TextModel
+) -> None:
+    asked = ["7", "8 3", "4"]
+    expected = [out.token_ids.tolist() for out in SceneSession(target, drafter, [5, 9, 4]).ask_all(asked)]
+    models = {"target": target, "drafter": drafter}
+    model = models[which]
+    models[which] = Positioned(model.module, model.tokenizer, model.name)
+    session = SceneSession(models["target"], models["drafter"], [5, 9, 4])
+    assert [out.token_ids.tolist() for out in session.ask_all(asked)] == expected
+    hot = Sampling(0.9)
+    drawn = session.ask_all(asked[:1], generator=torch.Generator().manual_seed(4), sampling=hot)[0]
+    alone = session.ask(asked[0], generator=torch.Generator().manual_seed(4), sampling=hot)
+    assert torch.equal(drawn.token_ids, alone.token_ids)  # no chance was spent on the attempt
 
 
 def test_a_scenes_beginning_is_read_and_stored_once(

@@ -113,10 +113,43 @@ class Erring:
         return Draft(tokens, [1.0] * len(tokens), parents=[2 * (node // 2) - 1 for node in range(len(tokens))])
 
 
+DRAWN = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 1.0}
+
+
+def check_drawing(target: Model, scene: Any, question: str, seed: int) -> None:
+    """With `generate`'s seed its own draws, drafts or not: chance is spent position by position."""
+    torch.manual_seed(seed)
+    expected = generated(target, scene, question, **DRAWN)
+    drawn = speculative_generate(
+        target, SequenceDrafter(), scene, question, max_new_tokens=LIMIT, sampling=Sampling(temperature=0.7, top_k=20),
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    assert drawn.token_ids.tolist() == expected
+
+
+def check_extraction(pair: Pair, scenes: Sequence[Any], folder: Path) -> None:
+    """Stored states of the target are `output_hidden_states` of one whole pass, answers `generate`'s."""
+    limits: dict[str, Any] = {"max_new_tokens": LIMIT, "dtype": "float32", "batch_size": 2}
+    extract(pair, scenes, folder, layers={"target": (1, 2)}, num_questions=len(scenes[0].questions), **limits)
+    by_id = {scene.id: scene for scene in scenes}
+    samples = HiddenStates.open(folder)
+    assert len(samples) == sum(len(scene.questions) for scene in scenes)
+    for sample in samples:
+        assert sample.token_ids is not None
+        assert sample.target_layers is not None
+        scene, question = by_id[sample.metadata["scene"]], sample.metadata["question"]
+        answer = sample.token_ids.tolist()
+        assert answer == generated(pair.target, scene, question)
+        states = whole_pass(pair.target, scene, question, answer)
+        torch.testing.assert_close(sample.target_hidden, states[-1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(sample.target_layers, torch.stack(states[1:3], 1), atol=1e-4, rtol=1e-4)
+
+
 def check_decoding(target: Model, drafter: Model, prompts: Sequence[tuple[Any, str]]) -> None:
     """Every way of decoding gives `generate`'s tokens; an answer's states are `output_hidden_states`."""
     own = ModelDrafter(drafter, common_vocabulary(drafter, target))
-    for scene, question in prompts:
+    for seed, (scene, question) in enumerate(prompts):
+        check_drawing(target, scene, question, seed)
         expected = generated(target, scene, question)
         assert len(set(expected)) > 3  # not one token for ever
         answer = target.greedy(scene, question, LIMIT)
@@ -170,24 +203,17 @@ def test_two_families_with_two_vocabularies(two_families: Pair, scene: Any, matc
 
 
 def test_extraction_keeps_the_states_of_the_whole_pass(two_families: Pair, scene: Any, tmp_path: Path) -> None:
-    more = {"id": "a/0", "sequence": "a", "questions": (QUESTION, "Who?"), "metadata": {"load_seconds": 0.0}}
-    scenes = [Scene(**vars(scene) | more | {"metadata": scene.metadata | more["metadata"]})]
-    limits: dict[str, Any] = {"num_questions": 2, "max_new_tokens": LIMIT, "dtype": "float32"}
-    extract(two_families, scenes, tmp_path / "states", layers={"target": (1, 2)}, **limits)
-    for sample in HiddenStates.open(tmp_path / "states"):
-        assert sample.token_ids is not None
-        assert sample.target_layers is not None
-        answer = sample.token_ids.tolist()
-        assert answer == generated(two_families.target, scene, sample.metadata["question"])
-        states = whole_pass(two_families.target, scene, sample.metadata["question"], answer)
-        torch.testing.assert_close(sample.target_hidden, states[-1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(sample.target_layers, torch.stack(states[1:3], 1), atol=1e-4, rtol=1e-4)
+    more = {"id": "a/0", "sequence": "a", "questions": (QUESTION, "Who?")}
+    check_extraction(two_families, [Scene(**vars(scene) | more)], tmp_path / "states")
 
 
 @pytest.mark.slow
-def test_decoding_equals_generate_on_streets(target: Model, drafter: Model) -> None:
+def test_decoding_equals_generate_on_streets(target: Model, drafter: Model, tmp_path: Path) -> None:
     scenes = open_scenes("streets", event_views=5, num_sequences=6, sampling=target.sampling).spread(12)
     check_decoding(target, drafter, [(scene, scene.questions[i % 3]) for i, scene in enumerate(scenes)])
+    pair = Pair("noise", drafter, target, common_vocabulary(drafter, target))
+    asked = [replace(scene, questions=scene.questions[i % 3 :][:1]) for i, scene in enumerate(scenes)]
+    check_extraction(pair, asked, tmp_path / "states")
 
 
 def test_a_drafters_states_and_answer_are_its_own(drafter: Model, scene: Any) -> None:
@@ -197,16 +223,8 @@ def test_a_drafters_states_and_answer_are_its_own(drafter: Model, scene: Any) ->
 
 
 def test_sampling_draws_what_generate_draws(target: Model, scene: Any) -> None:
-    settings = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 1.0}
-    sampling = Sampling(temperature=0.7, top_k=20)
-    for seed in range(3):
-        torch.manual_seed(seed)
-        expected = generated(target, scene, QUESTION, **settings)
-        drawn = speculative_generate(
-            target, SequenceDrafter(), scene, QUESTION, max_new_tokens=LIMIT, sampling=sampling,
-            generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
-        assert drawn.token_ids.tolist() == expected
+    for seed in range(1, 3):  # the first is tried above
+        check_drawing(target, scene, QUESTION, seed)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +362,22 @@ def test_a_class_that_is_not_tested_is_compared_when_it_is_opened(
     assert not checked
     monkeypatch.setattr("egptlib.models._open.TESTED", set())
     assert checked == [open_model(folder, "frames", dtype=torch.float32)]
+
+
+@pytest.mark.parametrize("folder", ["smolvlm"], indirect=True)
+def test_a_class_whose_first_prompt_fails_is_refused_by_name(
+    folder: Path, target: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise TypeError("\nexpected nested pictures\nor not")
+
+    monkeypatch.setattr(target, "encode", fails)
+    reason = r"SmolVLM: not usable: a first prompt fails \(TypeError: expected nested pictures\)"
+    with pytest.raises(ValueError, match=reason):
+        check_against_generate(target)
+    monkeypatch.delattr(target.module.get_decoder(), "norm")
+    with pytest.raises(ValueError, match="SmolVLM: not usable: its language model LlamaModel has no norm"):
+        VisionLanguageModel(target.module, target.processor)  # type: ignore[attr-defined]
 
 
 def test_numbers_are_spelled_as_smolvlms_processor_has_them() -> None:
