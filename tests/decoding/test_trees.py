@@ -148,7 +148,7 @@ def test_a_drafters_tree_is_what_it_says_behind_each_path(target: TextModel, dra
             assert level == 0 or draft.parents[level] < level
         firsts = whole(drafter, [*prompt, *answer]).softmax(dim=-1).topk(2).indices.tolist()
         assert [draft.tokens[node] for node, parent in enumerate(draft.parents) if parent == -1][:2] == firsts
-        answer += [draft.tokens[node] for node in tree_paths(draft.parents)[-1]] + [8]
+        answer += [draft.tokens[node] for node in max(tree_paths(draft.parents), key=len)] + [8]
 
 
 def joint(model: TextModel, before: list[int], tokens: list[int]) -> float:
@@ -169,7 +169,7 @@ def test_a_heads_tree_is_what_its_chain_says(target: TextModel) -> None:
     read.append(target.read(torch.tensor([answer[:1]]), state)[0])
     layers.append(torch.stack([state.layers[number] for number in proposes.source_layers], dim=1))
     proposes.watch(torch.cat(read), torch.cat(layers))
-    draft = proposes.propose_tree(answer, TreeShape(10, 4, 3), 4, Sampler())
+    draft = proposes.propose_tree(answer, TreeShape(60, 4, 3), 4, Sampler())
     assert draft.parents is not None and draft.logits is not None
     for path in tree_paths(draft.parents):
         tokens = [draft.tokens[node] for node in path]
