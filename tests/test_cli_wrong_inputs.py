@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import egptlib.models
 from egptlib._paths import write_json
+from egptlib.adapters import create_adapter, save_adapter
 from egptlib.cli import app
 from egptlib.hidden_states import HiddenStateWriter, write_trace
 from egptlib.metrics import Costs
@@ -47,6 +48,7 @@ NEEDED = {
     "cut-dsec": "{dataset} --out {out}",
     "evaluate": "{states}",
     "explain": "{log}",
+    "export-head": "{head} --out {out}",
     "extract": "--out {out} --dataset {dataset}",
     "findings": "--recorded {runs} --out {out}",
     "fit-costs": "{trace} --method m --out {out}",
@@ -83,7 +85,8 @@ NEEDED = {
 READ = {
     "dataset": "benchmark costs --dataset, benchmark divergences --dataset, extract --dataset, check data, "
     "plan-extraction --dataset, run --dataset, selftest --dataset",
-    "states": "convert old, evaluate folder, train --test, train-mini-heads --states, train-mini-heads --test",
+    "states": "convert old, evaluate folder, export-head --states, train --test, "
+    "train-mini-heads --states, train-mini-heads --test",
     "training": "train --states",
     "recording": "cut-dsec sequences",
     "events": "make-scenes --events, show-events file",
@@ -95,6 +98,7 @@ READ = {
     "runs": "paper runs, paper --root, report runs, report --root, runs compare --root, runs star --root",
     "list": "runs list runs, runs list --root",
     "log": "explain log, explain --baseline",
+    "head": "export-head head",
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair, "
@@ -102,7 +106,7 @@ READ = {
     "saved": "quantize pair",
     "folder": "findings --recorded",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
-    "train level, explain --method, "
+    "train level, explain --method, export-head --format, "
     "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
     "benchmark costs --precision, benchmark divergences --precision, train --device, selftest --device, "
     "selftest --target-device, extract --cluster, "
@@ -112,7 +116,7 @@ READ = {
 FREE = (
     "runs list --notebook, runs star --note, fit-costs --method, fit-costs --after, predict --method, "
     "benchmark costs --split, benchmark divergences --split, extract --split, plan-extraction --split, "
-    "selftest --split, "
+    "selftest --split, export-head --pair, export-head --verifier, "
     "make-data --split, train --dataset, train --pair, findings --tokenizer, findings --legacy-l4"
 )
 WRITTEN = ("out", "work", "new", "run", "figure")
@@ -132,6 +136,7 @@ WRONG = {
     "costs": _JSON,
     "runs": ("missing", "empty", "folder", "bytes"),
     "log": _JSON,
+    "head": _FILES,
     "list": ("missing", "empty", "bytes"),  # an empty folder has an empty list
     "checkout": ("missing", "empty", "folder", "bytes"),
     "grid": (*_FILES, "deep.json", "list.json", "huge.yaml", "nan.yaml", "date.yaml"),
@@ -156,6 +161,7 @@ class World:
         write_trace(folder / "states", out=folder / "trace")
         Costs(1.0, 0.5, verify={1: 1.0, 8: 1.5}).save(folder / "costs")
         (folder / "recorded").write_text("{}")
+        save_adapter(create_adapter("E3S", 8, num_heads=2, ffn_dim=8, source_layers=(1, 2, 3)), folder / "head")
         (folder / "log").write_text('{"runs": [{"tokens_per_pass": 2.0, "speedup": 1.5, "gamma": 3}]}')
         self._events("events", 50)
         for name in ("first", "second"):

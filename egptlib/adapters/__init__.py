@@ -18,6 +18,8 @@ from egptlib.adapters._lora_train import ScenesById, judge_lora, train_lora
 from egptlib.adapters._losses import LossSettings
 from egptlib.adapters._mini_heads import train_mini_heads
 from egptlib.adapters._runs import new_run_folder
+from egptlib.adapters._served import ServedHead
+from egptlib.adapters._served_files import FORMATS, export_head
 from egptlib.adapters._settings import LEVELS, RUNS_AHEAD, AdapterSettings, level_settings
 from egptlib.adapters._stepwise import AlignerRun, HeadRun
 from egptlib.adapters._table import VARIANTS, Trained, find_variant, order_agreement, tell_order, train_level
@@ -41,6 +43,7 @@ from egptlib.adapters._train import split_by_sequence, train_adapter
 
 __all__ = [
     "CLASSES",
+    "FORMATS",
     "LEVELS",
     "MINI_HEADS",
     "RUNS_AHEAD",
@@ -59,6 +62,7 @@ __all__ = [
     "LossSettings",
     "Majority",
     "ScenesById",
+    "ServedHead",
     "TokenAdapter",
     "TokenAdapterSettings",
     "TokenFolds",
@@ -68,6 +72,7 @@ __all__ = [
     "count_parameters",
     "create_adapter",
     "cross_validate_tokens",
+    "export_head",
     "find_variant",
     "halves",
     "judge",

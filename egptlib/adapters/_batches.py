@@ -21,8 +21,10 @@ def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]
     The drafter's rows are moved by `adapter.drafter_shift`.
 
     Raises:
-        ValueError: the folder does not hold a field.
+        ValueError: the folder does not hold a field, or the adapter reads with an lm head of its own.
     """
+    if adapter.settings.draft_vocab:
+        raise ValueError(f"adapter {adapter.level} has an lm head of its own, which stored states know nothing of")
     tensors = []
     for name in adapter.inputs:
         if name == "token_states":

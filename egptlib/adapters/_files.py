@@ -13,6 +13,7 @@ from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import build, create_adapter, fill, read_tensors, write_tensors
 from egptlib.adapters._legacy import load_legacy
 from egptlib.adapters._levels import Adapter
+from egptlib.adapters._served_files import load_served
 from egptlib.adapters._settings import AdapterSettings, level_settings
 from egptlib.models import MINI_FOLDER
 
@@ -55,7 +56,8 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
     Args:
         path: a folder with `adapter.json` and `adapter.safetensors` (or a run folder, which keeps them in `best/`),
             one of the two files, or a checkpoint of the earlier trainer (`best_model.pt`), which is opened without
-            running what its pickle may carry. "mini-E3", "mini-B1" and "mini-L1" are those trained for the mini pair.
+            running what its pickle may carry, or a folder of a published EAGLE-3 head (see `export_head`). "mini-E3",
+            "mini-B1" and "mini-L1" are those trained for the mini pair.
         device: where to.
 
     Raises:
@@ -72,6 +74,8 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
     if path.suffix in (".pt", ".pth"):
         return load_legacy(path).to(device).eval()
     folder = path.parent if path.name in (WEIGHTS, SETTINGS) else path
+    if not (folder / SETTINGS).is_file() and (folder / "config.json").is_file():
+        return load_served(folder).to(device).eval()
     if not (folder / SETTINGS).is_file() and (folder / "best" / SETTINGS).is_file():
         folder = folder / "best"
     adapter = build(read_settings(folder / SETTINGS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -71,8 +73,55 @@ Cache = list[tuple[Tensor, Tensor]]
 """Keys and values [b, heads, t, e] of one layer, one entry for each depth it has run so far."""
 
 
-class Layer(nn.Module):
-    """Pre-norm transformer layer: attention, then a feed-forward part with GELU."""
+class AttentionLayer(nn.Module, ABC):
+    """A pre-norm transformer layer that can also run ahead of its input.
+
+    Attributes:
+        causal: whether a row sees only those before it, and itself.
+        dropout: what its attention drops in training, too.
+    """
+
+    causal: bool
+    dropout: Dropout
+
+    @abstractmethod
+    def heads(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [b, heads, t, e] of rows [b, t, in] that stand at positions `places`, int64 [t]."""
+
+    @abstractmethod
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """All behind the attention: rows [b, t, hidden] from what came in [b, t, in] and what it saw [b, t, hidden]."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time input"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch time hidden"]:
+        """Read a row of positions; with `cache`, go one depth further instead (see `_attend_ahead`).
+
+        Args:
+            x: the input. Padding lies on the right.
+            mask: true at valid positions; matters only to a layer that is not causal.
+            cache: empty before the first call; each call appends its keys and values.
+        """
+        first = len(cache or ())  # at depth d, row t stands at position t + d
+        q, k, v = self.heads(x, torch.arange(first, first + x.shape[1], device=x.device))
+        rate = self.dropout.p if self.training else 0.0
+        if cache is not None:
+            cache.append((k, v))
+        if cache is not None and len(cache) > 1:
+            attended = _attend_ahead(q, cache)
+        elif self.causal:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
+        else:
+            keys = None if mask is None else mask[:, None, None, :]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=rate)
+        return self.finish(x, attended.transpose(1, 2).flatten(-2))
+
+
+class Layer(AttentionLayer):
+    """Attention, then a feed-forward part with GELU. Positions are whoever's who calls it."""
 
     def __init__(self, size: int, num_heads: int, ffn_dim: int, dropout: float, causal: bool) -> None:
         super().__init__()
@@ -85,34 +134,15 @@ class Layer(nn.Module):
         self.dropout = Dropout(dropout)
         self.num_heads, self.causal = num_heads, causal
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch time hidden"],
-        mask: Bool[Tensor, "batch time"] | None = None,
-        cache: Cache | None = None,
-    ) -> Float[Tensor, "batch time hidden"]:
-        """Read a row of positions; with `cache`, go one depth further instead (see `_attend_ahead`).
-
-        Args:
-            x: the input. Padding lies on the right.
-            mask: true at valid positions; matters only to a layer that is not causal.
-            cache: empty before the first call; each call appends its keys and values.
-        """
+    def heads(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [b, heads, t, e]
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in self.qkv(self.attn_norm(x)).chunk(3, dim=-1)
         )
-        rate = self.dropout.p if self.training else 0.0
-        if cache is not None:
-            cache.append((k, v))
-        if cache is not None and len(cache) > 1:
-            attended = _attend_ahead(q, cache)
-        elif self.causal:
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
-        else:
-            keys = None if mask is None else mask[:, None, None, :]
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=rate)
-        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(-2)))
+        return q, k, v
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.dropout(self.out(attended))
         return x + self.dropout(self.down(self.dropout(F.gelu(self.up(self.ffn_norm(x))))))
 
 

@@ -162,16 +162,26 @@ class AttentionAdapter(_Aligner):
 
 
 class Head(Adapter):
-    """A level that predicts the next row and can go on from its own predictions."""
+    """A level that predicts the next row and can go on from its own predictions.
+
+    Attributes:
+        layers: what `_enter` leads into, each an `AttentionLayer`.
+    """
 
     runs_ahead = True
+    layers: nn.ModuleList
 
-    def __init__(self, settings: AdapterSettings) -> None:
-        super().__init__(settings)
-        self.positions = nn.Parameter(torch.randn(1, settings.max_positions, settings.hidden_size) * 0.02)
-        self.layers = _layers(settings)
-        self.output_norm = nn.LayerNorm(settings.hidden_size)
-        self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
+    def look_up(self, token_ids: Int[Tensor, " rows"], lm_head: Tensor) -> Float[Tensor, "rows hidden"]:
+        """What stands for tokens in its input; `lm_head` is the target's."""
+        return token_states(token_ids[None], lm_head)[0]
+
+    def logits(self, states: Float[Tensor, "*rows hidden"], lm_head: Tensor) -> Float[Tensor, "*rows vocab"]:
+        """What predicted states say in the target's ids; `lm_head` is the target's."""
+        return nn.functional.linear(states.to(lm_head.dtype), lm_head)
+
+    def _placed(self, x: Tensor, places: Tensor) -> Tensor:
+        """Rows [b, t, ...] with their positions, int64 [t], in them; as they are where the layers see to that."""
+        return x
 
     @abstractmethod
     def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -216,7 +226,7 @@ class Head(Adapter):
         fed: Tensor | None = None
         for depth in range(depths):
             start, x = self._enter(given, depth, fed)
-            x = x + self.positions[:, depth : depth + time]
+            x = self._placed(x, torch.arange(depth, depth + time, device=x.device))
             for layer, cache in zip(self.layers, caches, strict=True):
                 x = layer(x, cache=cache)
             state, fed = self._leave(start, x)
@@ -224,8 +234,22 @@ class Head(Adapter):
         return predicted
 
 
+class LearnedHead(Head):
+    """A head of this package's own layers, with learned positions."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__(settings)
+        self.positions = nn.Parameter(torch.randn(1, settings.max_positions, settings.hidden_size) * 0.02)
+        self.layers = _layers(settings)
+        self.output_norm = nn.LayerNorm(settings.hidden_size)
+        self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
+
+    def _placed(self, x: Tensor, places: Tensor) -> Tensor:
+        return x + self.positions[:, places]
+
+
 @register("L5")
-class EagleHead(Head):
+class EagleHead(LearnedHead):
     """L5, and B1 on the target's own states: h + s (o - h), after EAGLE (Li et al. 2024) without token embeddings."""
 
     def __init__(self, settings: AdapterSettings) -> None:
@@ -255,7 +279,7 @@ class TargetHead(EagleHead):
 
 
 @register("L5F")
-class FusedHead(Head):
+class FusedHead(LearnedHead):
     """L5F: drafter and target states, gated; the drafter reads along while the head runs ahead.
 
     Row t takes the drafter's row t and the target's row t as the earlier checkpoints did; what is given as the
@@ -287,7 +311,7 @@ class FusedHead(Head):
 
 
 @register("E3")
-class LayersHead(Head):
+class LayersHead(LearnedHead):
     """E3: states of a low, a middle and a high layer of the target, fused, and the token that follows each.
 
     After EAGLE-3 (Li et al. 2025): the fused feature stands only at rows the target has read; after the anchor the

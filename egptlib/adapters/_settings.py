@@ -11,7 +11,7 @@ class AdapterSettings:
     """Everything an adapter is built from; saved beside its weights.
 
     Attributes:
-        level: L1, L2, L3, L4, L5, L5F, B1, E3, or one added with `register`.
+        level: L1, L2, L3, L4, L5, L5F, B1, E3, E3S, or one added with `register`.
         hidden_size: width of the target's states, in which the adapter works.
         drafter_size: width of the drafter's; None when it is the same.
         bottleneck: width inside a bottleneck (L1 to L3).
@@ -26,6 +26,11 @@ class AdapterSettings:
             did, and what no drafter can do (findings C19).
         num_source_layers: layers of the target that E3 fuses.
         source_layers: their numbers, where they are known: those of the samples it was trained on.
+        num_kv_heads: of E3S: heads of keys and values; as many as `num_heads` when left out.
+        rope_theta, norm_eps: of E3S: base of its rotary positions, and what its norms add to a mean square.
+        norm_before_residual: of E3S: whether its layer adds to the normed state, or to the state as it came.
+        draft_vocab, target_vocab: of an E3S that was published with its own lm head and embeddings: tokens that it
+            writes, and that it reads. 0: it reads and writes through the target's lm head.
         reads_last: of L5: whether the drafter has read the last known token when L5 runs ahead from it, so that its
             row t + 1 stands in place t, as in L5F. False is the earlier L5, which knows row t alone.
     """
@@ -44,6 +49,12 @@ class AdapterSettings:
     causal: bool = True
     num_source_layers: int = 3
     source_layers: tuple[int, ...] = ()
+    num_kv_heads: int | None = None
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    norm_before_residual: bool = False
+    draft_vocab: int = 0
+    target_vocab: int = 0
     reads_last: bool = False
 
     def __post_init__(self) -> None:
@@ -57,6 +68,10 @@ class AdapterSettings:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"adapter settings: num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
+        if self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
+            raise ValueError(
+                f"adapter settings: num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"adapter setting dropout: expected 0 <= dropout < 1, got {self.dropout}")
@@ -79,7 +94,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {}
 """By level, what it starts from where it is not told otherwise; filled by `register`."""
 LEVELS = DEFAULTS.keys()
 """Names of the levels that work on hidden states."""
-RUNS_AHEAD = ("L5", "L5F", "B1", "E3")
+RUNS_AHEAD = ("L5", "L5F", "B1", "E3", "E3S")
 """Those of this package whose output at row t stands for row t + 1."""
 
 

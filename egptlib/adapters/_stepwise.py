@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from egptlib.adapters._layers import Layer
+from egptlib.adapters._layers import AttentionLayer
 from egptlib.adapters._levels import AttentionAdapter, Head
 from egptlib.models import tree_depths, tree_mask
 
@@ -22,7 +22,7 @@ class CachedLayers:
     """
 
     def __init__(self, layers: Iterable[nn.Module]):
-        self.layers: list[Layer] = [layer for layer in layers if isinstance(layer, Layer)]
+        self.layers: list[AttentionLayer] = [layer for layer in layers if isinstance(layer, AttentionLayer)]
         self.length = 0
         self._past: list[tuple[Tensor, Tensor]] = []  # keys and values [heads, length, e] by layer
 
@@ -32,21 +32,27 @@ class CachedLayers:
             self._past = [(k[:, :length], v[:, :length]) for k, v in self._past]
             self.length = length
 
-    def __call__(self, x: Float[Tensor, "rows hidden"], sees: Tensor | None = None) -> Float[Tensor, "rows hidden"]:
-        """Read more rows; `sees` [rows, length + rows] is added to the scores, None is causal."""
+    def __call__(
+        self, x: Float[Tensor, "rows input"], places: Tensor | None = None, sees: Tensor | None = None
+    ) -> Float[Tensor, "rows hidden"]:
+        """Read more rows.
+
+        Args:
+            places: int64 [rows], the position of each; None: one after the other.
+            sees: [rows, length + rows], added to the scores; None: causal.
+        """
         n, past = len(x), self.length
+        places = torch.arange(past, past + n, device=x.device) if places is None else places
         if sees is None and n > 1:
             sees = torch.ones(n, past + n, dtype=torch.bool, device=x.device).tril(past)
         now = []
         for i, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.attn_norm(x)).view(n, 3, layer.num_heads, -1)
-            q, k, v = qkv.permute(1, 2, 0, 3)  # [heads, n, e] each
+            q, k, v = (part[0] for part in layer.heads(x[None], places))  # [heads, n, e] each
             if past:
                 k, v = torch.cat([self._past[i][0], k], dim=1), torch.cat([self._past[i][1], v], dim=1)
             now.append((k, v))
             attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=sees)[0]
-            x = x + layer.out(attended.transpose(0, 1).reshape(n, -1))
-            x = x + layer.down(F.gelu(layer.up(layer.ffn_norm(x))))
+            x = layer.finish(x[None], attended.transpose(0, 1).reshape(1, n, -1))[0]
         self._past, self.length = now, past + n
         return x
 
@@ -130,9 +136,9 @@ class HeadRun:
         self._tree += parents
         fed = torch.stack([self._fed_by_node[node] if node >= 0 else self._fed[0, -1] for node in parents])
         start, x = self.head._enter([rows[None] for rows in given], 0, fed[None])
-        places = [self.length + depth for depth in tree_depths(self._tree)[-len(parents) :]]
+        depths = torch.tensor(tree_depths(self._tree)[-len(parents) :], device=x.device)
         mask = tree_mask(self.length, self._tree, len(parents)).to(x)
-        x = self.cache((x + self.head.positions[:, places])[0], mask)
+        x = self.cache(self.head._placed(x, self.length + depths)[0], self.length + depths, mask)
         states, fed = self.head._leave(start, x[None])
         self._fed_by_node += fed[0]
         return states[0]
@@ -145,6 +151,6 @@ class HeadRun:
             raise ValueError(
                 f"{self.head.level}: {last} positions; it was built for {self.head.settings.max_positions}"
             )
-        x = self.cache((x + self.head.positions[:, first:last])[0])
+        x = self.cache(self.head._placed(x, torch.arange(first, last, device=x.device))[0])
         state, self._fed = self.head._leave(start[:, -1:], x[None, -1:])
         return state[0, 0]

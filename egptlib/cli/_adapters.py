@@ -1,4 +1,4 @@
-"""Verbs of the adapters room: adapters, train, train-mini-heads, train-tokens."""
+"""Verbs of the adapters room: adapters, train, train-mini-heads, train-tokens, export-head."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -147,3 +147,34 @@ def train_tokens(
     for row in result.rows(first=1):
         top5 = f"{row['top5']:.4f}" if "top5" in row else ""
         print(f"{row['method']:<32} {row['top1']:>7.4f} {top5:>7} {row['accepted_prefix']:>7.2f}")
+
+
+@app.command()
+def export_head(
+    head: Annotated[Path, typer.Argument(help="Run folder of a trained E3S, or the folder of its weights.")],
+    out: Annotated[Path, typer.Option(help="Empty or new folder to write to.")],
+    form: Annotated[str, typer.Option("--format", help="speculators (vLLM opens it) or sglang.")] = "speculators",
+    states: Annotated[
+        Path | None,
+        typer.Option(help="Hidden states whose tokens are the draft vocabulary; all of the target's when left out."),
+    ] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="Name or path of the target's checkpoint, which the server will run.")
+    ] = None,
+    pair: Pair = "mini",
+) -> None:
+    """Write a trained E3S so that an inference server opens it."""
+    from egptlib.adapters import export_head as export
+    from egptlib.adapters import load_adapter
+    from egptlib.models import load_pair
+
+    found = load_adapter(head)
+    tokens = None
+    if states is not None:
+        from egptlib.hidden_states import HiddenStates
+
+        found_ids = (sample.token_ids for sample in HiddenStates.open(states))
+        tokens = sorted({int(i) for ids in found_ids if ids is not None for i in ids})
+    target = load_pair(pair).target
+    export(found, target, out, form, tokens, verifier)
+    print(f"{form}: {len(tokens) if tokens else len(target.lm_head.weight)} tokens can be drafted -> {out}")

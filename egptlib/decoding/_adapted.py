@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun, token_states
+from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
@@ -122,7 +122,7 @@ class HeadDrafter(ModelDrafter):
         states, logits, probabilities = list[Tensor](), list[Tensor](), list[Tensor]()
         while True:
             states.append(state.to(self.lm_head.weight.dtype))
-            logits.append(self.lm_head(states[-1]))
+            logits.append(self._logits(state))
             if sampler.greedy:
                 token = int(logits[-1].argmax())
             else:
@@ -164,7 +164,7 @@ class HeadDrafter(ModelDrafter):
         return self._run.read(*self._rows(tokens, first, ahead=False))
 
     def _logits(self, states: Tensor) -> Tensor:
-        return self.lm_head(states.to(self.lm_head.weight.dtype))
+        return self.head.logits(states, self.lm_head.weight)
 
     def _rows(self, tokens: list[int], first: int, ahead: bool) -> list[Tensor]:
         """What the head takes at the places of `tokens` from `first` on, in the order of its `inputs`.
@@ -176,7 +176,7 @@ class HeadDrafter(ModelDrafter):
         for name in self.head.inputs:
             if name == "token_states":
                 ids = torch.tensor(tokens[first:], device=self.lm_head.weight.device)
-                given = token_states(ids[None], self.lm_head.weight)[0]
+                given = self.head.look_up(ids, self.lm_head.weight)
             elif ahead and not (name == "drafter_hidden" and self.head.drafter_along):
                 given = torch.empty(0)
             elif name == "drafter_hidden":

@@ -178,7 +178,7 @@ def _ahead_from(adapter: Head, given: list[Tensor], anchor: int, depths: int) ->
             start, x = adapter._enter([g[:, place : place + 1] for g in given], 0, fed)
         entered.append(x)
         row = torch.cat(entered, dim=1)
-        row = row + adapter.positions[:, : row.shape[1]]
+        row = adapter._placed(row, torch.arange(row.shape[1]))
         for layer in adapter.layers:
             row = layer(row)
         state, fed = adapter._leave(start[:, -1:], row[:, -1:])
