@@ -168,13 +168,12 @@ def export_head(
     from egptlib.adapters import load_adapter
     from egptlib.models import load_pair
 
-    found = load_adapter(head)
     tokens = None
     if states is not None:
         from egptlib.hidden_states import HiddenStates
 
         found_ids = (sample.token_ids for sample in HiddenStates.open(states))
         tokens = sorted({int(i) for ids in found_ids if ids is not None for i in ids})
-    target = load_pair(pair).target
+    found, target = load_adapter(head), load_pair(pair).target
     export(found, target, out, form, tokens, verifier)
     print(f"{form}: {len(tokens) if tokens else len(target.lm_head.weight)} tokens can be drafted -> {out}")
