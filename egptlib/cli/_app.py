@@ -21,10 +21,10 @@ MOST = 2**53  # of any number: what a float counts exactly, and microseconds sin
 # What the verbs are for, as `egptlib --help` shows them; one that is not here stands last.
 GROUPS = {
     "Explore": "lab make-data make-scenes cut-dsec check show-events explain plan-memory plan-extraction adapters",
-    "Measure": "run sweep runs extract train train-tokens evaluate benchmark rehearse",
+    "Measure": "run sweep runs extract train train-tokens evaluate benchmark",
     "Predict": "predict trace fit-costs findings predict-recorded",
     "Publish": "report paper export-head",
-    "Maintain": "selftest convert train-mini train-mini-heads papers roadmap",
+    "Maintain": "selftest quantize random-pair convert train-mini train-mini-heads papers roadmap",
 }
 
 
@@ -52,7 +52,7 @@ class OneLineErrors(Verbs):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         sigterm_interrupts()
-        show_log()
+        stop_showing = show_log()
         for stream in (sys.stdout, sys.stderr):  # what is named may hold what the terminal cannot write
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -67,6 +67,8 @@ class OneLineErrors(Verbs):
             if "--debug" in (options.get("args") or sys.argv) or os.environ.get("EGPTLIB_DEBUG", "") not in ("", "0"):
                 raise
             self._end(_message(error))
+        finally:
+            stop_showing()
         sys.exit(code or 0)
 
     def invoke(self, context: Any) -> Any:

@@ -189,6 +189,7 @@ def test_on_a_gpu_all_work_of_the_drafter_is_on_its_own_stream(monkeypatch: pyte
     assert work == ["start inside", *["propose inside"] * 3, "synchronized inside"]
 
 
+@pytest.mark.slow
 def test_a_drafter_that_fails_beside_the_target_is_told(target: Model) -> None:
     for kind in (DrafterProcess, DrafterThread):
         with kind(FailingDrafter()) as running, pytest.raises((RuntimeError, ValueError), match="no events here"):
@@ -231,6 +232,7 @@ def test_a_failure_of_the_drafter_is_told(target: Model) -> None:
             thread.wait()
 
 
+@pytest.mark.slow
 def test_a_drafter_that_was_used_can_still_move_to_a_process(target: Model, drafter: Drafter) -> None:
     drafter.start([4, 5, 6], "", Recorder())  # packs its weights, which cannot be pickled
     module = drafter.model.module  # type: ignore[attr-defined]
@@ -267,6 +269,7 @@ def _scene(tokens: list[int]) -> Any:
     return _Tokens(tokens)
 
 
+@pytest.mark.slow
 def test_the_target_takes_the_cores_that_are_left(target: Model, drafter: Drafter) -> None:
     before = torch.get_num_threads()
     try:

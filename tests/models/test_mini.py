@@ -129,6 +129,7 @@ def test_a_drawn_window_is_what_a_written_cut_and_read_sequence_shows(streets):
         assert index < FIRST_FREE_SEED and renderer.world.seed < FIRST_FREE_SEED
 
 
+@pytest.mark.slow
 def test_windows_are_drawn_once_and_a_longer_set_begins_with_the_shorter(tmp_path, monkeypatch):
     monkeypatch.setattr(_windows, "_IN_A_FILE", 2)
     few = load_windows(3, tmp_path)

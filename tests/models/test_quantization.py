@@ -305,6 +305,7 @@ def test_each_weight_becomes_the_nearest_code_of_its_block(shape: tuple[int, int
         assert found.tolist() == nearest.tolist()
 
 
+@pytest.mark.slow
 def test_bitsandbytes_takes_our_kernel_and_says_nothing_of_a_hub() -> None:
     """Its warning says that a kernel of the hub is missing; nothing is fetched here, and its own serves as well."""
     code = (
