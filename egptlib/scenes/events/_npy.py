@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import threading
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,9 @@ from egptlib.scenes.events._fields import check_columns, check_events, find_fiel
 from egptlib.scenes.events._source import ROWS_PER_BLOCK, Rows, Source
 from egptlib.scenes.events._table import find_order, matrix_columns
 
+# NumPy parses headers with `ast`, which in CPython 3.11 counts its depth for all threads together: with two at work a
+# sound file now and then ended in "AST constructor recursion depth mismatch" (gh-106905).
+_PARSING = threading.Lock()
 _PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d+|[Mm]8")
 
 
@@ -47,15 +51,29 @@ def open_npy(path: Path) -> Source:
 
 def read_npy(file: IO[bytes], path: Path | None = None) -> Any:
     """Read one array, or what it pickles, without running code it may carry; where `path` is given, map plain data."""
-    version = npy_format.read_magic(file)
-    read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    shape, dtype = read_header(file)
     if dtype.hasobject:
         return _NumpyOnlyUnpickler(file).load()
     if path is not None and 0 not in shape:  # an empty file cannot be mapped
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return map_npy(path)
     file.seek(0)
-    return npy_format.read_array(file, allow_pickle=False)
+    with _PARSING:
+        return npy_format.read_array(file, allow_pickle=False)
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array; the file stands behind its header then."""
+    version = npy_format.read_magic(file)
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    with _PARSING:
+        shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def map_npy(path: str | PathLike[str]) -> Any:
+    """An array of plain data, mapped from its file."""
+    with _PARSING:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def rows_of(value: Any, format: str, path: Path, close: Callable[[], None] | None = None) -> Source:

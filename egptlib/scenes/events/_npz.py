@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from egptlib.scenes.events._fields import ALIASES, FIELDS
-from egptlib.scenes.events._npy import read_npy, rows_of
+from egptlib.scenes.events._npy import map_npy, read_header, read_npy, rows_of
 from egptlib.scenes.events._source import Source
 
 _NONE = np.dtype(np.uint8)  # has no fields
@@ -48,13 +48,12 @@ def open_npz(path: Path) -> Source:
 
 def _read(archive: zipfile.ZipFile, name: str, folder: str) -> np.ndarray:
     with archive.open(name) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(member)
+        shape, dtype = read_header(member)
     if dtype.hasobject or 0 in shape:
         with archive.open(name) as member:
             return read_npy(member)
-    return np.load(archive.extract(name, folder), mmap_mode="r", allow_pickle=False)
+    mapped: np.ndarray = map_npy(archive.extract(name, folder))
+    return mapped
 
 
 def _joined(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy_format
 
-from egptlib.scenes import load_events, save_events
+from egptlib.scenes import EventFile, load_events, save_events
 from tests.scenes.conftest import random_events
 
 
@@ -189,3 +191,29 @@ def test_missing_field_file_and_suffix(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(100))
     with pytest.raises(ValueError, match=r"a\.bin: not a recording of events in a known format"):
         load_events(tmp_path / "a.bin")
+
+
+def test_one_header_is_parsed_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In CPython 3.11 two threads in `ast` at once, where NumPy's headers go, refuse a sound file now and then."""
+    events = random_events(40)
+    np.save(tmp_path / "rows.npy", np.rec.fromarrays(list(events.values()), names=",".join(events)))
+    np.savez(tmp_path / "rows.npz", **events)
+    inside, most = [0], [0]
+
+    def watched(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.002)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                inside[0] -= 1
+
+        return call
+
+    monkeypatch.setattr(npy_format, "read_array_header_1_0", watched(npy_format.read_array_header_1_0))
+    monkeypatch.setattr(np, "load", watched(np.load))
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(EventFile, [tmp_path / f"rows.{end}" for end in ("npy", "npz") * 8]))
+    assert len(opened) == 16 and most == [1]
