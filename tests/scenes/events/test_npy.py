@@ -196,7 +196,10 @@ def test_missing_field_file_and_suffix(tmp_path: Path) -> None:
 def test_one_header_is_parsed_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In CPython 3.11 two threads in `ast` at once, where NumPy's headers go, refuse a sound file now and then."""
     events = random_events(40)
-    np.save(tmp_path / "rows.npy", np.rec.fromarrays(list(events.values()), names=",".join(events)))
+    rows = np.zeros(40, [(name, column.dtype) for name, column in events.items()])
+    for name, column in events.items():
+        rows[name] = column
+    np.save(tmp_path / "rows.npy", rows)
     np.savez(tmp_path / "rows.npz", **events)
     inside, most = [0], [0]
 
