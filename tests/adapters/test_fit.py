@@ -101,3 +101,10 @@ def test_every_step_is_that_of_the_formulas(tmp_path: Path, settings: FitSetting
     assert told.best_epoch == 2 and told.best["mean_acceptance_length"] == 0.3
     assert [row["epoch"] for row in best] == [1, 2] and len(told.history) == EPOCHS
     assert told.seconds == pytest.approx(sum(row["seconds"] for row in told.history))
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"learning_rate": -1e-3}, {"warmup": 1.0}, {"warmup": -0.1}])
+def test_a_rate_and_a_warm_up_that_cannot_be_are_refused_each_by_itself(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"got .*{next(iter(wrong.values()))}"):
+        FitSettings(**wrong)  # type: ignore[arg-type]
+    assert FitSettings(learning_rate=1e-9, warmup=0.0).warmup == 0

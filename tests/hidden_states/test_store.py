@@ -243,6 +243,7 @@ def test_samples_that_do_not_fit_are_refused_whole(tmp_path: Path) -> None:
         cases: list[tuple[dict[str, Any], str]] = [
             ({}, "already in"),
             ({"metadata": {"scene": "a"}}, "metadata lacks 'question'"),
+            ({"metadata": {"question": "q"}}, "metadata lacks 'scene'"),
         ]
         other = {"metadata": {"scene": "a", "question": "b"}}
         cases += [

@@ -1,5 +1,6 @@
 """Rejections against a plain count and a plain bootstrap; labels that group; misuse."""
 
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -88,3 +89,11 @@ def test_a_resample_without_anything_to_divide_by_does_not_count() -> None:
     """Of two samples one has nothing: resamples of it alone are left out, and give no warning."""
     nothing = bootstrap([[0.0, 0.0], [3.0, 2.0]], lambda sums: sums[..., 0] / sums[..., 1])
     assert (nothing.low, nothing.high) == (1.5, 1.5)
+
+
+def test_a_resample_that_divides_by_nothing_warns_nobody() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ratio = bootstrap([[1.0, 0.0], [1.0, 1.0]], lambda sums: sums[..., 0] / sums[..., 1])
+    assert ratio.value == 2 and ratio.low == 1  # the upper end is where a quarter of the resamples are: infinite
+    assert not ratio.high < 1e9
