@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egptlib.hidden_states._extract import duration, extract
+from egptlib.hidden_states._extract import duration, extract, log
 from egptlib.hidden_states._reader import HiddenStates
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def plan_extraction(
         raise ValueError("scenes: expected at least one")
     step = max(1, len(scenes) // trial_scenes)
     tried = [scenes[i] for i in range(0, len(scenes), step)][:trial_scenes]
-    with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as folder, _untold():
         extract(pair, tried[:1], Path(folder, "warm"), num_questions=num_questions, **options)
         start = time.perf_counter()
         done = extract(pair, tried, Path(folder, "trial"), num_questions=num_questions, **options)
@@ -74,3 +76,14 @@ def plan_extraction(
     total = len(scenes) * min(num_questions, getattr(scenes, "num_questions", num_questions))
     share = total / done.num_extracted
     return ExtractionPlan(total, chunks * share + heads, seconds * share, done.num_extracted)
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """What a trial extracts into a folder of the moment is nobody's result: no line about it, warnings alone."""
+    before = log.level
+    log.setLevel(WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -100,11 +100,14 @@ def _broken(hs: HiddenStates) -> Iterator[Any]:
     raise RuntimeError("power")
 
 
-def test_the_plan_tells_the_size(pair: Pair, tmp_path: Path) -> None:
+def test_the_plan_tells_the_size(pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "egptlib")
     scenes = [make_scene(i) for i in range(4)]
     plan = plan_extraction(pair, scenes, num_questions=2, trial_scenes=2, max_new_tokens=4)
     assert (plan.num_samples, plan.num_trial) == (8, 4) and plan.seconds > 0
+    assert caplog.messages == []  # its trial's folder is gone
     extract(pair, scenes, tmp_path, num_questions=2, max_new_tokens=4)
+    assert len(caplog.messages) == 1
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert plan.num_bytes == pytest.approx(size, rel=0.02)
 
