@@ -75,7 +75,7 @@ def test_the_verbs_hand_on_what_they_are_told(
     monkeypatch.setattr("egptlib.scenes.open_scenes", lambda *args, **named: [make_scene(i) for i in range(2)])
     monkeypatch.setattr("egptlib.models.load_pair", lambda _: pair)
     result = run(app, ["plan-extraction", "--num-questions", "2", "--max-new-tokens", "3"])
-    assert result.exit_code == 0 and re.search(r"^4 samples, [\d.]+ MB, [\d.]+ s in one process", result.output, re.M)
+    assert result.exit_code == 0 and re.search(r"^4 samples, [\d.]+ MB, [\d.]+ s in one process", result.stdout, re.M)
     old = str(shared / "golden" / "legacy_chunks")
     result = run(app, ["convert", old, str(tmp_path / "converted")])
     assert result.exit_code == 0 and "converted 60 samples, 0 were there already" in result.output
