@@ -27,12 +27,10 @@ from egptlib.decoding import (
     SequenceDrafter,
     Stop,
     as_drafter,
-    common_vocabulary,
     first_divergence,
-    shared_vocabulary,
     speculative_generate,
 )
-from egptlib.models import Inputs, spelling
+from egptlib.models import Inputs, common_vocabulary, shared_vocabulary, spelling
 
 from .conftest import VOCAB, TextModel, make_model, plain
 

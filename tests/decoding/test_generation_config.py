@@ -22,12 +22,11 @@ from egptlib.decoding import (
     TreeShape,
     hidden_prefill_generate,
     pipelined_generate,
-    shared_vocabulary,
     speculative_generate,
 )
 from egptlib.measuring import find_divergences, record_agreement
 from egptlib.metrics import replay
-from egptlib.models import Inputs, Prompt, PromptAs
+from egptlib.models import Inputs, Prompt, PromptAs, shared_vocabulary
 from egptlib.models._rules import APPLIED, REFUSED
 
 from .conftest import TextModel, plain

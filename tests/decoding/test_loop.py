@@ -18,11 +18,10 @@ from egptlib.decoding import (
     SequenceDrafter,
     Stop,
     acceptance_by_position,
-    common_vocabulary,
-    shared_vocabulary,
     speculative_decode,
     speculative_generate,
 )
+from egptlib.models import common_vocabulary, shared_vocabulary
 
 from .conftest import EOS, VOCAB, TextModel, make_model, plain
 

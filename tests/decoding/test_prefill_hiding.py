@@ -24,12 +24,11 @@ from egptlib.decoding import (
     as_drafter,
     hidden_prefill_generate,
     pipelined_generate,
-    shared_vocabulary,
 )
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.measuring import compare_prefill_hiding, contention
-from egptlib.models import Model
+from egptlib.models import Model, shared_vocabulary
 
 from .conftest import make_model
 

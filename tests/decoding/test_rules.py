@@ -19,14 +19,13 @@ from egptlib.decoding import (
     SequenceDrafter,
     TopK,
     Typical,
-    shared_vocabulary,
     speculative_generate,
 )
 from egptlib.decoding._loop import keep
 from egptlib.decoding._rules import Verdict
 from egptlib.hidden_states._samples import figures
 from egptlib.metrics import Costs
-from egptlib.models import confidences
+from egptlib.models import confidences, shared_vocabulary
 
 from .conftest import TextModel, plain
 

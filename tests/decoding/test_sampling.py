@@ -29,10 +29,9 @@ from egptlib.decoding import (
     SequenceDrafter,
     TopK,
     TreeShape,
-    common_vocabulary,
-    shared_vocabulary,
     speculative_generate,
 )
+from egptlib.models import common_vocabulary, shared_vocabulary
 
 from .conftest import TextModel, make_model
 

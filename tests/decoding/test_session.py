@@ -28,13 +28,11 @@ from egptlib.decoding import (
     SceneSession,
     SequenceDrafter,
     ask_together,
-    common_vocabulary,
-    shared_vocabulary,
     speculative_generate,
 )
 from egptlib.decoding._together import drafts_together
 from egptlib.measuring import BlankedDrafter
-from egptlib.models import Model, Prompt, load_pair
+from egptlib.models import Model, Prompt, common_vocabulary, load_pair, shared_vocabulary
 from egptlib.models._rows import Rows
 from egptlib.scenes import open_scenes
 

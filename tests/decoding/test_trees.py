@@ -32,11 +32,10 @@ from egptlib.decoding import (
     acceptance_by_rank,
     hidden_prefill_generate,
     round_tokens,
-    shared_vocabulary,
     speculative_generate,
 )
 from egptlib.decoding._trees import grow
-from egptlib.models import tree_paths
+from egptlib.models import shared_vocabulary, tree_paths
 
 from .conftest import VOCAB, TextModel, make_model, plain
 from .test_sampling import SMALL, run_often

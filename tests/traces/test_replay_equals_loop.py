@@ -20,13 +20,12 @@ from egptlib.decoding import (
     Sampling,
     Stop,
     as_drafter,
-    shared_vocabulary,
     speculative_decode,
     speculative_generate,
 )
 from egptlib.measuring import Agreement, record_agreement, record_cascade
 from egptlib.metrics import Costs, expected_accepted, replay, replay_cascade, replay_policy
-from egptlib.models import Pair, load_pair
+from egptlib.models import Pair, load_pair, shared_vocabulary
 from egptlib.scenes import Scene
 from egptlib.traces import trace_from_agreement, trace_from_generations
 from tests.decoding.conftest import TextModel, make_model

@@ -1,0 +1,12 @@
+from ._bibliography import Entry as Entry
+from ._bibliography import old_preprints as old_preprints
+from ._bibliography import read_bibliography as read_bibliography
+from ._fetch import Fetched as Fetched
+from ._fetch import fetch_papers as fetch_papers
+from ._papers import Papers as Papers
+from ._papers import check_papers as check_papers
+from ._roadmap import INDEX as INDEX
+from ._roadmap import Roadmap as Roadmap
+from ._roadmap import check_roadmap as check_roadmap
+from ._roadmap import render_index as render_index
+from ._roadmap import statistics as statistics
