@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egptlib._clock import Recorder
 from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun
 from egptlib.decoding._drafters import Draft, Stop
-from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape, grow

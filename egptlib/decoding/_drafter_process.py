@@ -19,13 +19,12 @@ from typing import Any
 import torch
 import torch.multiprocessing as multiprocessing
 
-from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
-from egptlib.decoding._generation import Event, Recorder
+from egptlib._clock import Event, Recorder
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop, write_on
 from egptlib.decoding._sampling import Sampler
 from egptlib.models import Model, is_left_behind
 
 MAX_TOKENS = 512  # of one job
-_GREEDY = Sampler()
 
 
 class _Board(ctypes.Structure):
@@ -254,6 +253,10 @@ def _serve(
     torch.set_num_threads(num_threads)
     memory: SharedMemory | None = None
     scene: Any = None
+
+    def stopped() -> bool:
+        return bool(board.stop >= board.job)
+
     connection.send([])
     while True:
         try:
@@ -278,7 +281,9 @@ def _serve(
                 answer: list[int] = []
             else:
                 answer, limit = arguments
-            _draft(drafter, end_token_ids, answer, limit, board, recorder)
+            for token, confidence in write_on(drafter, answer, limit, end_token_ids, stopped, recorder):
+                board.tokens[board.count], board.confidence[board.count] = token, confidence
+                board.count += 1
             # who waits for a proposal stamps it himself
             connection.send(recorder.events if verb != "propose" else [])
         except BaseException:
@@ -320,22 +325,3 @@ def _unpickle(head: bytes, memory: SharedMemory, sizes: list[int]) -> Any:
         buffers.append(bytearray(view[place : place + size]))  # a copy: the next scene overwrites the memory
         place += size
     return pickle.loads(head, buffers=buffers)
-
-
-def _draft(
-    drafter: Drafter, end_token_ids: frozenset[int], answer: list[int], limit: int, board: Any, recorder: Recorder
-) -> None:
-    """Draft token by token, so that each is on the board when it is made."""
-    if limit < 1:
-        return
-    with recorder("drafter", "draft", drafter.device) as info:
-        info["drafted"] = 0
-        while board.count < limit and board.stop < board.job:
-            made = board.count
-            draft = drafter.propose([*answer, *board.tokens[:made]], 1, _GREEDY)
-            if not draft.tokens:
-                break
-            board.tokens[made], board.confidence[made] = draft.tokens[0], draft.confidence[0]
-            board.count = info["drafted"] = made + 1
-            if draft.tokens[0] in end_token_ids:
-                break

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
-from egptlib.decoding._generation import Event, Recorder
+from egptlib._clock import Event, Recorder
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop, write_on
 from egptlib.decoding._sampling import Sampler
 
 
@@ -122,17 +122,6 @@ class DrafterThread:
         with self._on_stream():
             if prompt is not None:
                 self.drafter.start(*prompt, recorder)
-            if limit < 1:
-                return
-            with recorder("drafter", "draft", self.device) as info:
-                info["drafted"] = 0
-                greedy = Sampler()
-                while len(out.tokens) < limit and not flag.is_set():
-                    draft = self.drafter.propose([*answer, *out.tokens], 1, greedy)
-                    if not draft.tokens:
-                        break
-                    out.tokens.append(draft.tokens[0])
-                    out.confidence.append(draft.confidence[0])
-                    info["drafted"] = len(out.tokens)
-                    if draft.tokens[0] in self.end_token_ids:
-                        break
+            for token, confidence in write_on(self.drafter, answer, limit, self.end_token_ids, flag.is_set, recorder):
+                out.tokens.append(token)
+                out.confidence.append(confidence)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from egptlib.decoding._generation import Recorder
+from egptlib._clock import Recorder
 from egptlib.decoding._sampling import Sampler
 
 Stop = Callable[[float], bool]
@@ -90,6 +90,11 @@ class WatchingDrafter(Protocol):
         ...
 
 
+def source_layers(drafter: object) -> tuple[int, ...]:
+    """The target's layers that a drafter wants the states of; none where it does not watch."""
+    return drafter.source_layers if isinstance(drafter, WatchingDrafter) else ()
+
+
 @runtime_checkable
 class KeepingDrafter(Protocol):
     """A drafter that can keep what the prompts about one scene have in common; without it each is read whole."""
@@ -156,3 +161,35 @@ def certain(tokens: list[int], stop: Stop | None) -> Draft:
             tokens = tokens[: i + 1]
             break
     return Draft(tokens, [1.0] * len(tokens))
+
+
+def write_on(
+    drafter: Drafter,
+    answer: Sequence[int],
+    limit: int,
+    ends: frozenset[int],
+    stop: Callable[[], bool],
+    recorder: Recorder,
+) -> Iterator[tuple[int, float]]:
+    """Draft greedily behind `answer`, each token with its confidence as soon as it is made: a job of a drafter that
+    works beside its caller.
+
+    Args:
+        limit: no more tokens than this.
+        ends: tokens behind which nothing is drafted.
+        stop: asked before each token; True ends the job.
+    """
+    if limit < 1:
+        return
+    tokens, greedy = list[int](), Sampler()
+    with recorder("drafter", "draft", drafter.device) as info:
+        info["drafted"] = 0
+        while len(tokens) < limit and not stop():
+            draft = drafter.propose([*answer, *tokens], 1, greedy)
+            if not draft.tokens:
+                break
+            tokens.append(draft.tokens[0])
+            yield draft.tokens[0], draft.confidence[0]
+            info["drafted"] = len(tokens)
+            if tokens[-1] in ends:
+                break

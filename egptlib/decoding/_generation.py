@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from egptlib.models import synchronize
-
-Lane = Literal["drafter", "target"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One stretch of work of one model.
-
-    Attributes:
-        lane: which model worked.
-        stage: "preprocess", "vision", "prefill", "draft", "verify" (a draft was checked) or "step" (nothing was
-            drafted, the target decoded one token).
-        start, end: seconds of `time.perf_counter`, the same clock for all threads and processes of the machine.
-        info: what is worth knowing about it, e.g. `drafted` and `accepted` counts, and the `tokens` of a draft.
-    """
-
-    lane: Lane
-    stage: str
-    start: float
-    end: float
-    info: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
-
-
-class Recorder:
-    """Stamps events; may be used from several threads at once.
-
-        with recorder("drafter", "draft", device) as info:
-            info["drafted"] = 3
-
-    Attributes:
-        events: in the order in which they ended.
-    """
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    @contextmanager
-    def __call__(self, lane: Lane, stage: str, device: torch.device) -> Iterator[dict[str, Any]]:
-        """Time a stage; the device has finished what was asked of it at both ends."""
-        info: dict[str, Any] = {}
-        synchronize(device)
-        start = time.perf_counter()
-        try:
-            yield info
-        finally:
-            synchronize(device)
-            self.events.append(Event(lane, stage, start, time.perf_counter(), info))
+from egptlib._clock import Event as Event
+from egptlib._clock import Recorder as Recorder
+from egptlib._clock import stage_seconds
 
 
 class Round(NamedTuple):
@@ -123,11 +71,7 @@ class Generation:
     @property
     def times(self) -> dict[str, float]:
         """Seconds per stage, named "lane.stage" ("target.verify"), in order of first occurrence."""
-        times: dict[str, float] = {}
-        for event in sorted(self.events, key=lambda event: event.start):
-            key = f"{event.lane}.{event.stage}"
-            times[key] = times.get(key, 0.0) + event.seconds
-        return times
+        return {f"{lane}.{stage}": seconds for (lane, stage), seconds in stage_seconds(self.events).items()}
 
     @property
     def wall_seconds(self) -> float:

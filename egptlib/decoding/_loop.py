@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, WatchingDrafter
-from egptlib.decoding._generation import Generation, Recorder, Round
-from egptlib.decoding._lengths import DraftLength, FixedLength
+from egptlib._clock import Recorder
+from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, source_layers
+from egptlib.decoding._generation import Generation
+from egptlib.decoding._lengths import DraftLength
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._retokenized import RetokenizedDrafter
-from egptlib.decoding._rules import Lossless, Rule, Verdict
+from egptlib.decoding._round import OpenAnswer
+from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler, Sampling
+from egptlib.decoding._settings import Options, Settings
 from egptlib.decoding._trees import TreeDrafter, TreeShape
 from egptlib.models import Matching, Model, State, check_trees, common_prefix, match_vocabularies
 
@@ -60,25 +63,14 @@ def speculative_generate(
         >>> generation.token_ids.tolist() == ids.tolist(), generation.mean_acceptance_length > 1
         (True, True)
     """
-    recorder = Recorder()
-    drafter = as_drafter(drafter, target)
-    length = FixedLength(gamma) if isinstance(gamma, int) else gamma
-    if not length.pays(max_new_tokens):
-        drafter, length = SequenceDrafter(), FixedLength(0)
-    layers = drafter.source_layers if isinstance(drafter, WatchingDrafter) else ()
-    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, layers)
+    recorder, drafter = Recorder(), as_drafter(drafter, target)
+    options: Options = {"gamma": gamma, "max_new_tokens": max_new_tokens}
+    options |= {"sampling": sampling, "generator": generator, "rule": rule}
+    if not Settings(**options).length.pays(max_new_tokens):
+        drafter, options["gamma"] = SequenceDrafter(), 0
+    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, source_layers(drafter))
     drafter.start(scene, question, recorder)
-    return speculative_decode(
-        target,
-        state,
-        drafter,
-        gamma=length,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        generator=generator,
-        rule=rule,
-        recorder=recorder,
-    )
+    return speculative_decode(target, state, drafter, recorder=recorder, **options)
 
 
 @torch.no_grad()
@@ -87,56 +79,35 @@ def speculative_decode(
     state: State,
     drafter: Drafter,
     *,
-    gamma: int | DraftLength = 5,
-    max_new_tokens: int = 50,
-    sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-    rule: Rule | None = None,
     recorder: Recorder | None = None,
     draft: Draft | None = None,
     stop: Callable[[], bool] | None = None,
+    **options: Unpack[Options],
 ) -> Generation:
-    """Go on from a prompt that both models have read; arguments as in `speculative_generate`.
+    """Go on from a prompt that both models have read.
 
     Args:
         state: the target's, straight after its prefill; with the layers that a `WatchingDrafter` asks for.
         draft: the answer's first tokens, if they were drafted already (while the target read its prompt). They are
             verified at once; without them the first token comes from the prefill itself.
         stop: asked before each pass of the target; True ends the answer where it stands.
+        options: as in `speculative_generate`.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
-    length = FixedLength(gamma) if isinstance(gamma, int) else gamma
-    rule, recorder, sampler = rule or Lossless(), recorder or Recorder(), Sampler(sampling, generator)
+    settings, recorder = Settings(**options), recorder or Recorder()
+    length = settings.length
     if isinstance(length, TreeShape):
-        check_trees_known(target, drafter, rule)
-    prompt_length, tokens, rounds = state.length, list[int](), list[Round]()
+        check_trees_known(target, drafter, settings.rule)
+    answer = OpenAnswer(target, state, settings, recorder, drafter)
     length.start()
-    watch = drafter.watch if isinstance(drafter, WatchingDrafter) else None
-    draft = (draft or Draft()).first(max_new_tokens - 1)
+    draft = (draft or Draft()).first(answer.room)
     if not draft.tokens:
-        tokens.append(sampler.choose(state.logits[0]))
-        if watch is not None:
-            watch(state.hidden[0, -1:], layer_states(state)[-1:])
-    while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
-        if stop is not None and stop():
-            break
-        room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
-        if tokens:
-            draft = propose(drafter, tokens, room, sampler, length, recorder)
-        with recorder("target", "verify" if draft.tokens else "step", target.device) as info:
-            verdict, hidden, layers = verify(target, state, tokens[-1:], draft, rule, sampler)
-            gained, accepted = keep(verdict, draft, target.eos_token_ids)
-            tokens += gained
-            # All but the last token have been read: it opens the next pass.
-            if state.length > prompt_length + len(tokens) - 1:
-                target.rollback(state, prompt_length + len(tokens) - 1)
-            if watch is not None:
-                watch(hidden[: len(gained)], layers[: len(gained)])
-            info.update(drafted=len(draft.tokens), accepted=accepted)
-        rounds.append(Round(len(draft.tokens), accepted, len(gained)))
-        length.observe(len(draft.tokens), accepted)
-    return Generation(torch.tensor(tokens), target.decode_text(tokens), rounds, recorder.events, rule.lossless)
+        answer.begin()
+    while not (answer.ended or (stop is not None and stop())):
+        if answer.tokens:
+            draft = propose(drafter, answer.tokens, answer.room, settings.sampler, length, recorder)
+        drafted, accepted, _ = answer.judge(draft)
+        length.observe(drafted, accepted)
+    return answer.close()
 
 
 def as_drafter(drafter: Drafter | Model, target: Model, matching: Matching = "tokens") -> Drafter:
@@ -182,51 +153,6 @@ def check_trees_known(target: Model, drafter: Drafter, rule: Rule) -> None:
     if type(rule) is not Lossless:
         raise ValueError(f"{rule.name}: this rule judges chains alone, no trees")
     check_trees(target)
-
-
-def verify(
-    target: Model, state: State, unread: list[int], draft: Draft, rule: Rule, sampler: Sampler
-) -> tuple[Verdict, Tensor, Tensor]:
-    """One target pass over the token not yet read and the draft.
-
-    Args:
-        unread: the last token of the answer, or nothing straight after the prefill, whose own logits then judge the
-            first draft token.
-
-    Returns:
-        The rule's verdict, the last states [n + 1, H], and those after the layers asked for [n + 1, layers, H]. Of a
-        tree, whose other nodes are forgotten, those of the path that is kept.
-    """
-    before = None if unread else (state.logits, state.hidden[0, -1:], layer_states(state)[-1:])
-    parents = None
-    if draft.parents is not None:  # the unread token is the root
-        parents = [-1] * len(unread) + [parent + len(unread) for parent in draft.parents]
-    step = target.step(torch.tensor([unread + draft.tokens], device=target.device), state, parents)
-    logits, hidden, layers = step.logits[0], step.hidden[0], layer_states(state)
-    if before is not None:
-        logits, hidden, layers = (torch.cat(rows) for rows in zip(before, (logits, hidden, layers), strict=True))
-    verdict = rule(draft, logits, hidden, sampler)
-    if verdict.path is not None:
-        target.settle(state, [*range(len(unread)), *(len(unread) + node for node in verdict.path)])
-        rows = [0, *(node + 1 for node in verdict.path)]
-        hidden, layers = hidden[rows], layers[rows] if len(layers) else layers
-    return verdict, hidden, layers
-
-
-def layer_states(state: State) -> Tensor:
-    """States [n, layers, H] of the n positions read last, after the layers asked for; empty where none was."""
-    return torch.stack(list(state.layers.values()), dim=1) if state.layers else torch.empty(0)
-
-
-def keep(verdict: Verdict, draft: Draft, end_token_ids: frozenset[int]) -> tuple[list[int], int]:
-    """The tokens gained, up to the first end token, and how many of them are draft tokens."""
-    kept = range(verdict.accepted) if verdict.path is None else verdict.path
-    gained = [*(draft.tokens[node] for node in kept), verdict.token]
-    for i, token in enumerate(gained):
-        if token in end_token_ids:
-            gained = gained[: i + 1]
-            break
-    return gained, min(verdict.accepted, len(gained))
 
 
 @dataclass(frozen=True)

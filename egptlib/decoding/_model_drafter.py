@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egptlib._clock import Recorder
 from egptlib.decoding._drafters import Draft, Stop
-from egptlib.decoding._generation import Recorder
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape, grow

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from egptlib._clock import Recorder
 from egptlib.decoding._drafters import Draft
-from egptlib.decoding._generation import Generation, Recorder, Round
-from egptlib.decoding._loop import keep, verify
+from egptlib.decoding._generation import Generation
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._rules import Lossless
-from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._round import OpenAnswer
+from egptlib.decoding._settings import Settings
 from egptlib.models import Model
 
 LOOK_EVERY = 3e-5  # seconds between two looks at the draft: a thirtieth of a small model's step
@@ -55,33 +55,21 @@ def pipelined_generate(
             f"expected max_new_tokens of at least 1 and 0 <= gamma <= max_gamma, "
             f"found {max_new_tokens}, {gamma} and {max_gamma}"
         )
-    recorder, rule, sampler = Recorder(), Lossless(), Sampler()
+    recorder = Recorder()
     drafter.begin(scene, question, max_new_tokens)
     state = PromptReader(target, scene, "target").read(question, recorder)
-    prompt_length, base, tokens, rounds = state.length, 0, list[int](), list[Round]()
-    while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in target.eos_token_ids):
-        room = max_new_tokens - len(tokens) - 1  # the bonus token needs a place too
+    answer, base = OpenAnswer(target, state, Settings(max_new_tokens=max_new_tokens), recorder), 0
+    while not answer.ended:
         draft = Draft()
-        if room:
-            draft, base = _next_draft(drafter, tokens, base, gamma, min_confidence, max_new_tokens)
-            draft = draft.first(min(room, max_gamma))
-        if not tokens and not draft.tokens:
-            tokens.append(sampler.choose(state.logits[0]))  # the prefill has said it already
-            continue
-        with recorder("target", "verify" if draft.tokens else "step", target.device) as info:
-            verdict, _, _ = verify(target, state, tokens[-1:], draft, rule, sampler)
-            gained, accepted = keep(verdict, draft, target.eos_token_ids)
-            free = not tokens
-            tokens += gained
-            if state.length > prompt_length + len(tokens) - 1:
-                target.rollback(state, prompt_length + len(tokens) - 1)
-            info.update(drafted=len(draft.tokens), accepted=accepted)
-            if free:
-                info["free"] = len(draft.tokens)
-        rounds.append(Round(len(draft.tokens), accepted, len(gained)))
+        if answer.room:
+            draft, base = _next_draft(drafter, answer.tokens, base, gamma, min_confidence, max_new_tokens)
+            draft = draft.first(min(answer.room, max_gamma))
+        if answer.tokens or draft.tokens:
+            answer.judge(draft)
+        else:
+            answer.begin()
     drafter.take()
-    events = sorted([*recorder.events, *drafter.events()], key=lambda event: event.end)
-    return Generation(torch.tensor(tokens), target.decode_text(tokens), rounds, events)
+    return answer.close(drafter.events())
 
 
 def _next_draft(

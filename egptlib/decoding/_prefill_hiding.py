@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Unpack, runtime_checkable
 
-import torch
-
-from egptlib.decoding._drafters import Draft, Drafter, WatchingDrafter
-from egptlib.decoding._generation import Event, Generation, Recorder
-from egptlib.decoding._lengths import DraftLength
+from egptlib._clock import Event, Recorder
+from egptlib.decoding._drafters import Draft, Drafter, source_layers
+from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import speculative_decode
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._rules import Rule
-from egptlib.decoding._sampling import Sampling
+from egptlib.decoding._settings import Options
 from egptlib.models import Model
 
 
@@ -58,13 +55,9 @@ def hidden_prefill_generate(
     *,
     overlap: bool = True,
     max_free_tokens: int = 32,
-    gamma: int | DraftLength = 5,
-    max_new_tokens: int = 50,
-    sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-    rule: Rule | None = None,
     then: Drafter | None = None,
     reader: PromptReader | None = None,
+    **options: Unpack[Options],
 ) -> Generation:
     """Answer a question; what the drafter writes until the target is ready costs no time of its own.
 
@@ -74,9 +67,9 @@ def hidden_prefill_generate(
     Args:
         overlap: False runs the same in sequence: first the drafter to `max_free_tokens`, then the target.
         max_free_tokens: no more than this is drafted ahead.
-        gamma, max_new_tokens, sampling, generator, rule, reader: as in `speculative_generate`; gamma counts from the
-            second verification on. Free tokens are drafted greedily, under sampling too.
         then: drafts after the free tokens instead, e.g. a head that builds on the target's states.
+        reader, options: as in `speculative_generate`; gamma counts from the second verification on. Free tokens are
+            drafted greedily, under sampling too.
 
     Returns:
         Its events hold both lanes, stamped by one clock; the first "verify" has `free` in its info.
@@ -86,26 +79,11 @@ def hidden_prefill_generate(
     if not overlap:
         drafter.wait()
     follower = then or drafter
-    layers = follower.source_layers if isinstance(follower, WatchingDrafter) else ()
-    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, layers)
+    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, source_layers(follower))
     free = drafter.take()
     if then is not None:
         then.start(scene, question, recorder)
-    generation = speculative_decode(
-        target,
-        state,
-        follower,
-        gamma=gamma,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        generator=generator,
-        rule=rule,
-        recorder=recorder,
-        draft=free,
-    )
-    if free.tokens and generation.rounds:
-        first = next(e for e in recorder.events if e.stage in ("verify", "step"))
-        first.info["free"] = len(free.tokens)
+    generation = speculative_decode(target, state, follower, recorder=recorder, draft=free, **options)
     recorder.events.extend(drafter.events())
     recorder.events.sort(key=lambda event: event.end)
     return generation

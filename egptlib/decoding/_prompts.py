@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib.decoding._generation import Lane, Recorder
+from egptlib._clock import Recorder
 from egptlib.models import Inputs, Model, Prompt, State, weight_versions
 
 
@@ -24,7 +24,7 @@ class PromptReader:
     Replaced or changed weights are noticed, and everything is read anew.
     """
 
-    def __init__(self, model: Model, scene: Any, lane: Lane):
+    def __init__(self, model: Model, scene: Any, lane: str):
         self.model, self.scene, self.lane = model, scene, lane
         self._inputs: Inputs | None = None
         self._prompt = Prompt(torch.empty(0))

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from egptlib._clock import Recorder
 from egptlib.decoding._drafters import Draft, Stop, certain
-from egptlib.decoding._generation import Recorder
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
 from egptlib.models import Model, Vocabulary, common_prefix

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
-
-import torch
+from typing import Any, Unpack
 
 from egptlib.decoding._drafters import Drafter, KeepingDrafter
 from egptlib.decoding._generation import Generation
-from egptlib.decoding._lengths import DraftLength
 from egptlib.decoding._loop import as_drafter, speculative_generate
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_generate
 from egptlib.decoding._prompts import MoreThanEmbeddingsError, PromptReader
-from egptlib.decoding._rules import Rule
-from egptlib.decoding._sampling import Sampling
+from egptlib.decoding._settings import Options, Settings
 from egptlib.decoding._together import Asked, answer_together, drafts_together, same_drafter
 from egptlib.decoding._trees import TreeShape
 from egptlib.models import Model
@@ -45,56 +41,20 @@ class SceneSession:
         self.target, self.drafter, self.scene = target, as_drafter(drafter, target), scene
         self._reader = PromptReader(target, scene, "target")
 
-    def ask(
-        self,
-        question: str,
-        *,
-        gamma: int | DraftLength = 5,
-        max_new_tokens: int = 50,
-        sampling: Sampling | None = None,
-        generator: torch.Generator | None = None,
-        rule: Rule | None = None,
-    ) -> Generation:
-        """Answer a question; arguments and errors as in `speculative_generate`."""
+    def ask(self, question: str, **options: Unpack[Options]) -> Generation:
+        """Answer a question; options and errors as in `speculative_generate`."""
         if isinstance(self.drafter, KeepingDrafter):
             self.drafter.keep(self.scene)
         generate: Any = hidden_prefill_generate if isinstance(self.drafter, ConcurrentDrafter) else speculative_generate
-        return generate(
-            self.target,
-            self.drafter,
-            self.scene,
-            question,
-            gamma=gamma,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            generator=generator,
-            rule=rule,
-            reader=self._reader,
-        )
+        return generate(self.target, self.drafter, self.scene, question, reader=self._reader, **options)
 
-    def ask_all(
-        self,
-        questions: Sequence[str],
-        *,
-        gamma: int | DraftLength = 5,
-        max_new_tokens: int = 50,
-        sampling: Sampling | None = None,
-        generator: torch.Generator | None = None,
-        rule: Rule | None = None,
-    ) -> list[Generation]:
+    def ask_all(self, questions: Sequence[str], **options: Unpack[Options]) -> list[Generation]:
         """Answer questions together: see `ask_together`."""
-        options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens, "sampling": sampling}
-        return ask_together([(self, questions)], **options, generator=generator, rule=rule)[0]
+        return ask_together([(self, questions)], **options)[0]
 
 
 def ask_together(
-    asked: Sequence[tuple[SceneSession, Sequence[str]]],
-    *,
-    gamma: int | DraftLength = 5,
-    max_new_tokens: int = 50,
-    sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-    rule: Rule | None = None,
+    asked: Sequence[tuple[SceneSession, Sequence[str]]], **options: Unpack[Options]
 ) -> list[list[Generation]]:
     """Answer questions about one or several scenes in one batch.
 
@@ -108,7 +68,7 @@ def ask_together(
 
     Args:
         asked: sessions with one target and one drafter, and what is asked about each scene.
-        gamma, max_new_tokens, sampling, generator, rule: as in `speculative_generate`.
+        options: as in `speculative_generate`.
 
     Returns:
         The answers by session, in the order of their questions. `events` are those of the whole batch.
@@ -122,13 +82,12 @@ def ask_together(
     first = asked[0][0]
     if any(each.target is not first.target or not same_drafter(each.drafter, first.drafter) for each, _ in asked):
         raise ValueError("ask_together: expected sessions with one target and one drafter")
-    options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens, "sampling": sampling, "rule": rule}
-    options["generator"] = generator
+    settings = Settings(**options)
 
     def one_by_one() -> list[list[Generation]]:
         return [[session.ask(question, **options) for question in questions] for session, questions in asked]
 
-    if isinstance(gamma, TreeShape) or not drafts_together(first.drafter, first.target):
+    if isinstance(settings.length, TreeShape) or not drafts_together(first.drafter, first.target):
         return one_by_one()
     starts = list(accumulate((len(questions) for _, questions in asked), initial=0))
     rows = [range(*ends) for ends in pairwise(starts)]
@@ -138,7 +97,7 @@ def ask_together(
         if own
     ]
     try:
-        answers = answer_together(first.target, first.drafter, batch, **options) if batch else []
+        answers = answer_together(first.target, first.drafter, batch, settings) if batch else []
     except MoreThanEmbeddingsError:  # known once they are encoded; pictures that were seen are kept
         return one_by_one()
     return [answers[own.start : own.stop] for own in rows]

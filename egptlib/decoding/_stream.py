@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
+from egptlib._clock import Event, Recorder
 from egptlib.decoding._drafter_thread import DrafterThread
-from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, Stop, WatchingDrafter, certain
-from egptlib.decoding._generation import Event, Generation, Recorder
-from egptlib.decoding._lengths import DraftLength
+from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, Stop, certain, source_layers
+from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import as_drafter, speculative_decode
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import FrameReader, PromptReader
 from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._settings import Options, Settings
 from egptlib.models import Model, State
 from egptlib.scenes import Scene, SensorClock
 
@@ -62,13 +63,11 @@ def stream(
     *,
     looks: Sequence[float] = (0.6, 0.8),
     preview: bool = True,
-    speed: float = 1.0,
-    gamma: int | DraftLength = 8,
-    max_new_tokens: int = 50,
     then: Drafter | None = None,
     clock: SensorClock | None = None,
+    **options: Unpack[Options],
 ) -> Streamed:
-    """Answer a question about a scene greedily, while its events and frames still come in.
+    """Answer a question about a scene, while its events and frames still come in.
 
     The target reads each frame when it is exposed. The drafter reads the events so far and drafts, anew at each look.
     In between, the target answers the window so far (a preview: the last frame stands in for those to come), checking
@@ -84,11 +83,10 @@ def stream(
             is dropped. At 1 the window has closed: the draft from before is verified first, while the drafter reads
             anew what it drafts from afterwards. Without looks it does nothing.
         preview: False: the drafter's own draft is what is verified.
-        speed: sensor seconds that pass in a second.
-        gamma: draft tokens per verification after the first.
-        max_new_tokens: longest answer.
         then: as in `hidden_prefill_generate`: drafts after the first verification, e.g. a head.
-        clock: followed instead of one of `speed`; the window opens when this is called.
+        clock: followed instead of one at the sensor's own speed; the window opens when this is called.
+        options: as in `speculative_generate`, but gamma is 8 where it is not told and counts from the second
+            verification on. Until the window closes all is drafted greedily, under sampling too.
 
     Raises:
         ValueError: shares that do not increase within (0, 1], a limit below 1, or no raw events to look at.
@@ -96,14 +94,13 @@ def stream(
     looks = list(looks)
     if any(not 0 < share <= 1 for share in looks) or any(a >= b for a, b in pairwise(looks)):
         raise ValueError(f"looks: expected increasing shares of the window, above 0 and up to 1, found {looks}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
-    clock = clock or SensorClock(scene, speed)
+    options = {"gamma": 8, **options}
+    limit, clock = Settings(**options).max_new_tokens, clock or SensorClock(scene)
     with ExitStack() as stack:
         beside: Any = as_drafter(drafter, target) if looks and drafter is not None else SequenceDrafter()
         if not isinstance(beside, ConcurrentDrafter):
             beside = stack.enter_context(DrafterThread(beside, target.eos_token_ids))
-        ahead = _Ahead(target, beside, clock, question, max_new_tokens, sees=drafter is not None)
+        ahead = _Ahead(target, beside, clock, question, limit, sees=drafter is not None)
         frames = [(at, index) for index, at in enumerate(clock.frame_times.tolist())]
         early = sorted([*frames[:-1], *((share * clock.length, LOOK) for share in looks if share < 1)])
         clock.start()
@@ -119,16 +116,14 @@ def stream(
             ahead.warm_up()
         clock.wait(clock.length)
         follower: Any = then or _Earlier([ahead.answer, ahead.drafted()], beside)
-        state = ahead.read_to_the_end(follower.source_layers if isinstance(follower, WatchingDrafter) else ())
+        state = ahead.read_to_the_end(source_layers(follower))
         first_token = clock.now()
         draft = ahead.draft()
         if 1 in looks:
             ahead.look(clock.length, limit=0)
         if then is not None:
             then.start(clock.scene, question, ahead.recorder)
-        generation = speculative_decode(
-            target, state, follower, gamma=gamma, max_new_tokens=max_new_tokens, recorder=ahead.recorder, draft=draft
-        )
+        generation = speculative_decode(target, state, follower, recorder=ahead.recorder, draft=draft, **options)
         last_token = clock.now()
         own = [*ahead.drafting, *(beside.events() if 1 in looks else [])]
         events = sorted([*ahead.recorder.events, *own], key=lambda event: event.end)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from egptlib.decoding._adapted import HeadDrafter
-from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, WatchingDrafter
+from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, WatchingDrafter, source_layers
 from egptlib.decoding._generation import Generation, Recorder, Round
-from egptlib.decoding._lengths import DraftLength, FixedLength
-from egptlib.decoding._loop import keep
+from egptlib.decoding._lengths import FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._rules import Lossless, Rule
-from egptlib.decoding._sampling import Sampler, Sampling
+from egptlib.decoding._round import keep
+from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._settings import Settings
 from egptlib.models import Model, RowDrafter, Tracks, check_rows
 
 
@@ -77,29 +77,22 @@ def answer_together(
     target: Model,
     drafter: Drafter,
     asked: Sequence[Asked],
-    *,
-    gamma: int | DraftLength,
-    max_new_tokens: int,
-    sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-    rule: Rule | None = None,
+    settings: Settings,
 ) -> list[Generation]:
-    """Answer all questions, by row; arguments as in `speculative_generate`, chance as in `SceneSession.ask_all`."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
-    length = FixedLength(gamma) if isinstance(gamma, int) else gamma
-    rule, recorder, num_rows = rule or Lossless(), Recorder(), asked[-1].rows.stop
+    """Answer all questions, by row; chance as in `SceneSession.ask_all`."""
+    length, rule, max_new_tokens, given = settings.length, settings.rule, settings.max_new_tokens, settings.sampler
+    recorder, num_rows = Recorder(), asked[-1].rows.stop
     if not length.pays(max_new_tokens):
         drafter, length = SequenceDrafter(), FixedLength(0)
     length.start()
-    tracks = Tracks(target, drafter.source_layers if isinstance(drafter, WatchingDrafter) else ())
+    tracks = Tracks(target, source_layers(drafter))
     scenes = [each.reader.read_together(each.questions, recorder) for each in asked]
     with recorder("target", "prefill", target.device):
         rests = [dict(zip(each.rows, rest, strict=True)) for each, (_, rest) in zip(asked, scenes, strict=True)]
         tracks.begin([(state, rest) for (state, _), rest in zip(scenes, rests, strict=True)], max_new_tokens)
     drafters = _start(drafter, asked, recorder, max_new_tokens)
-    seeds = torch.randint(2**62, (num_rows,), generator=generator).tolist() if sampling is not None else [0] * num_rows
-    going = {row: _Row(Sampler(sampling, torch.Generator().manual_seed(seed))) for row, seed in enumerate(seeds)}
+    seeds = [0] * num_rows if given.greedy else torch.randint(2**62, (num_rows,), generator=given.generator).tolist()
+    going = {row: _Row(Sampler(given.sampling, torch.Generator().manual_seed(seed))) for row, seed in enumerate(seeds)}
     done = dict(going)
     firsts = torch.stack([tracks.states[row][0] for row in going])  # [row, 1 + layers, H]
     for row, logits, states in zip(list(going), target.lm_head(firsts[:, 0]), firsts, strict=True):

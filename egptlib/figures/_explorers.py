@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egptlib._clock import Event
 from egptlib.figures._explore import (
     AcceptanceGrid,
     acceptance_explorer_figure,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from egptlib.metrics import TimedEvent
     from egptlib.scenes import Scene
 
 _DPI = 110
@@ -83,7 +83,7 @@ def explore_acceptance(grid: AcceptanceGrid, threshold: float = 0.9, gamma: int 
     )
 
 
-def scrub_timeline(events: Sequence[TimedEvent]) -> Widget:
+def scrub_timeline(events: Sequence[Event]) -> Widget:
     """The stamped events of a run, with a slider over its time and a button that plays it slowly."""
     import ipywidgets as widgets
 

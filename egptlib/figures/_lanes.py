@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+from egptlib._clock import Event
 
 if TYPE_CHECKING:  # metrics loads torch, which no figure needs
     from pandas import DataFrame
 
-    from egptlib.metrics import TimedEvent
 
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of work that was put together from several events or from a result file; seconds."""
-
-    lane: str
-    stage: str
-    start: float
-    end: float
-    info: Mapping[str, Any] = field(default_factory=dict)
-
-
-def event_table(**sides: Sequence[TimedEvent]) -> DataFrame:
+def event_table(**sides: Sequence[Event]) -> DataFrame:
     """One row an event, with the side it belongs to: the data behind a timeline."""
     import pandas as pd
 
@@ -32,16 +20,7 @@ def event_table(**sides: Sequence[TimedEvent]) -> DataFrame:
     return pd.DataFrame(rows, columns=["side", "lane", "stage", "start", "end"])
 
 
-def stage_seconds(events: Sequence[TimedEvent]) -> dict[tuple[str, str], float]:
-    """Seconds by (lane, stage), in order of first occurrence."""
-    seconds: dict[tuple[str, str], float] = {}
-    for event in sorted(events, key=lambda e: e.start):
-        key = (event.lane, event.stage)
-        seconds[key] = seconds.get(key, 0.0) + event.end - event.start
-    return seconds
-
-
-def mean_run(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
+def mean_run(runs: Sequence[Sequence[Event]]) -> list[Event]:
     """One run with the mean times of many, its end included.
 
     Up to the end of the target's prefill every stage begins and ends at the mean of where it did. After it stands the
@@ -56,7 +35,7 @@ def mean_run(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
     if all(len({(e.lane, e.stage) for e in run}) == len(run) for run in runs):
         return _mean_stages(runs)
     before: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    loops: list[tuple[float, float, list[TimedEvent]]] = []
+    loops: list[tuple[float, float, list[Event]]] = []
     for run in runs:
         origin = min(e.start for e in run)
         reading = max((e.end for e in run if (e.lane, e.stage) == ("target", "prefill")), default=None)
@@ -71,12 +50,12 @@ def mean_run(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
         late = [e for e in run if e.start >= reading]
         loops.append((reading - origin, max(e.end for e in run) - origin, late))
     spans = [
-        Span(lane, stage, fmean(a for a, _ in at), fmean(b for _, b in at)) for (lane, stage), at in before.items()
+        Event(lane, stage, fmean(a for a, _ in at), fmean(b for _, b in at)) for (lane, stage), at in before.items()
     ]
     return spans + _mean_rounds(loops)
 
 
-def _mean_stages(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
+def _mean_stages(runs: Sequence[Sequence[Event]]) -> list[Event]:
     """`mean_run` of runs in which no stage comes twice."""
     found: dict[tuple[str, str], list[tuple[float, float, Mapping[str, Any]]]] = {}
     for run in runs:
@@ -87,11 +66,11 @@ def _mean_stages(runs: Sequence[Sequence[TimedEvent]]) -> list[Span]:
     for (lane, stage), places in found.items():
         info = {key: fmean(i.get(key, 0) for *_, i in places) for key in ("accepted", "drafted")}
         start, end = fmean(a for a, *_ in places), fmean(b for _, b, _ in places)
-        spans.append(Span(lane, stage, start, end, info if stage == "verify" else {}))
+        spans.append(Event(lane, stage, start, end, info if stage == "verify" else {}))
     return spans
 
 
-def _mean_rounds(loops: Sequence[tuple[float, float, list[TimedEvent]]]) -> list[Span]:
+def _mean_rounds(loops: Sequence[tuple[float, float, list[Event]]]) -> list[Event]:
     """The rounds of `mean_run`: (begin, end, events) of the loop of every run in, spans out."""
     passes = [[e for e in late if e.lane == "target"] for _, _, late in loops]
     count = round(fmean(len(events) for events in passes))
@@ -106,12 +85,12 @@ def _mean_rounds(loops: Sequence[tuple[float, float, list[TimedEvent]]]) -> list
     for i in range(count):
         after = begin + (i + 1) * (end - begin) / count
         if drafting:
-            spans.append(Span("drafter", "draft", after - reading - drafting, after - reading))
-        spans.append(Span("target", "verify" if verified else "step", after - reading, after, info))
+            spans.append(Event("drafter", "draft", after - reading - drafting, after - reading))
+        spans.append(Event("target", "verify" if verified else "step", after - reading, after, info))
     return spans
 
 
-def recorded_runs(row: Mapping[str, Any]) -> tuple[list[Span], list[Span]]:
+def recorded_runs(row: Mapping[str, Any]) -> tuple[list[Event], list[Event]]:
     """Both sides of a row of a recorded five-stage file, laid out as if both models had begun at once.
 
     The file holds each model's run alone, so the overlap is computed. The draft is what fits before the target has
@@ -133,20 +112,20 @@ def recorded_runs(row: Mapping[str, Any]) -> tuple[list[Span], list[Span]]:
     accepted = equal.index(False) if False in equal else len(equal)
     left = max(0, len(target_ids) - accepted - 1)
     if free:
-        beside.append(Span("drafter", "draft", beside[-1].end, beside[-1].end + free * draft))
+        beside.append(Event("drafter", "draft", beside[-1].end, beside[-1].end + free * draft))
     info = {"drafted": free, "accepted": accepted}
-    speculative.append(Span("target", "verify" if free else "step", ready, ready + step, info))
+    speculative.append(Event("target", "verify" if free else "step", ready, ready + step, info))
     if left:
-        speculative.append(Span("target", "decode", ready + step, ready + (left + 1) * step))
+        speculative.append(Event("target", "decode", ready + step, ready + (left + 1) * step))
     return plain, speculative + beside
 
 
 _PROMPT_STAGES = ("preprocess", "vision", "prefill")
 
 
-def _in_a_row(lane: str, seconds: Mapping[str, float]) -> list[Span]:
+def _in_a_row(lane: str, seconds: Mapping[str, float]) -> list[Event]:
     spans, at = [], 0.0
     for stage, value in seconds.items():
-        spans.append(Span(lane, stage, at, at + value))
+        spans.append(Event(lane, stage, at, at + value))
         at += value
     return spans

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egptlib._clock import Event
 from egptlib.figures._basic import EXACT_COLOR, _new_figure, _styled
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 from egptlib.figures._timeline import _READING
@@ -14,7 +15,6 @@ from egptlib.figures._timeline import _READING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from egptlib.metrics import TimedEvent
 
 _LANES = {"drafter": DRAFTER_COLOR, "target": TARGET_COLOR}
 _SENSOR_COLOR, _PREVIEW_COLOR = PALETTE[3], PALETTE[4]
@@ -22,7 +22,7 @@ _SENSOR_COLOR, _PREVIEW_COLOR = PALETTE[3], PALETTE[4]
 
 @_styled
 def stream_figure(
-    events: Sequence[TimedEvent],
+    events: Sequence[Event],
     frames: Sequence[float],
     event_times: Any,
     answers: Mapping[str, tuple[float, float]],

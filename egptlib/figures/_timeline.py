@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from egptlib._clock import Event, stage_seconds
 from egptlib.figures._basic import EXACT_COLOR, _new_figure, _quick_figure, _styled
-from egptlib.figures._lanes import stage_seconds
 from egptlib.figures._style import (
     DOUBLE_COLUMN,
     DRAFTER_COLOR,
@@ -19,7 +19,6 @@ from egptlib.figures._style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from egptlib.metrics import TimedEvent
 
 _LANES = {"drafter": DRAFTER_COLOR, "target": TARGET_COLOR}
 _READING = {"preprocess": 0.22, "vision": 0.42, "prefill": 0.66}  # paler than the work on the answer
@@ -29,8 +28,8 @@ _CHARACTER = 0.05  # inches a digit of a verification's numbers takes
 
 @_styled
 def timeline_figure(
-    plain: Sequence[TimedEvent],
-    speculative: Sequence[TimedEvent],
+    plain: Sequence[Event],
+    speculative: Sequence[Event],
     tag: str,
     title: str = "",
     column: bool = False,
@@ -86,7 +85,7 @@ def timeline_figure(
 
 
 @_styled
-def timeline_cursor_figure(events: Sequence[TimedEvent], at: float | None = None) -> Figure:
+def timeline_cursor_figure(events: Sequence[Event], at: float | None = None) -> Figure:
     """What both models did until one moment of a run, with what each is doing then; what is to come is pale.
 
     Args:
@@ -118,7 +117,7 @@ def timeline_cursor_figure(events: Sequence[TimedEvent], at: float | None = None
 
 
 def _draw_lane(
-    axes: Any, y: float, lane: str, events: Sequence[TimedEvent], origin: float, until: float | None = None
+    axes: Any, y: float, lane: str, events: Sequence[Event], origin: float, until: float | None = None
 ) -> None:
     """One model's work as bars in its color, reading paler; what comes after `until` (ms) is faint."""
     for stage in dict.fromkeys(event.stage for event in events):
@@ -133,7 +132,7 @@ def _draw_lane(
         axes.broken_barh(done, (y - 0.3, 0.6), alpha=shade, **look)
 
 
-def _name_stages(axes: Any, y: float, events: Sequence[TimedEvent], origin: float, least: float) -> None:
+def _name_stages(axes: Any, y: float, events: Sequence[Event], origin: float, least: float) -> None:
     """Write the stage into bars that are wider than `least` ms."""
     for event in events:
         left, width = 1e3 * (event.start - origin), 1e3 * (event.end - event.start)
@@ -142,7 +141,7 @@ def _name_stages(axes: Any, y: float, events: Sequence[TimedEvent], origin: floa
             axes.text(left + width / 2, y, event.stage, ha="center", va="center", fontsize=6.5, color=color)
 
 
-def _mark_verifications(axes: Any, y: float, events: Sequence[TimedEvent], origin: float, ms_per_inch: float) -> None:
+def _mark_verifications(axes: Any, y: float, events: Sequence[Event], origin: float, ms_per_inch: float) -> None:
     """A line of two colors above each verification, and accepted/drafted where there is room to print it."""
     labelled = -1.0
     lines: dict[str, list[tuple[float, float]]] = {_ACCEPTED_COLOR: [], NEUTRAL_COLOR: []}
@@ -163,7 +162,7 @@ def _mark_verifications(axes: Any, y: float, events: Sequence[TimedEvent], origi
             axes.hlines([y - 0.38] * len(drawn), *zip(*drawn), colors=color, linewidth=2)
 
 
-def _draw_shares(axes: Any, plain: Sequence[TimedEvent], speculative: Sequence[TimedEvent]) -> None:
+def _draw_shares(axes: Any, plain: Sequence[Event], speculative: Sequence[Event]) -> None:
     """One stacked bar a side: the share of each stage in the work of both models."""
     for y, events in enumerate((plain, speculative)):
         seconds, left = stage_seconds(events), 0.0
@@ -187,7 +186,7 @@ def _draw_shares(axes: Any, plain: Sequence[TimedEvent], speculative: Sequence[T
     axes.grid(visible=False)
 
 
-def _add_legend(figure: Any, events: Sequence[TimedEvent], column: bool) -> None:
+def _add_legend(figure: Any, events: Sequence[Event], column: bool) -> None:
     """Colors of the models, how pale their reading is, and what stands above a verification."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch

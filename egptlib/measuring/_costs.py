@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from egptlib._clock import synchronize
 from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
 from egptlib.measuring._hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs
-from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, stored_bytes, synchronize
+from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, stored_bytes
 
 IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
 PART_REPEATS = 40

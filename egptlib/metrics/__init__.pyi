@@ -10,7 +10,6 @@ from ._cost_model import CostModel as CostModel
 from ._cost_model import Prediction as Prediction
 from ._cost_model import Tag as Tag
 from ._costs import Costs as Costs
-from ._fit_costs import TimedEvent as TimedEvent
 from ._fit_costs import fit_costs as fit_costs
 from ._fit_costs import least_squares as least_squares
 from ._formulas import acceptance_rate as acceptance_rate

@@ -4,34 +4,19 @@ A pass that is timed again and again by itself finds its weights in the caches; 
 model's. So costs that are to foretell runs are best taken from runs, of other samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from egptlib._clock import Event
 from egptlib.metrics._costs import Costs
 
 _READING = ("preprocess", "vision", "prefill")
 _ENOUGH = 5  # passes of one size that make a mean; rarer sizes are interpolated
-
-
-@runtime_checkable
-class TimedEvent(Protocol):
-    """A stretch of work of one model, in seconds of one clock; `decoding.Event` is one."""
-
-    @property
-    def lane(self) -> str: ...
-    @property
-    def stage(self) -> str: ...
-    @property
-    def start(self) -> float: ...
-    @property
-    def end(self) -> float: ...
-    @property
-    def info(self) -> Mapping[str, Any]: ...
 
 
 @runtime_checkable
@@ -41,7 +26,7 @@ class TimedRun(Protocol):
     @property
     def rounds(self) -> Sequence[tuple[int, int, int]]: ...
     @property
-    def events(self) -> Sequence[TimedEvent]: ...
+    def events(self) -> Sequence[Event]: ...
 
 
 @dataclass

@@ -40,9 +40,6 @@ from ._state import State as State
 from ._state import Step as Step
 from ._step_parts import STEP_PARTS as STEP_PARTS
 from ._step_parts import step_parts as step_parts
-from ._stopwatch import STAGES as STAGES
-from ._stopwatch import Stopwatch as Stopwatch
-from ._stopwatch import synchronize as synchronize
 from ._structure import is_left_behind as is_left_behind
 from ._tracks import LookUp as LookUp
 from ._tracks import RowDraft as RowDraft

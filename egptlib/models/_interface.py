@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from egptlib._clock import Recorder
 from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._quantization import precision_of
 from egptlib.models._rules import APPLIED, Rules, active_fields, generation_rules
 from egptlib.models._state import Answer, Inputs, Prompt, State, Step
-from egptlib.models._stopwatch import Stopwatch
 from egptlib.models._structure import check_given, check_length, end_token_ids, layers_taken, whole_cache
 from egptlib.models._trees import keep_rows, tree_arguments
 
@@ -263,23 +263,24 @@ class Model(ABC):
         state.cache.crop(length - state.length)  # transformers takes the number to remove, negative
         state.length = length
 
-    def start(self, scene: Any, question: str, watch: Stopwatch | None = None) -> State:
-        """Preprocess, see and prefill, each stage timed."""
-        watch = watch or Stopwatch(self.device)
-        with watch("preprocess"):
+    def start(self, scene: Any, question: str, recorder: Recorder | None = None) -> State:
+        """Preprocess, see and prefill, each stage recorded in the lane "target"."""
+        recorder = recorder or Recorder()
+        with recorder("target", "preprocess", self.device):
             inputs = self.encode(scene, question)
-        with watch("vision"), torch.no_grad():
+        with recorder("target", "vision", self.device), torch.no_grad():
             embeds = self.embed(inputs)
-        with watch("prefill"):
+        with recorder("target", "prefill", self.device):
             return self.prefill(embeds)
 
     def greedy(self, scene: Any, question: str, max_new_tokens: int = 50) -> Answer:
         """Answer a question about a scene by always taking the likeliest token."""
-        watch = Stopwatch(self.device, scene.metadata.get("load_seconds", 0.0))
-        state = self.start(scene, question, watch)
-        with watch("decode"):
+        recorder = Recorder()
+        state = self.start(scene, question, recorder)
+        with recorder("target", "decode", self.device):
             token_ids, hidden = self.decode_greedy(state, max_new_tokens)
-        return Answer(token_ids.cpu(), self.decode_text(token_ids), hidden, watch.times)
+        times = {"load": scene.metadata.get("load_seconds", 0.0)} | {e.stage: e.seconds for e in recorder.events}
+        return Answer(token_ids.cpu(), self.decode_text(token_ids), hidden, times)
 
     @torch.no_grad()
     def decode_greedy(self, state: State, max_new_tokens: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ is mostly such overhead. Quantized and unusual models keep transformers' own pas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,17 @@ class Projection:
         return torch.cat([F.linear(x, part.weight) for part in self.parts], dim=-1)
 
 
+class LeanLayer(NamedTuple):
+    """What a decoder layer does, in its order: two norms' weights, and the products."""
+
+    norm: Tensor
+    qkv: Projection
+    out: Projection
+    mlp_norm: Tensor
+    gate_up: Projection
+    down: Projection
+
+
 class LeanLlama:
     """The pass from embeddings to last hidden states; see `lean_pass` for which models it takes."""
 
@@ -87,7 +98,7 @@ class LeanLlama:
         self.versions = weight_versions(model)
         copy = sum(p.nbytes for p in model.layers.parameters()) <= COPY_LIMIT
         self.layers = [
-            (
+            LeanLayer(
                 layer.input_layernorm.weight.detach(),
                 Projection([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], copy),
                 Projection([layer.self_attn.o_proj], copy),

@@ -6,14 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from egptlib._clock import synchronize
 from egptlib.models._interface import Model
+from egptlib.models._lean import LeanLayer, LeanLlama
 from egptlib.models._state import State
-from egptlib.models._stopwatch import synchronize
 
 STEP_PARTS = ("attention products", "attention", "MLP products", "lm head", "choice", "rest")
 
@@ -42,7 +44,9 @@ def step_parts(
     token = torch.full((1, 1), 3, device=device)
     passes: list[dict[str, float]] = []
     clock = _Clock(device)
-    with _clocked(model, state, clock), torch.no_grad():
+    if state.lean is not None:
+        state = replace(state, lean=_ClockedLean(state.lean, clock))
+    with _hooked(model, state, clock), torch.no_grad():
         for _ in range(repeats + 3):
             if between is not None:
                 between()
@@ -96,37 +100,38 @@ class _Clock:
         return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
+class _ClockedLean(LeanLlama):
+    """A lean pass over the same weights whose parts are timed."""
+
+    def __init__(self, lean: LeanLlama, clock: _Clock):
+        vars(self).update(vars(lean))
+        self._timed_attention = clock.timed("attention", super()._attend)
+        self.layers = [self._clocked(layer, clock.timed) for layer in lean.layers]
+
+    @staticmethod
+    def _clocked(layer: LeanLayer, timed: Callable[..., Any]) -> LeanLayer:
+        attention, mlp = "attention products", "MLP products"
+        layer = layer._replace(qkv=timed(attention, layer.qkv), out=timed(attention, layer.out))
+        return layer._replace(gate_up=timed(mlp, layer.gate_up), down=timed(mlp, layer.down))
+
+    def _attend(self, *given: Any) -> Tensor:
+        return self._timed_attention(*given)
+
+
 @contextmanager
-def _clocked(model: Model, state: State, clock: _Clock) -> Iterator[None]:
+def _hooked(model: Model, state: State, clock: _Clock) -> Iterator[None]:
+    """Time the modules that are called: the lm head, and those of the layers where the pass is transformers' own."""
     hooks = clock.hooks("lm head", model.lm_head)
-    lean = state.lean
-    if lean is not None:
-        layers = lean.layers
-        lean.layers = [_clocked_layer(layer, clock) for layer in layers]
-        lean._attend = clock.timed("attention", lean._attend)  # type: ignore[method-assign]
-    else:
-        for layer in model.language_model.layers:  # type: ignore[union-attr]
-            hooks += clock.hooks("attention", layer.self_attn)
-            for part, names, parent, nested in (
-                ("attention products", ("q_proj", "k_proj", "v_proj", "o_proj"), layer.self_attn, True),
-                ("MLP products", ("gate_proj", "up_proj", "down_proj"), layer.mlp, False),
-            ):
-                for name in names:
-                    hooks += clock.hooks(part, getattr(parent, name), nested)
+    for layer in model.language_model.layers if state.lean is None else ():  # type: ignore[union-attr]
+        hooks += clock.hooks("attention", layer.self_attn)
+        for part, names, parent, nested in (
+            ("attention products", ("q_proj", "k_proj", "v_proj", "o_proj"), layer.self_attn, True),
+            ("MLP products", ("gate_proj", "up_proj", "down_proj"), layer.mlp, False),
+        ):
+            for name in names:
+                hooks += clock.hooks(part, getattr(parent, name), nested)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        if lean is not None:
-            lean.layers = layers
-            del lean._attend
-
-
-def _clocked_layer(layer: Any, clock: _Clock) -> Any:
-    norm, qkv, out, mlp_norm, gate_up, down = layer
-    attention, mlp = "attention products", "MLP products"
-    return (
-        norm, clock.timed(attention, qkv), clock.timed(attention, out),
-        mlp_norm, clock.timed(mlp, gate_up), clock.timed(mlp, down),
-    )  # fmt: skip

@@ -4,7 +4,6 @@ from ._fit_trace import recorded_schedule as recorded_schedule
 from ._parquet import count_rows as count_rows
 from ._totals import trace_totals as trace_totals
 from ._trace import Trace as Trace
-from ._trace import TraceEvent as TraceEvent
 from ._trace import TraceRow as TraceRow
 from ._trace_sources import trace_from_agreement as trace_from_agreement
 from ._trace_sources import trace_from_generations as trace_from_generations

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from egptlib._clock import Event
 from egptlib.metrics import RunTotals
-from egptlib.traces._trace import Trace, TraceEvent, TraceRow
+from egptlib.traces._trace import Trace, TraceRow
 
 _READING = ("preprocess", "vision", "prefill")
 _PARTS = ("reading", "target", "draft")  # in the order in which a moment counts
@@ -58,7 +59,7 @@ def _seconds(row: TraceRow) -> list[float]:
     return seconds
 
 
-def _part(event: TraceEvent) -> str:
+def _part(event: Event) -> str:
     if event.stage in _READING:
         return "reading"
     return "target" if event.lane == "target" else "draft"

@@ -1,6 +1,6 @@
 """A trace: what a run left that replay and the cost model need, one row a sample."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from egptlib._clock import Event
 from egptlib.metrics import Tag
 from egptlib.traces._parquet import read_table, write_table
 
@@ -16,24 +17,6 @@ _HEADER: dict[str, Any] = {
     "path": str, "pair": str, "device": str, "precision": str, "versions": dict, "source": str,
     "end_token_ids": list, "max_new_tokens": int | None,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TraceEvent:
-    """A stretch of work of one model; what `decoding.Event` is, without the tokens.
-
-    Attributes:
-        lane: "target" or "drafter".
-        stage: "preprocess", "vision", "prefill", "draft", "verify", "step", ...
-        start, end: seconds since the run's first event began.
-        info: counts, as `drafted`, `accepted`, `free`.
-    """
-
-    lane: str
-    stage: str
-    start: float
-    end: float
-    info: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class TraceRow:
     method: str = ""
     tag: Tag | Literal[""] = ""
     rounds: list[tuple[int, int, int]] = field(default_factory=list)
-    events: list[TraceEvent] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     target_stages: dict[str, float] = field(default_factory=dict)
     drafter_stages: dict[str, float] = field(default_factory=dict)
     total_seconds: float | None = None
@@ -275,5 +258,5 @@ def _row(record: dict[str, Any]) -> TraceRow:
     for name in ("target_stages", "drafter_stages"):
         record[name] = dict(record[name])
     record["rounds"] = [(r["drafted"], r["accepted"], r["gained"]) for r in record["rounds"]]
-    record["events"] = [TraceEvent(**event | {"info": dict(event["info"])}) for event in record["events"]]
+    record["events"] = [Event(**event | {"info": dict(event["info"])}) for event in record["events"]]
     return TraceRow(**record)

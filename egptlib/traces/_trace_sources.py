@@ -6,7 +6,8 @@ Models, generations and stored samples are taken by what they hold, since this r
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from egptlib.traces._trace import Trace, TraceEvent, TraceRow
+from egptlib._clock import Event
+from egptlib.traces._trace import Trace, TraceRow
 
 _READING = ("preprocess", "vision", "prefill")
 
@@ -114,7 +115,7 @@ def _timed(generation: Any, prompt: tuple[Any, str], seconds: float | None, meth
     events = sorted(generation.events, key=lambda event: event.start)
     begin = events[0].start if events else 0.0
     kept = [
-        TraceEvent(
+        Event(
             e.lane,
             e.stage,
             e.start - begin,
@@ -142,7 +143,7 @@ def _timed(generation: Any, prompt: tuple[Any, str], seconds: float | None, meth
     )
 
 
-def _overlapped(events: Sequence[TraceEvent]) -> bool:
+def _overlapped(events: Sequence[Event]) -> bool:
     """Whether the drafter worked while the target read its prompt."""
     reads = [event for event in events if event.lane == "target" and event.stage in _READING]
     return any(

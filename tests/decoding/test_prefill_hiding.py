@@ -177,7 +177,7 @@ def test_on_a_gpu_all_work_of_the_drafter_is_on_its_own_stream(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the weights")
     monkeypatch.setattr(torch.cuda, "stream", within)
-    monkeypatch.setattr("egptlib.decoding._generation.synchronize", lambda device: None)
+    monkeypatch.setattr("egptlib._clock.synchronize", lambda device: None)
     with DrafterThread(Noting()) as thread:
         thread.begin([5], "", 2)
         thread.wait()

@@ -21,7 +21,7 @@ from egptlib.decoding import (
     Typical,
     speculative_generate,
 )
-from egptlib.decoding._loop import keep
+from egptlib.decoding._round import keep
 from egptlib.decoding._rules import Verdict
 from egptlib.hidden_states._samples import figures
 from egptlib.metrics import Costs

@@ -214,7 +214,7 @@ def test_previews_end_before_the_next_frame(target: VideoModel, monkeypatch: pyt
         return step(*given)
 
     monkeypatch.setattr(target, "step", slow)
-    monkeypatch.setattr("egptlib.decoding._generation.time.perf_counter", hands.now)
+    monkeypatch.setattr("egptlib._clock.time.perf_counter", hands.now)
     out = run(target, None, scene, hands, looks=(0.1,), max_new_tokens=30)
     assert out.token_ids.tolist() == own
     stamps = [event for event in out.events if event.stage == "preview"]

@@ -1,7 +1,7 @@
 """Explorers show what their figure functions draw, follow their controls, and mark what would be accepted."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from egptlib._clock import Event
 from egptlib.figures import AnswerPair, browse_samples, compare_adapters, explore_acceptance, scrub_timeline
 from egptlib.figures._explore import (
     acceptance_explorer_figure,
@@ -18,15 +19,6 @@ from egptlib.figures._explore import (
 from egptlib.figures._explorers import explore, marked_tokens, select_pairs
 from egptlib.figures._timeline import timeline_cursor_figure
 from egptlib.scenes import Scene
-
-
-class Event(NamedTuple):
-    lane: str
-    stage: str
-    start: float
-    end: float
-    info: dict[str, Any]
-
 
 EVENTS = [
     Event("target", "prefill", 10.0, 10.3, {}),

@@ -1,20 +1,20 @@
 """The timeline shows every event where it happened."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
+from egptlib._clock import Event, stage_seconds
 from egptlib.figures import DOUBLE_COLUMN, SINGLE_COLUMN
-from egptlib.figures._lanes import event_table, mean_run, recorded_runs, stage_seconds
+from egptlib.figures._lanes import event_table, mean_run, recorded_runs
 from egptlib.figures._prediction import prediction_figure
 from egptlib.figures._timeline import timeline_cursor_figure, timeline_figure
 
 
-def event(lane: str, stage: str, start: float, end: float, **info: int) -> SimpleNamespace:
-    return SimpleNamespace(lane=lane, stage=stage, start=start, end=end, info=info)
+def event(lane: str, stage: str, start: float, end: float, **info: int) -> Event:
+    return Event(lane, stage, start, end, info)
 
 
 PLAIN = [event("target", "prefill", 5.0, 5.2), event("target", "step", 5.2, 5.3), event("target", "step", 5.3, 5.4)]

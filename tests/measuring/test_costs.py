@@ -7,7 +7,7 @@ import pytest
 
 from egptlib.measuring import _costs, report_costs
 from egptlib.metrics import Costs
-from egptlib.models import STAGES, STEP_PARTS, Pair, shared_vocabulary
+from egptlib.models import STEP_PARTS, Pair, shared_vocabulary
 from tests.decoding.conftest import make_model
 
 
@@ -30,7 +30,10 @@ def test_a_report_is_complete(tmp_path: Any) -> None:
     assert set(report.c) == {"in a round", "single steps", "decode stages", "layers"}
     assert report.c["layers"] == pytest.approx(2 / 3)
     for side, layers in (("target", 3), ("drafter", 2)):
-        assert set(report.stages[side]) == set(STAGES) and report.stages[side]["decode"] > 0
+        assert (
+            set(report.stages[side]) == {"load", "preprocess", "vision", "prefill", "decode"}
+            and report.stages[side]["decode"] > 0
+        )
         assert 1 <= report.answer_tokens[side] <= 40
         assert set(report.parts[side]) == set(STEP_PARTS) and min(report.parts[side].values()) > 0
         # query and output 32 x 32, key and value 16 x 32, three of 48 x 32, two norms of 32; and the lm head

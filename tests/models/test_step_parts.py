@@ -40,10 +40,10 @@ def test_a_part_that_is_made_slow_is_the_one_that_grows(
             patch.setattr(model.lm_head, "forward", wait(model.lm_head.forward))
         elif lean:
             assert state.lean is not None
-            place = {"attention products": 1, "MLP products": 4}[slow]
-            changed = [list(layer) for layer in state.lean.layers]
-            changed[1][place] = wait(changed[1][place])
-            patch.setattr(state.lean, "layers", [tuple(layer) for layer in changed])
+            place = {"attention products": "qkv", "MLP products": "gate_up"}[slow]
+            changed = list(state.lean.layers)
+            changed[1] = changed[1]._replace(**{place: wait(getattr(changed[1], place))})
+            patch.setattr(state.lean, "layers", changed)
         else:
             part = layers[1].self_attn.k_proj if slow == "attention products" else layers[1].mlp.up_proj
             patch.setattr(part, "forward", wait(part.forward))

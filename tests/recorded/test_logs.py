@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from egptlib._clock import Event
 from egptlib.cli import app
 from egptlib.metrics import RunTotals, Waterfall, explain, fit_draft_cost
 from egptlib.recorded import explain_log, open_log
-from egptlib.traces import Trace, TraceEvent, TraceRow, trace_totals
+from egptlib.traces import Trace, TraceRow, trace_totals
 
 
 def whole(waterfall: Waterfall) -> None:
@@ -301,16 +302,16 @@ def test_the_papers_speedup_at_the_same_length(tmp_path: Path) -> None:
 
 def run_row(method: str, gamma: int, sample: int, overlap: bool = False) -> TraceRow:
     """An answer of 13 tokens: 100 ms reading, then rounds of 10 ms a step, 2 ms a draft token, 1 ms of the host."""
-    events, rounds, now = [TraceEvent("target", "prefill", 0.0, 0.1)], [], 0.1
+    events, rounds, now = [Event("target", "prefill", 0.0, 0.1)], [], 0.1
     if overlap:
-        events.append(TraceEvent("drafter", "prefill", 0.02, 0.06))
+        events.append(Event("drafter", "prefill", 0.02, 0.06))
     left = 12
     while left:
         if gamma:
-            events.append(TraceEvent("drafter", "draft", now, now + 0.002 * gamma))
+            events.append(Event("drafter", "draft", now, now + 0.002 * gamma))
             now += 0.002 * gamma
         length = 0.010 + 0.001 * gamma
-        events.append(TraceEvent("target", "verify" if gamma else "step", now, now + length))
+        events.append(Event("target", "verify" if gamma else "step", now, now + length))
         now += length + 0.001
         gained = min(left, 3 if gamma else 1)
         rounds.append((gamma, gained - 1, gained))
