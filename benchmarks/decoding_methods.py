@@ -36,7 +36,7 @@ from egptlib.decoding import (
 from egptlib.measuring import (
     BlankedDrafter,
     Method,
-    measure_costs,
+    report_costs,
     transformers_baselines,
     transformers_generate,
     with_threads,
@@ -82,7 +82,7 @@ class Bench:
 
     def drafting(self, prompts: list[Prompt]) -> dict[str, Method]:
         """EventGPT as the drafter, in sequence and beside the target, and its control."""
-        costs = measure_costs(self.pair, *prompts[0], gammas=range(13), repeats=5, measure_contention=False)
+        costs = report_costs(self.pair, *prompts[0], gammas=range(13), repeats=5, measure_contention=False).costs
         table = {BOTH_CORES: with_threads(self.common()[BASELINE], 2)}
         table["plain loop, two threads"] = with_threads(self.common()[PLAIN], 2)
         for gamma in (5, 8):

@@ -28,7 +28,15 @@ from egptlib.decoding import (
     as_drafter,
     speculative_generate,
 )
-from egptlib.measuring import BlankedDrafter, Method, compare_speed, measure_costs, run_methods, transformers_generate
+from egptlib.measuring import (
+    BlankedDrafter,
+    Method,
+    compare_speed,
+    plain_loop,
+    report_costs,
+    run_methods,
+    transformers_generate,
+)
 from egptlib.models import load_pair
 from egptlib.scenes import open_scenes
 
@@ -70,7 +78,7 @@ def main() -> int:
     target, own = pair.target, as_drafter(pair.drafter, pair.target)
     chosen = [scenes[int(i)] for i in np.random.default_rng(0).permutation(len(scenes))[: arguments.scenes]]
     prompts = [(scene, question) for scene in chosen for question in scene.questions[::2]]
-    costs = measure_costs(pair, *prompts[0], gammas=range(13), repeats=9, measure_contention=False)
+    costs = report_costs(pair, *prompts[0], gammas=range(13), repeats=9, measure_contention=False).costs
     drafters = {
         "EventGPT": own,
         "events blanked": BlankedDrafter(own),
@@ -80,7 +88,7 @@ def main() -> int:
     for tokens in arguments.tokens:
         speculate = partial(speculative_generate, target, max_new_tokens=tokens)
         methods: dict[str, Method] = {
-            PLAIN: lambda *prompt, n=tokens: target.decode_greedy(target.start(*prompt), n)[0].tolist(),
+            PLAIN: plain_loop(target, tokens),
             GENERATE: transformers_generate(target, tokens),
         }
         for name, drafter in drafters.items():

@@ -35,7 +35,7 @@ from egptlib.decoding import (
     as_drafter,
     speculative_generate,
 )
-from egptlib.measuring import Method, MethodRuns, compare_speed, measure_costs, run_methods, transformers_generate
+from egptlib.measuring import Method, MethodRuns, compare_speed, report_costs, run_methods, transformers_generate
 from egptlib.metrics import Costs, bootstrap, choose_tree
 from egptlib.models import Pair, load_pair
 from egptlib.scenes import open_scenes
@@ -98,7 +98,7 @@ def main() -> int:
     order = np.random.default_rng(0).permutation(len(scenes)).tolist()
     asked = [(place, scenes[place].questions[nth % 10]) for nth, place in enumerate(order[: OTHERS + arguments.scenes])]
     others: Prompts = [(scenes[place], question) for place, question in asked[:OTHERS]]
-    costs = measure_costs(pair, *others[0], gammas=range(0, 33, 4), repeats=9, measure_contention=False)
+    costs = report_costs(pair, *others[0], gammas=range(0, 33, 4), repeats=9, measure_contention=False).costs
     print("v(gamma): " + ", ".join(f"{g} {costs.verify_cost(g):.2f}" for g in costs.verify))
     table: dict[str, Method] = {BASELINE: transformers_generate(pair.target, 50)}
     told: dict[str, Any] = {}

@@ -8,9 +8,9 @@ import typer
 from egptlib.cli._app import App, Dataset, EventViews, Pair, Split, app
 
 if TYPE_CHECKING:
-    from egptlib.measuring import CostReport, Divergences, Method
-    from egptlib.models import Model, PairSettings
+    from egptlib.measuring import CostReport, Method
     from egptlib.models import Pair as Models
+    from egptlib.models import PairSettings
 
 PRECISIONS = ("float32", "bfloat16", "int8", "nf4")
 
@@ -69,7 +69,7 @@ def costs(
             precision=name,
         )
         del models
-        print(cost_table(report))
+        print(report)
         path = out / f"costs_{settings.key}_{name}.json"
         report.costs.save(path)
         write_json(out / f"report_{settings.key}_{name}.json", report.to_dict())
@@ -101,7 +101,7 @@ def divergences(
 
     from egptlib._paths import write_json
     from egptlib.decoding import as_drafter, speculative_generate
-    from egptlib.measuring import find_divergences
+    from egptlib.measuring import find_divergences, plain_loop
     from egptlib.models import frame_sampling, pair_settings
     from egptlib.scenes import open_scenes
 
@@ -113,13 +113,13 @@ def divergences(
         models = _load(settings, name)
         target, drafter = models.target, as_drafter(models.drafter, models.target, models.matching)
         methods: dict[str, Method] = {
-            "plain loop": lambda *prompt, t=target: t.decode_greedy(t.start(*prompt), tokens)[0].tolist(),
+            "plain loop": plain_loop(target, tokens),
             f"speculative, gamma {gamma}": partial(
                 speculative_generate, target, drafter, gamma=gamma, max_new_tokens=tokens
             ),
         }
         report = find_divergences(target, methods, prompts, tokens)
-        print(f"{settings.name}, {name}: " + divergence_table(report, target))
+        print(f"{settings.name}, {name}: {report}")
         path = out / f"divergences_{settings.key}_{name}.json"
         write_json(path, report.to_dict())
         print(f"-> {path}\n", flush=True)
@@ -159,76 +159,6 @@ def selftest(
     print(f"-> {out / 'selftest.md'}, {out / 'selftest.json'}")
     if wrong := report.wrong():
         raise ValueError(f"{settings.name}: not generate's answers, and no rounding explains it: {', '.join(wrong)}")
-
-
-def cost_table(report: "CostReport") -> str:
-    """A cost report as it is printed."""
-    costs = report.costs
-    stages = ("load", "preprocess", "vision", "prefill", "decode")
-    told = [["stages, ms", *stages, "tokens"]]
-    for side, seconds in report.stages.items():
-        row = [f"{1e3 * seconds[stage]:.2f}" if stage in seconds else "-" for stage in stages]
-        told.append([side, *row, str(report.answer_tokens[side])])
-    memory = [["memory", *next(iter(report.memory.values())), "loaded in (s)"]]
-    for side, amounts in report.memory.items():
-        loaded = f"{report.load_seconds[side]:.2f}" if side in report.load_seconds else "-"
-        memory.append([side, *(f"{amount:.2f}" for amount in amounts.values()), loaded])
-    names = list(report.parts["target"])
-    parts = [["of a step, ms", *names, "all", "weights read"]]
-    for side, seconds in report.parts.items():
-        whole, read = sum(seconds.values()), report.weights_read[side]
-        speed = f"{read / 2**20:.1f} MiB, {read / whole / 1e9:.1f} GB/s"
-        parts.append([side, *(f"{1e3 * seconds[name]:.3f}" for name in names), f"{1e3 * whole:.2f}", speed])
-    whole = sum(report.parts["target"].values())
-    shares = [report.parts["drafter"][name] / whole for name in names]
-    parts.append(["makes c", *(f"{share:.3f}" for share in shares), f"{sum(shares):.3f}", ""])
-    gammas = [gamma for gamma in costs.verify if gamma < 9 or gamma % 4 == 0]
-    curve = [["gamma", *map(str, gammas)], ["verify_cost", *(f"{costs.verify_cost(gamma):.2f}" for gamma in gammas)]]
-    return "\n".join(
-        [
-            f"{costs.pair}, {costs.precision}, {costs.device}, {costs.context_length} positions in the target's cache",
-            *_columns(told),
-            *_columns(memory),
-            f"  step: T_p(1) {1e3 * costs.target_step:.2f} ms, T_q(1) {1e3 * costs.drafter_step:.2f} ms",
-            "  c: " + ", ".join(f"{how} {ratio:.3f}" for how, ratio in report.c.items()),
-            *_columns(parts),
-            *_columns(curve),
-            f"  contention: target {costs.contention_target:.2f}, drafter {costs.contention_drafter:.2f}; free draft "
-            f"tokens on paper: {costs.free_draft_tokens}",
-        ]
-    )
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    """Lines of a table: names to the left, figures to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  " + row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))
-        for row in rows
-    ]
-
-
-def divergence_table(report: "Divergences", target: "Model") -> str:
-    """What parts, method by method, as it is printed."""
-    gaps = report.gaps
-    lines = [
-        f"{report.prompts} prompts, {report.tokens} tokens; gap of the two best logits, over all tokens: median "
-        f"{gaps[len(gaps) // 2]:.3g}, 1 % below {gaps[len(gaps) // 100]:.3g}"
-    ]
-    for name, parted in report.parted.items():
-        lines.append(f"  {name}: {len(parted)} of {report.prompts} answers part from generate's")
-        for one in parted:
-            at = one.at
-            ours, theirs = (
-                "nothing" if token is None else repr(target.tokenizer.decode([token]))
-                for token in (at.token, at.reference)
-            )
-            lines.append(
-                f"    {one.scene}, {one.question!r}: token {at.position + 1} of {one.length}, {ours} for {theirs}, gap "
-                f"{at.gap:.3g} ({at.gap / at.spacing:.0f} spacings of the dtype; {report.gap_rank(at.gap):.1%} of all "
-                "tokens are as near)"
-            )
-    return "\n".join(lines)
 
 
 def _precisions(given: list[str] | None, default: tuple[str, ...]) -> list[str]:

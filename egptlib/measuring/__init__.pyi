@@ -1,7 +1,5 @@
 from ._agreement import Agreement as Agreement
-from ._agreement import CascadeAgreement as CascadeAgreement
 from ._agreement import record_agreement as record_agreement
-from ._agreement import record_cascade as record_cascade
 from ._baselines import TimedAnswer as TimedAnswer
 from ._baselines import timed_generate as timed_generate
 from ._baselines import transformers_baselines as transformers_baselines
@@ -13,7 +11,6 @@ from ._choices import ChoiceScore as ChoiceScore
 from ._choices import chosen_option as chosen_option
 from ._choices import score_choices as score_choices
 from ._costs import CostReport as CostReport
-from ._costs import measure_costs as measure_costs
 from ._costs import report_costs as report_costs
 from ._divergences import Divergences as Divergences
 from ._divergences import Parted as Parted
@@ -27,6 +24,7 @@ from ._methods import Method as Method
 from ._methods import MethodRuns as MethodRuns
 from ._methods import Speed as Speed
 from ._methods import compare_speed as compare_speed
+from ._methods import plain_loop as plain_loop
 from ._methods import run_methods as run_methods
 from ._methods import run_sessions as run_sessions
 from ._methods import with_threads as with_threads

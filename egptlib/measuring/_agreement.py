@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egptlib.models import Model, State, Vocabulary, match_vocabularies, shared_vocabulary
+from egptlib.models import Model, State, Vocabulary, match_vocabularies
 
 
 @dataclass(frozen=True)
@@ -65,83 +65,6 @@ def record_agreement(
         ends.append(np.isin(says[-1], list(vocabulary.end_token_ids)))
         confidence.append(logits.float().softmax(dim=-1).amax(dim=-1).cpu().double().numpy())
     return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own), says)
-
-
-@dataclass(frozen=True)
-class CascadeAgreement:
-    """What `metrics.replay_cascade` reads; see there.
-
-    Attributes:
-        token_ids: the target's answers.
-        match: bool [sample, position], middle model against target.
-        agree: bool [sample, position, depth], drafter against middle model along that one's own continuation.
-        reach: int64 [sample, position], tokens the middle model writes until it ends its answer.
-    """
-
-    token_ids: list[list[int]]
-    match: np.ndarray
-    agree: np.ndarray
-    reach: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """int64 [sample]."""
-        return np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
-
-
-@torch.no_grad()
-def record_cascade(
-    target: Model,
-    middle: Model,
-    drafter: Model,
-    prompts: Iterable[tuple[Any, str]],
-    *,
-    depth: int,
-    max_new_tokens: int = 50,
-) -> CascadeAgreement:
-    """Answer each prompt with the target, and record the middle model's continuations and the drafter along them.
-
-    Where the middle model agrees with the target its continuation is known from the next position on, so it writes one
-    only where they differ.
-
-    Args:
-        depth: of the continuations; the largest gamma to be replayed.
-
-    Raises:
-        ValueError: as `record_agreement`, or a depth below 1.
-    """
-    if depth < 1:
-        raise ValueError(f"depth: expected at least 1, found {depth}")
-    theirs, ours = shared_vocabulary(middle, target), shared_vocabulary(drafter, target)
-    answers, matches, agrees, reaches = [], [], [], []
-    for scene, question in prompts:
-        answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
-        states = [model.start(scene, question) for model in (middle, drafter)]
-        begin = [state.length for state in states]
-        says = _along(middle, states[0], answer, theirs).argmax(dim=-1).tolist()
-        own = _along(drafter, states[1], answer, ours).argmax(dim=-1).tolist()
-        match = np.equal(says, answer)
-        agree = np.zeros((len(answer), depth), dtype=bool)
-        reach = np.ones(len(answer), dtype=np.int64)
-        for i in reversed(range(len(answer))):
-            agree[i, 0] = own[i] == says[i]
-            if says[i] in theirs.end_token_ids:
-                continue
-            if match[i] and i + 1 < len(answer):
-                agree[i, 1:], reach[i] = agree[i + 1, :-1], reach[i + 1] + 1
-                continue
-            for model, state, length in zip((middle, drafter), states, begin):
-                model.rollback(state, length + i)
-            branch = _continue(middle, states[0], says[i], depth, theirs)
-            if len(branch) > 1:
-                logits = _read(drafter, states[1], ours.to_drafter(branch[:-1]), ours)
-                agree[i, 1 : len(branch)] = np.equal(logits.argmax(dim=-1).tolist(), branch[1:])
-            reach[i] = len(branch)
-        answers.append(answer)
-        matches.append(match)
-        agrees.append(agree)
-        reaches.append(reach)
-    return CascadeAgreement(answers, _padded(matches), _padded(agrees), _padded(reaches))
 
 
 def _along(model: Model, state: State, answer: list[int], vocabulary: Vocabulary) -> Tensor:

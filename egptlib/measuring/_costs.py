@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from egptlib._clock import synchronize
+from egptlib._columns import columns
 from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
 from egptlib.measuring._hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs
@@ -53,10 +54,49 @@ class CostReport:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __str__(self) -> str:
+        costs = self.costs
+        stages = ("load", "preprocess", "vision", "prefill", "decode")
+        told = [["stages, ms", *stages, "tokens"]]
+        for side, seconds in self.stages.items():
+            row = [f"{1e3 * seconds[stage]:.2f}" if stage in seconds else "-" for stage in stages]
+            told.append([side, *row, str(self.answer_tokens[side])])
+        memory = [["memory", *next(iter(self.memory.values())), "loaded in (s)"]]
+        for side, amounts in self.memory.items():
+            loaded = f"{self.load_seconds[side]:.2f}" if side in self.load_seconds else "-"
+            memory.append([side, *(f"{amount:.2f}" for amount in amounts.values()), loaded])
+        names = list(self.parts["target"])
+        parts = [["of a step, ms", *names, "all", "weights read"]]
+        for side, seconds in self.parts.items():
+            whole, read = sum(seconds.values()), self.weights_read[side]
+            speed = f"{read / 2**20:.1f} MiB, {read / whole / 1e9:.1f} GB/s"
+            parts.append([side, *(f"{1e3 * seconds[name]:.3f}" for name in names), f"{1e3 * whole:.2f}", speed])
+        whole = sum(self.parts["target"].values())
+        shares = [self.parts["drafter"][name] / whole for name in names]
+        parts.append(["makes c", *(f"{share:.3f}" for share in shares), f"{sum(shares):.3f}", ""])
+        gammas = [gamma for gamma in costs.verify if gamma < 9 or gamma % 4 == 0]
+        curve = [
+            ["gamma", *map(str, gammas)],
+            ["verify_cost", *(f"{costs.verify_cost(gamma):.2f}" for gamma in gammas)],
+        ]
+        return "\n".join(
+            [
+                f"{costs.pair}, {costs.precision}, {costs.device}, {costs.context_length} positions in the target's "
+                "cache",
+                *_indented(told),
+                *_indented(memory),
+                f"  step: T_p(1) {1e3 * costs.target_step:.2f} ms, T_q(1) {1e3 * costs.drafter_step:.2f} ms",
+                "  c: " + ", ".join(f"{how} {ratio:.3f}" for how, ratio in self.c.items()),
+                *_indented(parts),
+                *_indented(curve),
+                f"  contention: target {costs.contention_target:.2f}, drafter {costs.contention_drafter:.2f}; free "
+                f"draft tokens on paper: {costs.free_draft_tokens}",
+            ]
+        )
 
-def measure_costs(pair: Pair, scene: Any, question: str | None = None, **options: Any) -> Costs:
-    """Measure a pair's costs; arguments as in `report_costs`."""
-    return report_costs(pair, scene, question, **options).costs
+
+def _indented(rows: list[list[str]]) -> list[str]:
+    return ["  " + line for line in columns(rows)]
 
 
 def report_costs(

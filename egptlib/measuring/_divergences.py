@@ -22,12 +22,15 @@ class Parted:
         scene, question: the prompt.
         length: tokens of `generate`'s answer.
         at: where they part, the tokens there, and the gap between the two best logits.
+        ours, theirs: these tokens as text; None where the answer had ended.
     """
 
     scene: str
     question: str
     length: int
     at: Divergence
+    ours: str | None
+    theirs: str | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,24 @@ class Divergences:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def __str__(self) -> str:
+        median, low = self.gaps[len(self.gaps) // 2], self.gaps[len(self.gaps) // 100]
+        lines = [
+            f"{self.prompts} prompts, {self.tokens} tokens; gap of the two best logits, over all tokens: median "
+            f"{median:.3g}, 1 % below {low:.3g}"
+        ]
+        for name, parted in self.parted.items():
+            lines.append(f"  {name}: {len(parted)} of {self.prompts} answers part from generate's")
+            for one in parted:
+                at = one.at
+                ours, theirs = ("nothing" if text is None else repr(text) for text in (one.ours, one.theirs))
+                lines.append(
+                    f"    {one.scene}, {one.question!r}: token {at.position + 1} of {one.length}, {ours} for {theirs}, "
+                    f"gap {at.gap:.3g} ({at.gap / at.spacing:.0f} spacings of the dtype; {self.gap_rank(at.gap):.1%} "
+                    "of all tokens are as near)"
+                )
+        return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -78,5 +99,6 @@ def find_divergences(
         for name, method in methods.items():
             at = first_divergence(target, scene, question, token_ids_of(method(scene, question)), reference)
             if at is not None:
-                parted[name].append(Parted(getattr(scene, "id", ""), question, len(reference), at))
+                texts = (None if i is None else target.tokenizer.decode([i]) for i in (at.token, at.reference))
+                parted[name].append(Parted(getattr(scene, "id", ""), question, len(reference), at, *texts))
     return Divergences(len(prompts), tokens, parted, sorted(gaps))

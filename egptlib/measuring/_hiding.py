@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
 
+from egptlib._clock import timed
 from egptlib.decoding import ConcurrentDrafter, Generation, hidden_prefill_generate
+from egptlib.measuring._methods import plain_loop
 from egptlib.models import Model
 
 
@@ -87,37 +90,34 @@ def compare_prefill_hiding(
         warm_ups: rounds on the first prompt that are thrown away.
     """
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens}
-    runs: list[HidingRun] = []
+    plain, runs = plain_loop(target, max_new_tokens), list[HidingRun]()
     for i, (scene, question) in enumerate(prompts):
         trials = []
         for _ in range(repeats + (warm_ups if i == 0 else 0)):
-            plain, plain_seconds = _timed_plain(target, scene, question, max_new_tokens)
-            start = time.perf_counter()
-            beside = hidden_prefill_generate(
-                target, drafter, scene, question, max_free_tokens=max_free_tokens, **options
-            )
-            beside_seconds = time.perf_counter() - start
-            free = _free_tokens(beside)
-            start = time.perf_counter()
-            alone = hidden_prefill_generate(
-                target, drafter, scene, question, overlap=False, max_free_tokens=free, **options
-            )
-            trials.append((plain, plain_seconds, beside, beside_seconds, alone, time.perf_counter() - start))
+            hide = partial(hidden_prefill_generate, target, drafter, scene, question, **options)
+            own = timed(partial(plain, scene, question))
+            beside = timed(partial(hide, max_free_tokens=max_free_tokens))
+            alone = timed(partial(hide, overlap=False, max_free_tokens=_free_tokens(beside[1])))
+            trials.append(Trial(*own, *beside, *alone))
         runs.append(_summary(scene.id, question, trials[-repeats:]))
     return runs
 
 
-def _timed_plain(target: Model, scene: Any, question: str, max_new_tokens: int) -> tuple[list[int], float]:
-    start = time.perf_counter()
-    token_ids, _ = target.decode_greedy(target.start(scene, question), max_new_tokens)
-    ids = token_ids.tolist()
-    return ids, time.perf_counter() - start
+class Trial(NamedTuple):
+    """One prompt answered three ways: seconds of the whole call, and what came out."""
+
+    plain_seconds: float
+    plain: list[int]
+    overlapped_seconds: float
+    overlapped: Generation
+    in_sequence_seconds: float
+    in_sequence: Generation
 
 
-def _summary(scene: str, question: str, trials: list[tuple[Any, ...]]) -> HidingRun:
+def _summary(scene: str, question: str, trials: Sequence[Trial]) -> HidingRun:
     """Medians over the trials of one prompt; counts are those of the trial with the median overlapped time."""
-    middle = sorted(trials, key=lambda trial: trial[3])[len(trials) // 2]
-    beside, alone = middle[2], middle[4]
+    middle = sorted(trials, key=lambda trial: trial.overlapped_seconds)[len(trials) // 2]
+    beside, alone = middle.overlapped, middle.in_sequence
     free = _free_tokens(beside)
     drafter_alone, target_alone = drafter_ahead(alone), target_reading(alone)
     step = _seconds(alone, "drafter", ("draft",), free=True) / free if free else 0.0
@@ -125,10 +125,12 @@ def _summary(scene: str, question: str, trials: list[tuple[Any, ...]]) -> Hiding
     return HidingRun(
         scene=scene,
         question=question,
-        plain=_median([trial[1] for trial in trials]),
-        overlapped=_median([trial[3] for trial in trials]),
-        in_sequence=_median([trial[5] for trial in trials]),
-        on_paper=_median([trial[5] - min(drafter_ahead(trial[4]), target_reading(trial[4])) for trial in trials]),
+        plain=median(trial.plain_seconds for trial in trials),
+        overlapped=median(trial.overlapped_seconds for trial in trials),
+        in_sequence=median(trial.in_sequence_seconds for trial in trials),
+        on_paper=median(
+            t.in_sequence_seconds - min(drafter_ahead(t.in_sequence), target_reading(t.in_sequence)) for t in trials
+        ),
         free_tokens=free,
         free_accepted=beside.rounds[0].accepted if free and beside.rounds else 0,
         free_on_paper=max(0, int(window / step)) if step else 0,
@@ -136,7 +138,7 @@ def _summary(scene: str, question: str, trials: list[tuple[Any, ...]]) -> Hiding
         target_beside=target_reading(beside),
         drafter_alone=drafter_alone,
         drafter_beside=drafter_ahead(beside),
-        identical=all(g.token_ids.tolist() == trial[0] for trial in trials for g in (trial[2], trial[4])),
+        identical=all(g.token_ids.tolist() == t.plain for t in trials for g in (t.overlapped, t.in_sequence)),
         generation=beside,
     )
 
@@ -164,9 +166,3 @@ def _seconds(generation: Generation, lane: str, stages: tuple[str, ...], free: b
     return sum(
         e.seconds for e in generation.events if e.lane == lane and e.stage in stages and (not free or e.start < first)
     )
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

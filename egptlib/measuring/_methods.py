@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
+from egptlib._clock import timed
 from egptlib._progress import progress
 from egptlib.decoding import Draft, Drafter, Generation, KeepingDrafter, Recorder, Sampler, Stop
 from egptlib.metrics import bootstrap
+from egptlib.models import Model
 
 Method = Callable[[Any, str], Generation | list[int]]
 """Scene and question -> the answer, or its token ids alone where nothing else is known about it."""
@@ -59,6 +61,15 @@ class Speed:
     identical: float
     tokens: int
     seconds: float
+
+
+def plain_loop(target: Model, max_new_tokens: int) -> Callable[[Any, str], list[int]]:
+    """Our own greedy loop of the target alone: no drafter, no general machinery around it."""
+
+    def call(scene: Any, question: str) -> list[int]:
+        return target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
+
+    return call
 
 
 def with_threads(method: Method, count: int) -> Method:
@@ -126,9 +137,7 @@ def run_methods(
         trials = {name: list[tuple[float, Generation | list[int]]]() for name in methods}
         for _ in range(repeats):
             for name, method in methods.items():
-                start = time.perf_counter()
-                answer = method(*prompt)
-                trials[name].append((time.perf_counter() - start, answer))
+                trials[name].append(timed(partial(method, *prompt)))
         own = token_ids_of(trials[next(iter(methods))][0][1])
         for name, row in runs.items():
             last = trials[name][-1][1]
@@ -161,11 +170,8 @@ def run_sessions(
         answer(scenes[i % len(scenes)][0][0], [question for _, question in scenes[i % len(scenes)]])
     runs = MethodRuns()
     for group in scenes:
-        trials = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            answers = answer(group[0][0], [question for _, question in group])
-            trials.append((time.perf_counter() - start, answers))
+        ask = partial(answer, group[0][0], [question for _, question in group])
+        trials = [timed(ask) for _ in range(repeats)]
         seconds = statistics.median(each for each, _ in trials) / len(group)
         for nth, last in enumerate(trials[-1][1]):
             own = baseline.token_ids[len(runs.token_ids)]

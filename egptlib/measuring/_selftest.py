@@ -23,7 +23,7 @@ from egptlib.decoding import (
 from egptlib.measuring._costs import CostReport, concurrent_drafter, report_costs
 from egptlib.measuring._divergences import Divergences, find_divergences
 from egptlib.measuring._hiding import HidingRun, compare_prefill_hiding, contention
-from egptlib.measuring._methods import Method
+from egptlib.measuring._methods import Method, plain_loop
 from egptlib.models import Pair, device_name
 
 ROUNDING = 4  # spacings of the logits' dtype within which two best logits are a tie
@@ -166,7 +166,7 @@ def _methods(pair: Pair, beside: Any, tokens: int) -> dict[str, Method]:
         return SceneSession(target, drafter, scene).ask_all([question, *others], **options)[0]
 
     methods: dict[str, Method] = {
-        "plain loop": lambda *prompt: target.decode_greedy(target.start(*prompt), tokens)[0].tolist(),
+        "plain loop": plain_loop(target, tokens),
         **{
             f"{pair.drafter.name}, gamma {gamma}": partial(
                 speculative_generate, target, drafter, gamma=gamma, **options

@@ -19,6 +19,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
+from egptlib._columns import columns
 from egptlib.models._eventgpt import EventGPT, EventGPTConfig
 from egptlib.models._quantization import is_quantized, quantized_bytes
 
@@ -135,17 +136,18 @@ class MemoryPlan:
             lines.append(["all", "total", f"{self.parameters():,}", *weights])
         lengths = list(next(iter(self.cache_bytes.values()), {}))
         cache = [[model, *(_gib(size) for size in sizes.values())] for model, sizes in self.cache_bytes.items()]
-        text = _table(head, lines, left=2)
-        text += "\n\n" + _table(["KV cache, 16 bit, GiB", *(f"{n:,} tokens" for n in lengths)], cache, left=1)
+        cache = [["KV cache, 16 bit, GiB", *(f"{n:,} tokens" for n in lengths)], *cache]
+        told = [*columns([head, *lines], left=2, rule=True), "", *columns(cache, rule=True)]
         if set(models) >= {"EventGPT", "Video-LLaVA"}:
             reports = [
                 [row["what"], row["precision"], f"{row['reported']:.2f}", f"{row['planned']:.2f}"]
                 + [f"{row['difference']:+.1%}"]
                 for row in self.against_reports()
             ]
-            text += "\n\n" + _table(["weights, GiB", "precision", "reported", "planned", "difference"], reports, left=2)
-            text += "\nnf4: double quantization, as loaded here; nf4_single: one float32 scale per 64 weights"
-        return text
+            reports = [["weights, GiB", "precision", "reported", "planned", "difference"], *reports]
+            told += ["", *columns(reports, left=2, rule=True)]
+            told += ["nf4: double quantization, as loaded here; nf4_single: one float32 scale per 64 weights"]
+        return "\n".join(told)
 
 
 # Measured on the user's GPU and reported as "GB": 13.19 in bfloat16, 4.11 in 4 bit, 8.37 for both models in 4 bit.
@@ -237,13 +239,3 @@ def _parameter_bytes(parameter: nn.Parameter, precision: str, quantized: bool) -
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.3f}"
-
-
-def _table(head: list[str], lines: list[list[str]], left: int) -> str:
-    """Aligned columns; the first `left` of them to the left, figures to the right."""
-    widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
-
-    def row(cells: list[str]) -> str:
-        return "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
-
-    return "\n".join([row(head), row(["-" * w for w in widths]), *(row(line) for line in lines)])

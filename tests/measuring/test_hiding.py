@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from egptlib.decoding import Event, Generation, Round
-from egptlib.measuring._hiding import _summary
+from egptlib.measuring._hiding import Trial, _summary
 
 
 def made_up(drafter: float, free: int, step: float, target: float, loop: float) -> Generation:
@@ -28,7 +28,7 @@ def test_the_overlap_on_paper_is_the_longer_of_the_two_and_the_rest(drafter: flo
     """The run in sequence with the shorter of both taken away is as long as the longer one and the loop."""
     free, step, target, loop = 4, 0.5, 5.25, 3.0
     alone, whole = made_up(drafter, free, step, target, loop), drafter + free * step + target + loop
-    trials = [([1, 2], 7.0, alone, seconds, alone, whole + extra) for seconds, extra in ((2, 1), (1, 0), (3, -1))]
+    trials = [Trial(7.0, [1, 2], seconds, alone, whole + extra, alone) for seconds, extra in ((2, 1), (1, 0), (3, -1))]
     run = _summary("s", "q", trials)
     assert run.on_paper == pytest.approx(max(drafter + free * step, target) + loop)
     assert run.free_on_paper == max(0, math.floor((target - drafter) / step))  # steps that fit beside the target

@@ -38,6 +38,6 @@ def test_the_mini_pair_passes(one_street: Path, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(("spacings", "wrong"), [(3.0, []), (5.0, ["pipelined"])])
 def test_a_tie_in_low_precision_is_no_fault_and_all_else_is(spacings: float, wrong: list[str]) -> None:
     at = Divergence(position=2, token=5, reference=6, gap=0.25 * spacings, spacing=0.25)
-    found = Divergences(1, 9, {"plain loop": [], "pipelined": [Parted("s", "q", 9, at)]}, [0.1])
+    found = Divergences(1, 9, {"plain loop": [], "pipelined": [Parted("s", "q", 9, at, "a", "b")]}, [0.1])
     costs: Any = SimpleNamespace()
     assert SelfTest({}, found, costs, [], {}).wrong() == wrong

@@ -1,8 +1,8 @@
 """Replay against the real loop, token for token and pass for pass: the shipped mini pair, and tiny random models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,9 +23,10 @@ from egptlib.decoding import (
     speculative_decode,
     speculative_generate,
 )
-from egptlib.measuring import Agreement, record_agreement, record_cascade
+from egptlib.measuring import Agreement, record_agreement
+from egptlib.measuring._agreement import _along, _continue, _padded, _read
 from egptlib.metrics import Costs, expected_accepted, replay, replay_cascade, replay_policy
-from egptlib.models import Pair, load_pair, shared_vocabulary
+from egptlib.models import Model, Pair, load_pair, shared_vocabulary
 from egptlib.scenes import Scene
 from egptlib.traces import trace_from_agreement, trace_from_generations
 from tests.decoding.conftest import TextModel, make_model
@@ -186,6 +187,66 @@ def test_the_loop_skips_and_adapts_as_replay_says(kind: str, target: TextModel, 
         skip = rows[:, None] | idle[None, : recorded.match.shape[1]]
         again = replay(recorded.match, recorded.lengths, [4], limit=LIMIT, skip=skip, stops=recorded.ends)
         assert [again.rounds(s, 4) for s in range(len(TINY))] == [replayed.rounds(s, 4) for s in range(len(TINY))]
+
+
+class CascadeAgreement(NamedTuple):
+    """What `replay_cascade` reads; `agree` [sample, position, depth] is along the middle model's own continuation."""
+
+    token_ids: list[list[int]]
+    match: np.ndarray
+    agree: np.ndarray
+    reach: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
+
+
+@torch.no_grad()
+def record_cascade(
+    target: Model,
+    middle: Model,
+    drafter: Model,
+    prompts: Iterable[tuple[Any, str]],
+    *,
+    depth: int,
+    max_new_tokens: int = 50,
+) -> CascadeAgreement:
+    """The middle model's continuations, and the drafter along them.
+
+    Where the middle model agrees with the target its continuation is known from the next position on, so it writes one
+    only where they differ.
+    """
+    theirs, ours = shared_vocabulary(middle, target), shared_vocabulary(drafter, target)
+    answers, matches, agrees, reaches = [], [], [], []
+    for scene, question in prompts:
+        answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
+        states = [model.start(scene, question) for model in (middle, drafter)]
+        begin = [state.length for state in states]
+        says = _along(middle, states[0], answer, theirs).argmax(dim=-1).tolist()
+        own = _along(drafter, states[1], answer, ours).argmax(dim=-1).tolist()
+        match = np.equal(says, answer)
+        agree = np.zeros((len(answer), depth), dtype=bool)
+        reach = np.ones(len(answer), dtype=np.int64)
+        for i in reversed(range(len(answer))):
+            agree[i, 0] = own[i] == says[i]
+            if says[i] in theirs.end_token_ids:
+                continue
+            if match[i] and i + 1 < len(answer):
+                agree[i, 1:], reach[i] = agree[i + 1, :-1], reach[i + 1] + 1
+                continue
+            for model, state, length in zip((middle, drafter), states, begin):
+                model.rollback(state, length + i)
+            branch = _continue(middle, states[0], says[i], depth, theirs)
+            if len(branch) > 1:
+                logits = _read(drafter, states[1], ours.to_drafter(branch[:-1]), ours)
+                agree[i, 1 : len(branch)] = np.equal(logits.argmax(dim=-1).tolist(), branch[1:])
+            reach[i] = len(branch)
+        answers.append(answer)
+        matches.append(match)
+        agrees.append(agree)
+        reaches.append(reach)
+    return CascadeAgreement(answers, _padded(matches), _padded(agrees), _padded(reaches))
 
 
 @pytest.mark.parametrize("inner_gamma", [0, 1, 3])
