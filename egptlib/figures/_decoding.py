@@ -1,16 +1,19 @@
 """Figures of speculative decoding: methods against the clock, accepted lengths, one answer token by token."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from egptlib.figures._basic import _MARKERS, _SERIES_COLORS, EXACT_COLOR, _new_figure, _styled, _whole_numbers
-from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
+from egptlib.figures._basic import _MARKERS, _new_figure, _styled, _whole_numbers
+from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOSSY_COLOR = "#CC79A7"
+_PANELS_A_ROW = 4
+_TITLE_CHARACTERS = 24  # what stands above one of four panels
 Tokens = Sequence[str]
 
 
@@ -62,16 +65,20 @@ def accepted_lengths_figure(histograms: Mapping[str, Mapping[int, int]]) -> "Fig
     """
     if empty := [label for label, counts in histograms.items() if not sum(counts.values())]:
         raise ValueError(f"accepted lengths: expected at least one verification, found none for {empty[0]!r}")
-    figure = _new_figure(DOUBLE_COLUMN, 2.1)
-    panels = figure.subplots(1, len(histograms), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (label, counts) in zip(panels, histograms.items()):
+    rows = -(-len(histograms) // _PANELS_A_ROW)
+    columns = -(-len(histograms) // rows)
+    figure = _new_figure(DOUBLE_COLUMN, 0.5 + 1.6 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(histograms) :]:
+        axes.set_visible(False)
+    for axes, (label, counts) in zip(grid.flat, histograms.items()):
         total = sum(counts.values())
         mean = sum(k * count for k, count in counts.items()) / total
         axes.bar(list(counts), [100 * count / total for count in counts.values()], 0.8, color=TARGET_COLOR)
         axes.axvline(mean, color=NEUTRAL_COLOR, linestyle="--", linewidth=0.9)
-        axes.set_title(f"{label}\nmean {mean:.2f} of {total}", fontsize=8)
+        axes.set_title(f"{textwrap.fill(label, _TITLE_CHARACTERS)}\nmean {mean:.2f} of {total}", fontsize=8)
         _whole_numbers(axes.xaxis)
-    panels[0].set_ylabel("verifications (%)")
+    figure.supylabel("verifications (%)", fontsize=9)
     figure.supxlabel("draft tokens accepted, bonus not counted", fontsize=9)
     return figure
 
@@ -83,15 +90,15 @@ def positions_figure(shares: Mapping[str, Sequence[float]]) -> "Figure":
     Args:
         shares: label -> share of the first, second, ... draft token; see `acceptance_by_position`.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.7, 2.5)
+    figure = _new_figure(DOUBLE_COLUMN, 2.5)
     axes = figure.subplots()
-    for (label, values), color, marker in zip(shares.items(), cycle(_SERIES_COLORS + (EXACT_COLOR,)), cycle(_MARKERS)):
+    for (label, values), color, marker in zip(shares.items(), cycle(PALETTE), cycle(_MARKERS)):
         places = range(1, len(values) + 1)
         percent = [100 * value for value in values]
         axes.plot(places, percent, color=color, marker=marker, markersize=4, label=label)
     axes.set(ylim=(0, 102), xlabel="position in the draft", ylabel="kept up to here (%)")
     _whole_numbers(axes.xaxis)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # a line may go anywhere in the axes
     return figure
 
 

@@ -21,7 +21,7 @@ SLOT_KINDS = {
     "lanes": "count",
     "vehicle count": "count",
     "kind": "shape",
-    "color": "colour",
+    "colour": "colour",
     "direction": "motion",
     "pedestrian count": "count",
 }

@@ -218,7 +218,7 @@ def telling_thresholds(
         return tuple(standard)
     ordered = cosines.sort().values  # torch.quantile takes no more than 16 million
     levels = {round(ordered[int(share * (len(ordered) - 1))].item(), 2) for share in (0.1, 0.25, 0.5, 0.75, 0.9)}
-    return tuple(sorted(levels))
+    return tuple(sorted(level + 0.0 for level in levels))  # -0.0 would be shown as it is
 
 
 def consecutive_accepts(accepted: Bool[Tensor, "sample position"]) -> Int[Tensor, "sample"]:

@@ -25,6 +25,7 @@ from ._stars import set_star as set_star
 from ._sweep import differing as differing
 from ._sweep import plan_sweep as plan_sweep
 from ._sweep import read_grid as read_grid
+from ._tables import in_words as in_words
 from ._tables import show_table as show_table
 
 __all__: list[str]

@@ -20,6 +20,7 @@ from egptlib.reporting._static import left_out_line, noted, static
 from egptlib.reporting._tables import align
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_NOWHERE = "\x02"  # around the text of a link that a page cannot have
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class _Renderer(IPythonRenderer):
         self._headings = headings
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        plain = html.unescape(re.sub(r"<[^>]+>", "", text)).strip()
+        plain = html.unescape(re.sub(rf"<[^>]+>|{_NOWHERE}", "", text)).strip()
         base = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "section"
         taken = {heading.slug for heading in self._headings}
         slug = next(s for n in range(len(taken) + 1) if (s := f"{base}-{n}" if n else base) not in taken)
@@ -133,7 +134,12 @@ class _Renderer(IPythonRenderer):
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """A link to a file beside the notebook leads nowhere from a page: its text alone is kept."""
-        return str(super().link(text, url, title)) if re.match(r"[a-z]+:|#", url) else text
+        return str(super().link(text, url, title)) if re.match(r"[a-z]+:|#", url) else f"{_NOWHERE}{text}{_NOWHERE}"
+
+    def paragraph(self, text: str) -> str:
+        """A paragraph that is nothing but such a link, or has a word in bold before it, is left out."""
+        alone = re.fullmatch(rf"(<strong>[^<]*</strong>\s*)?{_NOWHERE}[^{_NOWHERE}]*{_NOWHERE}", text.strip())
+        return "" if alone else str(super().paragraph(text))
 
     def block_math(self, body: str) -> str:
         return to_mathml(body, "block")
@@ -165,4 +171,4 @@ class _Exporter(HTMLExporter):
             embed_images=True,
             path=resources.get("metadata", {}).get("path", ""),
         )
-        return noted(str(MarkdownWithMath(renderer=renderer).render(source)))
+        return noted(str(MarkdownWithMath(renderer=renderer).render(source)).replace(_NOWHERE, ""))

@@ -97,9 +97,10 @@ class Export:
 def file_name(text: str) -> str:
     """Return somebody's text as a file name without ending: letters, digits, "_", "-" and ".".
 
-    Text that is none gets a checksum, so that no two become one; so does "index", which is a page of its own.
+    Text that is none gets a checksum, so that no two become one; so do "index" and "glossary", pages of
+    their own.
     """
-    if _FILE_NAME.fullmatch(text) and text.lower() != "index":
+    if _FILE_NAME.fullmatch(text) and text.lower() not in ("index", "glossary"):
         return text
     checksum = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return "-".join([*re.findall(r"[A-Za-z0-9_]+", text), checksum])[-120:].lstrip("-")

@@ -20,6 +20,7 @@ from egptlib.reporting._runs import newest_runs, read_settings, read_status, rea
 from egptlib.reporting._static import POLICY
 from egptlib.reporting._summary import in_order, page_name, shown, summarize
 from egptlib.reporting._sweep import differing
+from egptlib.reporting._tables import in_words
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CARD_METRICS = 6
@@ -31,7 +32,7 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Write one page for each run below `root` and an index page; return the index.
+    """Write one page for each run below `root`, a glossary and an index page; return the index.
 
     Of runs of one notebook with equal parameters only the newest gets a page. Pages of an earlier report are removed,
     so that the folder can be sent to somebody as it is; other files there stay (see `Export`). A run that cannot be
@@ -53,7 +54,7 @@ def write_report(
         raise FileNotFoundError(f"{root}: holds no finished run; `egptlib run --out {root}` makes them")
     runs, cards = list[Path](), list[dict[str, Any]]()
     newest = in_order(newest_runs(readable))
-    with Export(out, ["index.html", *(page_name(folder) for folder in newest)]) as export:
+    with Export(out, ["index.html", "glossary.html", *(page_name(folder) for folder in newest)]) as export:
         for folder in newest:
             try:
                 page, card = _page(folder)
@@ -64,6 +65,7 @@ def write_report(
             export.write(card["page"], page)
             runs.append(folder)
             cards.append(card)
+        export.write("glossary.html", _glossary())
         export.write("index.html", _index(runs, cards, left_out))
     for name, why in left_out.items():
         tell(f"{root / name}: left out: {why}")
@@ -78,7 +80,7 @@ def _index(runs: Sequence[Path], cards: Sequence[dict[str, Any]], left_out: Mapp
     alike = {name: differing([p for p, card in zip(parameters, cards) if card["notebook"] == name]) for name in titles}
     for given, card in zip(parameters, cards):
         names = [name for name in alike[card["notebook"]] if name not in ("dataset", "split", "pair", "smoke")]
-        card["varies"] = ", ".join(f"{name.replace('_', ' ')} {shown(given.get(name))}" for name in names)
+        card["varies"] = ", ".join(f"{in_words(name)} {shown(given.get(name))}" for name in names)
     return _environment().get_template("index.html.j2").render(
         policy=POLICY,
         css=_css(),
@@ -134,9 +136,17 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
         "error": error,
         "seconds": f"{float(status.get('seconds', 0.0)):.0f} s",
         "settings": ", ".join(settings + ["smoke"] * bool(parameters.get("smoke"))),
-        "metrics": [(name.replace("_", " "), shown(value)) for name, value in headline.items()][:_CARD_METRICS],
+        "metrics": [(in_words(name), shown(value)) for name, value in headline.items()][:_CARD_METRICS],
         "thumbnail": _thumbnail(folder),
     }
+
+
+def _glossary() -> str:
+    text = (_TEMPLATES / "glossary.md").read_text(encoding="utf-8")
+    body, headings = notebook_html(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]))
+    contents = [h for h in headings if h.level == 2]
+    page = _environment().get_template("glossary.html.j2")
+    return page.render(policy=POLICY, css=_css(), body=Markup(body), headings=contents)
 
 
 def _read_notebook(path: Path) -> nbformat.NotebookNode:

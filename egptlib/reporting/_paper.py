@@ -23,6 +23,7 @@ from egptlib.figures import DOUBLE_COLUMN, SINGLE_COLUMN
 from egptlib.reporting._export import Export, file_name
 from egptlib.reporting._runs import newest_runs, read_settings, read_stars, read_status, readable_runs
 from egptlib.reporting._sweep import differing
+from egptlib.reporting._tables import in_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -33,14 +34,6 @@ _ONE_COLUMN_CHARACTERS = 46
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _TEENS = ("Ten", "Eleven", "Twelve", "Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen", "Eighteen", "Nineteen")
 _TENS = ("", "", "Twenty", "Thirty", "Forty", "Fifty", "Sixty", "Seventy", "Eighty", "Ninety")
-_UNITS = {
-    "ms": "ms",
-    "seconds": "s",
-    "percent": "%",
-    "mb": "MB",
-    "mib": "MiB",
-    "us": "µs",
-}  # last word of a column's name
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -253,7 +246,7 @@ def _tabular(frame: "DataFrame") -> str:
     )
     styler = frame.style.hide(axis="index")
     styler = styler.format(lambda value: escape(_cell(value))).format_index(
-        lambda name: escape(_header(str(name))), axis=1
+        lambda name: escape(in_words(str(name))), axis=1
     )
     return str(styler.to_latex(hrules=True, column_format="".join("r" if number else "l" for number in numeric)))
 
@@ -267,14 +260,6 @@ def _digits(column: "Series") -> "Series":
     whole = all(float(value).is_integer() for value in column if math.isfinite(value))
     decimals = 0 if whole else min(4, max(0, 3 - math.floor(math.log10(max(sizes)))))
     return column.map(lambda value: f"{value:.{decimals}f}" if math.isfinite(value) else value).astype(object)
-
-
-def _header(name: str) -> str:
-    """A column's name in words, its unit in brackets."""
-    words = name.replace("_", " ").split()
-    if len(words) > 1 and (unit := _UNITS.get(words[-1].lower())):
-        words[-1] = f"({unit})"
-    return " ".join(words)
 
 
 def _figure_body(pdf: Path, target: str) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from egptlib.reporting._export import file_name
 from egptlib.reporting._runs import read_settings, read_status
 from egptlib.reporting._sweep import differing
+from egptlib.reporting._tables import in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def _summary(notebook: str, folders: Sequence[Path]) -> Summary:
         seconds = float((read_status(folder) or {}).get("seconds", 0.0))
         cells = [shown(given.get(name)) for name in varying] + [shown(headline.get(name)) for name in names]
         rows.append((page_name(folder), [*cells, f"{seconds:.0f} s"]))
-    columns = [name.replace("_", " ") for name in [*varying, *names]] + ["took"]
+    columns = [in_words(name) for name in [*varying, *names]] + ["took"]
     return Summary(notebook, columns, rows, _figure(parameters, varying, names, headlines))
 
 
@@ -123,8 +124,8 @@ def _figure(
     if swept:
         axis = max(swept, key=lambda name: len({given.get(name) for given in parameters}))
         others = [name for name in varying if name != axis]
-        series = [", ".join(f"{name} {shown(given.get(name))}" for name in others) for given in parameters]
-        return sweep_figure(axis.replace("_", " "), [float(given[axis]) for given in parameters], series, figures)
+        series = [", ".join(f"{in_words(name)} {shown(given.get(name))}" for name in others) for given in parameters]
+        return sweep_figure(in_words(axis), [float(given[axis]) for given in parameters], series, figures)
     labels = [", ".join(shown(given.get(name)) for name in varying) for given in parameters]
     return runs_figure(labels[:_ROWS], {name: values[:_ROWS] for name, values in figures.items()})
 

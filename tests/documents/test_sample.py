@@ -40,7 +40,12 @@ def test_it_has_the_newest_run_of_each_notebook_under_its_name(sample: Any, tmp_
     (tmp_path / "report").mkdir()
     (tmp_path / "report/00_gone.html").write_text("of an earlier sample")
     sample.main(tmp_path / "runs")
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["01_a.html", "02_b.html", "index.html"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "01_a.html",
+        "02_b.html",
+        "glossary.html",
+        "index.html",
+    ]
     index = (tmp_path / "report/index.html").read_text()
     assert re.findall(r'<a class="card done" href="([^"]*)">', index) == ["01_a.html", "02_b.html"]
     assert "2026-01-02" in index and "2026-01-01" not in index
@@ -69,6 +74,6 @@ def test_the_committed_pages_are_those_of_the_notebooks(repository: Path) -> Non
     pages = {path.stem: path for path in (repository / "docs/report").glob("*.html")}
     if not pages:
         pytest.skip("no sample report: `make demo`, then `make sample`")
-    assert sorted(pages) == [*NOTEBOOKS, "index"]
+    assert sorted(pages) == [*NOTEBOOKS, "glossary", "index"]
     assert sum(path.stat().st_size for path in pages.values()) < 6_000_000
     assert ", smoke" not in pages["index"].read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 """Figures of decoding say which methods are lossy, and lose no token of the answer that they show."""
 
+from itertools import combinations
+
 import pytest
 from matplotlib.colors import to_rgba
 
@@ -19,6 +21,18 @@ def test_histogram_shares_and_mean() -> None:
     assert "mean 1.50 of 4" in axes.get_title(loc="left")
     with pytest.raises(ValueError, match="'n-grams'"):
         accepted_lengths_figure({"n-grams": {}})
+
+
+def test_titles_of_many_methods_do_not_overlap_and_legends_hide_no_line() -> None:
+    names = [f"EventGPT, gamma {i}, 2 threads" for i in range(9)]
+    figure = accepted_lengths_figure({name: {0: 1, 8: 3} for name in names})
+    figure.canvas.draw()
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes[:9]]  # type: ignore[attr-defined]
+    assert not any(a.overlaps(b) for a, b in combinations(titles, 2))
+    figure = positions_figure({name: [0.9, 0.1] for name in names})
+    figure.canvas.draw()
+    (axes,), legend = figure.axes, figure.axes[0].get_legend()
+    assert legend and not legend.get_window_extent().overlaps(axes.get_window_extent())
 
 
 def test_positions_count_from_one() -> None:

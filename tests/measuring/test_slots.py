@@ -48,8 +48,12 @@ def test_who_is_right_where_the_drafter_is_rejected() -> None:
         sample(3, "The road is a straight two-lane road.", "The road is a straight two-lane road.", {"road": "street"}),
     ]
     rows = {row["slot"]: row for row in slot_rejections(samples, spelt)}
-    assert (rows["color"]["facts"], rows["color"]["rate"], rows["color"]["target_true"]) == (2, 1.0, 0.5)
-    assert (rows["color"]["rate_true"], rows["color"]["rate_false"], rows["color"]["drafter_true"]) == (1.0, 1.0, 0.0)
+    assert (rows["colour"]["facts"], rows["colour"]["rate"], rows["colour"]["target_true"]) == (2, 1.0, 0.5)
+    assert (rows["colour"]["rate_true"], rows["colour"]["rate_false"], rows["colour"]["drafter_true"]) == (
+        1.0,
+        1.0,
+        0.0,
+    )
     assert (rows["direction"]["rate"], rows["direction"]["drafter_true"]) == (0.5, 1.0)
     assert (rows["direction"]["rate_true"], rows["direction"]["rate_false"]) == (0.0, 1.0)
     assert (rows["kind"]["rate"], rows["kind"]["drafter_true"]) == (0.0, None)

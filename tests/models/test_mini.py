@@ -68,7 +68,7 @@ def test_the_card_proves_that_they_see():
     assert sum(target) / len(target) >= 0.25
     assert min(target) >= 0.10
     assert min(gains(slots, "drafter", MOVING_SLOTS)) >= 0.15
-    assert abs(gains(slots, "drafter", ["color"])[0]) <= 0.10
+    assert abs(gains(slots, "drafter", ["colour"])[0]) <= 0.10
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ def test_a_tower_learns_and_repeats_itself():
     generator = torch.Generator().manual_seed(0)
     labels = torch.full((48, len(SLOTS)), NO_VALUE)
     labels[:, SLOTS.index("lanes")] = torch.arange(48) % 2
-    for slot in ("time of day", "surroundings", "ego motion", "vehicle count", "pedestrian count", "kind", "color"):
+    for slot in ("time of day", "surroundings", "ego motion", "vehicle count", "pedestrian count", "kind", "colour"):
         labels[:, SLOTS.index(slot)] = 0
     labels[:, SLOTS.index("direction")] = 0
     pictures = torch.randint(0, 60, (48, 1, 96, 96, 3), generator=generator, dtype=torch.uint8)

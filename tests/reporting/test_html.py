@@ -18,6 +18,7 @@ from egptlib.reporting._cells import notebook_html, to_mathml
 from egptlib.reporting._html import write_report
 from egptlib.reporting._runs import collect
 from egptlib.reporting._stars import overview
+from egptlib.reporting._tables import align, in_words, show_table
 
 from .conftest import _cell
 
@@ -159,7 +160,7 @@ def test_only_the_newest_of_equal_runs_has_a_page(root: Path) -> None:
     _write_run(root / "01_toy-streets-cccc", "2026-01-01T00:00:00", gamma=5)
     write_report(root)
     pages = {path.name for path in (root / "report").glob("*.html")}
-    assert pages == {"index.html", "01_toy-streets-0000.html", "01_toy-streets-cccc.html"}
+    assert pages == {"index.html", "glossary.html", "01_toy-streets-0000.html", "01_toy-streets-cccc.html"}
 
 
 def test_a_report_goes_where_it_is_asked_for(root: Path, tmp_path: Path) -> None:
@@ -178,17 +179,36 @@ def test_a_formula_that_cannot_be_read_stays_as_text() -> None:
 
 def test_columns_of_text_stand_left_and_of_numbers_right() -> None:
     frame = pd.DataFrame(
-        {"the_token": ["car", "-", "."], "rate_of_it": [0.5, np.nan, 1e-7], "note": ["x" * 30, None, ""]}
+        {"the_token": ["car", "-", "."], "mean_step_ms": [0.5, np.nan, 1e-7], "note": ["x" * 30, None, ""]}
     )
     output = _output(text__html=frame.to_html(index=False, border=0, na_rep="–"))
     body, _ = notebook_html(nbformat.v4.new_notebook(cells=[_cell("code", "table", outputs=[output])]))
-    cells = re.findall(r"<(t[dh])( class=\"[a-z ]+\")?(?: style=\"[^\"]*\")?>([^<]*)", body.replace("<wbr>", ""))
+    cells = re.findall(r"<(t[dh])( class=\"[a-z ]+\")?(?: style=\"[^\"]*\")?>([^<]*)", body)
     columns = [cells[i::3] for i in range(3)]
     assert [{kind for _, kind, _ in column} for column in columns] == [
         {' class="text short"'}, {""}, {' class="text"'}
     ]  # fmt: skip
-    assert [text for _, _, text in columns[0]] == ["the_token", "car", "-", "."]
-    assert "the_<wbr>token" in body  # a long name may break there
+    assert [text for _, _, text in columns[0]] == ["the token", "car", "-", "."]
+    assert columns[1][0][2] == "mean step (ms)"
+
+
+def test_names_of_earlier_pages_become_words_and_words_stay() -> None:
+    table = '<table class="dataframe"><tr><th class="text">cos_<wbr>sim_<wbr>mean</th><th>wall ms</th></tr></table>'
+    assert align(align(table)) == table.replace("cos_<wbr>sim_<wbr>mean", "cosine mean").replace("wall ms", "wall (ms)")
+    named = {"tokens_per_pass": "tokens per pass", "consecutive_mean_90": "consecutive mean at 0.90", "ms": "ms"}
+    assert {name: in_words(name) for name in named} == named and in_words("layer_12") == "layer 12"
+
+
+def test_a_shown_table_has_no_missing_value_of_pandas_and_whole_numbers_are_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    frame = pd.DataFrame({"num_rows": [220.0, np.nan, -0.0], "gamma": pd.array([5, None, 8]), 3: [0.5, 1.0, 2.0]})
+    show_table(frame)
+    cells = re.findall(r"<t[dh]\b[^>]*>([^<]*)<", shown[0].data)
+    assert cells == ["rows", "gamma", "3", "220", "5", "0.5", "–", "–", "1.0", "0", "8", "2.0"]
+    assert frame["num_rows"][0] == 220.0 and list(frame.columns) == ["num_rows", "gamma", 3]
 
 
 def test_tables_that_are_not_plain_stay_as_they_are() -> None:
@@ -277,7 +297,7 @@ def test_a_run_that_cannot_be_shown_is_named_and_the_others_have_pages(root: Pat
     (root / "02_kind/status.json").write_text('{"notebook": [1], "state": "done"}')
     told: list[str] = []
     index = write_report(root, tell=told.append)
-    assert {path.stem for path in index.parent.glob("*.html")} == {"index", "01_toy-streets-aaaa"}
+    assert {path.stem for path in index.parent.glob("*.html")} == {"index", "glossary", "01_toy-streets-aaaa"}
     text = index.read_text(encoding="utf-8")
     for name, file in (("notebook", "out.ipynb"), ("settings", "params.json"), ("status", "status.json"),
                        ("deep", "metrics.json"), ("kind", "notebook: expected text")):  # fmt: skip
@@ -288,11 +308,11 @@ def test_a_run_that_cannot_be_shown_is_named_and_the_others_have_pages(root: Pat
 
 
 def test_a_runs_name_cannot_be_an_address(root: Path) -> None:
-    for name in ("javascript:void(0)", "index", 'a" onload="x'):
+    for name in ("javascript:void(0)", "index", "glossary", 'a" onload="x'):
         _write_run(root / name, "2026-01-01T00:00:00", gamma=name)
     index = write_report(root)
     page = _Page(index.read_text(encoding="utf-8"))
-    assert len(list(index.parent.glob("*.html"))) == 5
+    assert len(list(index.parent.glob("*.html"))) == 7
     assert all(link.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+\.html", link) for link in page.links)
 
 
@@ -316,7 +336,9 @@ def test_a_failed_page_stops_after_the_cell_that_failed(tmp_path: Path) -> None:
 
 def test_pictures_enlarge_and_links_to_files_are_text() -> None:
     source = "[a page](../docs/report/01.html), [the web](https://example.org/), [below](#here)"
+    source += "\n\n**Alone:** [a file](x.html)\n\n## [Sub](y.md)"
     cells = [_cell("markdown", source), _cell("code", "x", outputs=[_output(image__png=_png())])]
-    body, _ = notebook_html(nbformat.v4.new_notebook(cells=cells))
-    assert re.findall(r'href="([^"]*)"', body) == ["https://example.org/", "#here"] and "a page" in body
+    body, headings = notebook_html(nbformat.v4.new_notebook(cells=cells))
+    assert re.findall(r'href="([^"]*)"', body) == ["https://example.org/", "#here"] and "<p>a page, <a" in body
+    assert "Alone" not in body and "\x02" not in body and headings[0].text == "Sub"
     assert re.search(r'<label class="figure"><input type="checkbox" aria-label="show larger"><img [^>]*></label>', body)

@@ -65,7 +65,7 @@ def test_an_empty_street_has_no_nearest_vehicle():
     facts = Facts("city street", "dusk", "fast", 2, (), 0)
     told = read_slots({pair["question"]: pair["answer"] for pair in answers(facts)})
     assert told == slots(facts)
-    assert {"kind", "color", "direction"}.isdisjoint(told)
+    assert {"kind", "colour", "direction"}.isdisjoint(told)
 
 
 def test_the_slot_questions_are_enough():

@@ -126,7 +126,7 @@ def render_card(card: dict[str, Any]) -> str:
     )
     average, weakest = 100 * sum(target_gain) / len(target_gain), 100 * min(target_gain)
     motion = 100 * min(gains(slots, "drafter", MOVING_SLOTS))
-    color = 100 * gains(slots, "drafter", ["color"])[0]
+    colour = 100 * gains(slots, "drafter", ["colour"])[0]
     table = "\n".join(rows)
     return f"""# Model card: the mini pair
 
@@ -150,14 +150,15 @@ No street is in two of these sets. Events are simulated.
 Slot accuracy on the test split: the share of windows in which the greedy answer tells the true value. *Blind* is the
 same model with its input blanked (no events; black frames), a state it was trained on too \
 ({settings["target"]["blank_share"]:.0%} of the scenes).
-*Majority* is the most frequent value of the training split. Kind, color and direction are those of the nearest vehicle.
+*Majority* is the most frequent value of the training split. Kind, colour and direction are those of the nearest \
+vehicle.
 
 | slot | target | target blind | drafter | drafter blind | majority | windows |
 | --- | --- | --- | --- | --- | --- | --- |
 {table}
 
 The target gains {average:.0f} points over its blind self on average, {weakest:.0f} on its weakest slot. The drafter
-gains {motion:.0f} or more on what moves ({" and ".join(MOVING_SLOTS)}), and {color:.0f} on color, which events do not
+gains {motion:.0f} or more on what moves ({" and ".join(MOVING_SLOTS)}), and {colour:.0f} on colour, which events do not
 carry.
 
 {_tell_heads(card["heads"]) if "heads" in card else ""}## Limits

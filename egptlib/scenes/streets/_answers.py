@@ -68,12 +68,12 @@ _SLOTS: dict[str, tuple[int, dict[str, str]]] = {
     "lanes": (3, {"2": "two-lane", "3": "three-lane"}),
     "vehicle count": (7, {str(n): f"{word} vehicle" for n, word in enumerate(_NUMBERS)}),
     "kind": (4, {value: f" {value} " for value in KINDS}),
-    "color": (4, {value: f" {value} " for value in COLORS}),
+    "colour": (4, {value: f" {value} " for value in COLORS}),
     "direction": (4, _MOTION_PHRASES),
     "pedestrian count": (6, {str(n): f"{word} pedestrian" for n, word in enumerate(_NUMBERS[:3])}),
 }
 SLOTS = tuple(_SLOTS)
-"""Names of the facts that answers are judged by. Kind, color and direction are those of the nearest vehicle."""
+"""Names of the facts that answers are judged by. Kind, colour and direction are those of the nearest vehicle."""
 SLOT_QUESTIONS = tuple(sorted({question for question, _ in _SLOTS.values()}))
 """Numbers of the questions whose answers tell all slots."""
 TOLD_TOGETHER = frozenset(
@@ -96,7 +96,7 @@ def slots(facts: Facts) -> dict[str, str]:
     }
     if facts.vehicles:
         nearest = facts.vehicles[0]
-        true |= {"kind": nearest.kind, "color": nearest.color, "direction": nearest.motion}
+        true |= {"kind": nearest.kind, "colour": nearest.color, "direction": nearest.motion}
     return true
 
 
