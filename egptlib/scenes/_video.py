@@ -129,7 +129,7 @@ class Picture:
     def to_ndarray(self, format: Literal["rgb24", "gray"] = "rgb24") -> np.ndarray:
         """Return uint8 [H, W, 3] RGB, or [H, W] for "gray"."""
         exchange, rows, columns = self.turn
-        pixels = np.asarray(self.frame.to_ndarray(format=format))
+        pixels = np.asarray(self.frame.to_ndarray(format=format, threads=1))  # by itself it starts some for each frame
         pixels = pixels.swapaxes(0, 1) if exchange else pixels
         return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
@@ -170,7 +170,11 @@ def _decode(path: Path) -> Iterator["VideoFrame"]:
 
 def _upright(path: Path, frame: "VideoFrame") -> tuple[bool, bool, bool]:
     """Read `Picture.turn` from the frame's display matrix (a b u, c d v, x y w; ISO/IEC 14496-12, 6.2.2)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # `frame.side_data` would keep this and the frame alive by each other, until the garbage collector comes by: a clip
+    # in memory, and in a forked process the end of threads that are not there, which waits for ever.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(cast(bytes, matrix), dtype=np.int32)[:5].tolist()

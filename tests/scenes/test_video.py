@@ -1,5 +1,6 @@
 """Frames out of clips of every awkward kind; frames carry their number, so the right ones are seen to be taken."""
 
+import gc
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -52,6 +53,18 @@ def test_sampled_frames(tmp_path: Path, suffix: str, count: int, sampling: str) 
     expected = frame_indices(count, 8, sampling)  # type: ignore[arg-type]
     assert numbers(path, sampling=sampling) == (expected, expected)
     assert video_frame_count(path) == count
+
+
+def test_frames_are_given_back_without_the_garbage_collector(tmp_path: Path) -> None:
+    """Else they wait for it, a clip in memory; and one that ends a frame in a forked process waits for ever."""
+    path = encode(tmp_path / "clip.mp4", 20)
+    gc.collect()
+    gc.disable()
+    try:
+        assert video_frame_count(path) == len(read_frames(path, 20)[0]) == 20
+        assert not [value for value in gc.get_objects() if type(value).__name__ == "VideoFrame"]
+    finally:
+        gc.enable()
 
 
 def test_a_target_may_choose_the_frames_by_number_and_rate(tmp_path: Path) -> None:
