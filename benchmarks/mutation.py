@@ -32,6 +32,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -65,24 +66,26 @@ class Mutants(MutationVisitor):
         return not isinstance(node, cst.FunctionDef) and bool(super()._skip_node_and_children(node))
 
 
-def mutants(root: Path, path: Path) -> list[dict[str, Any]]:
-    """All of a file: its whole source with each, and the lines of the statement in which it is."""
+def mutants(root: Path, path: Path) -> list[Callable[[], dict[str, Any] | None]]:
+    """All of a file, each made when it is called: its whole source with it, and the lines of its statement."""
     source = path.read_text(encoding="utf-8")
     visitor = Mutants(mutation_operators, IgnoredCode(set(), set(), set()))
     module = cst.MetadataWrapper(cst.parse_module(source)).visit(visitor)
-    heads = statements(ast.parse(source))
-    found, old = [], source.splitlines()
-    for number, mutation in enumerate(visitor.mutations):
-        if mutation.contained_by_top_level_function is None:
-            continue  # of a module's or class's own body: done once, at import
+    heads, old = statements(ast.parse(source)), source.splitlines()
+
+    def made(number: int, mutation: Any) -> dict[str, Any] | None:
         changed = deep_replace(module, mutation.original_node, mutation.mutated_node).code
         new = changed.splitlines()
         line = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), None)
-        if line is not None and (head := min((h for h in heads if line + 1 in h), key=len, default=None)):
-            name = f"{path.relative_to(root)}:{number}"
-            found.append({"name": name, "line": line + 1, "old": old[line].strip(), "new": new[line].strip(),
-                          "lines": head, "source": changed, "path": path})  # fmt: skip
-    return found
+        if line is None or (head := min((h for h in heads if line + 1 in h), key=len, default=None)) is None:
+            return None
+        name = f"{path.relative_to(root)}:{number}"
+        return {"name": name, "line": line + 1, "old": old[line].strip(), "new": new[line].strip(), "lines": head,
+                "source": changed, "path": path}  # fmt: skip
+
+    # those of a module's or class's own body are done once, at import
+    inside = [(i, m) for i, m in enumerate(visitor.mutations) if m.contained_by_top_level_function is not None]
+    return [partial(made, number, mutation) for number, mutation in inside]
 
 
 def statements(tree: ast.AST) -> list[range]:
@@ -187,11 +190,14 @@ class Session:
         rng = random.Random(self.given.seed)
         paths = [path for pattern in ROOMS[self.room] for path in sorted((self.root / "egptlib").glob(pattern))]
         every = [mutant for path in paths for mutant in mutants(self.root, path)]
-        chosen = rng.sample(every, min(self.given.sample, len(every)))
         if self.given.only:
             before = json.loads(self.given.only.read_text())["survived"]
             kept = {(told["name"].split(":")[0], told["old"], told["new"]) for told in before}
-            chosen = [m for m in every if (m["name"].split(":")[0], m["old"], m["new"]) in kept]
+            made = [mutant for make in every if (mutant := make())]
+            chosen = [m for m in made if (m["name"].split(":")[0], m["old"], m["new"]) in kept]
+        else:
+            made_of = rng.sample(every, min(self.given.sample, len(every)))
+            chosen = [mutant for make in made_of if (mutant := make())]
         say(f"{self.room}: {len(every)} mutants in {len(paths)} files")
         self.reached, self.seconds = self.baseline({str(path) for path in paths})
         control = {"path": paths[-1], "source": paths[-1].read_text(encoding="utf-8")}
