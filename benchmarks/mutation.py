@@ -84,7 +84,11 @@ def mutants(root: Path, path: Path) -> list[Callable[[], dict[str, Any] | None]]
                 "source": changed, "path": path}  # fmt: skip
 
     # those of a module's or class's own body are done once, at import
-    inside = [(i, m) for i, m in enumerate(visitor.mutations) if m.contained_by_top_level_function is not None]
+    inside = [
+        (i, m)
+        for i, m in enumerate(visitor.mutations)
+        if isinstance(m.contained_by_top_level_function, cst.FunctionDef)
+    ]
     return [partial(made, number, mutation) for number, mutation in inside]
 
 

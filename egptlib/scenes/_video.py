@@ -174,7 +174,7 @@ def _upright(path: Path, frame: "VideoFrame") -> tuple[bool, bool, bool]:
 
     # `frame.side_data` would keep this and the frame alive by each other, until the garbage collector comes by: a clip
     # in memory, and in a forked process the end of threads that are not there, which waits for ever.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # of which its stub knows nothing
     if matrix is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(cast(bytes, matrix), dtype=np.int32)[:5].tolist()
