@@ -47,21 +47,27 @@ def summarize(folders: Sequence[Path]) -> list[Summary]:
 
 
 def in_order(folders: Sequence[Path]) -> list[Path]:
-    """Return runs by notebook and dataset, and within these by the values of what varies, numbers by their size."""
+    """Return runs by notebook and dataset, and within these by the values of what varies.
+
+    What varies first is what a grid's file names first (see `plan_sweep`). Numbers go by their size, other values in
+    the order in which the runs began.
+    """
+    statuses = {folder: read_status(folder) or {} for folder in folders}
     groups: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
-    for folder in folders:
-        given, notebook = read_settings(folder / "params.json"), (read_status(folder) or {}).get("notebook")
+    for folder in sorted(folders, key=lambda folder: str(statuses[folder].get("started"))):
+        given, notebook = read_settings(folder / "params.json"), statuses[folder].get("notebook")
         groups.setdefault((str(notebook), shown(given.get("dataset"))), []).append((folder, given))
     ordered = []
     for _, runs in sorted(groups.items()):
         names = differing([given for _, given in runs])
-        key = {folder: [_place(given.get(name)) for name in names] for folder, given in runs}
+        values = {name: [given.get(name) for _, given in runs] for name in names}
+        key = {folder: [_place(given.get(name), values[name]) for name in names] for folder, given in runs}
         ordered += sorted(key, key=lambda folder: (key[folder], folder.name))
     return ordered
 
 
-def _place(value: Any) -> tuple[bool, float, str]:
-    return (False, float(value), "") if _is_number(value) else (True, 0.0, str(value))
+def _place(value: Any, values: Sequence[Any]) -> tuple[bool, float]:
+    return (False, float(value)) if _is_number(value) else (True, values.index(value))
 
 
 def page_name(folder: Path) -> str:

@@ -91,6 +91,8 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
 def plan_sweep(grid: Grid, optional: Mapping[str, Any] | None = None, folder: Path | None = None) -> list[Job]:
     """Return the runs of a grid, each once: a notebook that does not know a parameter has one run for all its values.
 
+    The grid's axes stand first among a run's parameters, in the order of the file: so do they in tables and on cards.
+
     Args:
         grid: what `read_grid` returned.
         optional: parameters for the notebooks that know them, such as ``smoke``.
@@ -101,7 +103,9 @@ def plan_sweep(grid: Grid, optional: Mapping[str, Any] | None = None, folder: Pa
     """
     notebooks = find_notebooks(grid.notebooks, folder)
     jobs = [job for point in grid.points() for job in plan(notebooks, {**grid.parameters, **point}, optional)]
-    return list({job.name: job for job in jobs}.values())
+    axes = [{name: job.parameters[name] for name in grid.axes if name in job.parameters} for job in jobs]
+    ordered = [Job(job.notebook, {**first, **job.parameters}) for job, first in zip(jobs, axes)]
+    return list({job.name: job for job in ordered}.values())
 
 
 def differing(parameters: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,9 @@ import pytest
 from egptlib._paths import write_json
 from egptlib.reporting import write_report
 from egptlib.reporting._summary import in_order, quantity, summarize
+from egptlib.reporting._sweep import Grid, plan_sweep
+
+from .conftest import NotebookMaker
 
 
 def _write(folder: Path, headline: dict[str, Any], state: str = "done", **parameters: Any) -> Path:
@@ -64,3 +67,16 @@ def test_runs_stand_in_the_order_of_what_varies(tmp_path: Path) -> None:
     assert [folder.name for folder in in_order(sorted(tmp_path.iterdir()))] == ["b", "d", "c", "a"]
     index = write_report(tmp_path).read_text(encoding="utf-8")
     assert re.findall(r'class="varies">(.*?)<', index) == ["gamma 3", "gamma 20", "gamma 9", "gamma 10"]
+
+
+def test_cards_of_a_sweep_stand_in_the_order_of_its_grid(make_notebook: NotebookMaker, tmp_path: Path) -> None:
+    toy = make_notebook("05_toy", parameters='gamma = 1\nrule = "a"\ndataset = "streets"\nout = ""')
+    grid = Grid((str(toy),), {}, {"rule": ["top", "deferral"], "gamma": [2, 10]})
+    for n, job in enumerate(plan_sweep(grid)):
+        folder = tmp_path / "runs" / job.name
+        write_json(folder / "params.json", dict(job.parameters))
+        status = {"state": "done", "notebook": "05_toy", "seconds": 1.0, "started": f"2026-01-0{n + 1}"}
+        write_json(folder / "status.json", status)
+    index = write_report(tmp_path / "runs").read_text(encoding="utf-8")
+    wanted = [f"rule {rule}, gamma {gamma}" for rule in ("top", "deferral") for gamma in (2, 10)]
+    assert re.findall(r'class="varies">(.*?)<', index) == wanted

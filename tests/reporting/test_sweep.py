@@ -67,7 +67,10 @@ def test_a_grid_is_every_combination_once(make_notebook: NotebookMaker, tmp_path
         ("08_other", 1, None), ("08_other", 2, None),
     ]  # fmt: skip
     assert all(job.parameters["smoke"] is True for job in jobs if job.notebook == toy)
-    assert differing([job.parameters for job in jobs if job.notebook == toy]) == ["threshold", "gamma"]
+    assert differing([job.parameters for job in jobs if job.notebook == toy]) == [
+        "gamma",
+        "threshold",
+    ]  # as in the grid
     assert differing([job.parameters for job in jobs if job.notebook == other]) == ["gamma"]
     assert differing([{"a": 1}, {"a": 1, "b": None}]) == ["b"]
 
@@ -106,7 +109,7 @@ def test_a_dry_run_lists_and_leaves_nothing(make_notebook: NotebookMaker, tmp_pa
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = ended.stdout.splitlines()
     assert lines[-1] == "4 runs, 0 done already" and not root.exists()
-    assert lines[1].startswith("to do   04_toy on streets (threshold=0.6, gamma=1) -> ")
+    assert lines[1].startswith("to do   04_toy on streets (gamma=1, threshold=0.6) -> ")
 
 
 @pytest.mark.slow
