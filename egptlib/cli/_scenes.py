@@ -119,25 +119,15 @@ def make_scenes(
     keep_events: Annotated[bool, typer.Option(help="Also keep the raw events of each window.")] = False,
 ) -> None:
     """Cut a recording and its video into windows that overlap by half, as a dataset folder."""
-    from egptlib.scenes import (
-        is_eventbench,
-        is_evqa,
-        is_talk2event,
-        make_eventbench,
-        make_evqa,
-        make_talk2event,
-        parse_window,
-    )
+    from egptlib.scenes import cut_clips, parse_window, published_reader, read_eventbench
     from egptlib.scenes import make_scenes as make
 
-    if (bench := is_eventbench(events)) or is_evqa(events) or is_talk2event(events):
+    if read := published_reader(events):
+        bench = read is read_eventbench
         if (video and not bench) or questions or offset_us or window != "1s" or keep_events:
             own = "questions; only --out and --video go" if bench else "questions and frames; only --out goes"
             raise ValueError(f"{events}: a dataset with its own {own} with it")
-        if bench:
-            print(make_eventbench(events, out, video=video))
-        else:
-            print(make_evqa(events, out) if is_evqa(events) else make_talk2event(events, out))
+        print(cut_clips(read(events, video) if bench else read(events), out))
         return
     report = make(
         events,

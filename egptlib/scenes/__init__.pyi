@@ -9,10 +9,6 @@ from ._dsec import cut_dsec as cut_dsec
 from ._dsec import cut_sequence as cut_sequence
 from ._dsec import find_sequences as find_sequences
 from ._dsec import write_dsec_sequence as write_dsec_sequence
-from ._eventbench import is_eventbench as is_eventbench
-from ._eventbench import make_eventbench as make_eventbench
-from ._evqa import is_evqa as is_evqa
-from ._evqa import make_evqa as make_evqa
 from ._folder import SceneFolder as SceneFolder
 from ._folder import open_scenes as open_scenes
 from ._index import INDEX_NAME as INDEX_NAME
@@ -26,8 +22,6 @@ from ._simulate import EventSimulator as EventSimulator
 from ._simulate import simulate_events as simulate_events
 from ._summary import EventSummary as EventSummary
 from ._summary import summarize_events as summarize_events
-from ._talk2event import is_talk2event as is_talk2event
-from ._talk2event import make_talk2event as make_talk2event
 from ._video import FrameSampling as FrameSampling
 from ._video import frame_indices as frame_indices
 from ._video import read_frames as read_frames
@@ -47,3 +41,8 @@ from .streets._answers import slot_values as slot_values
 from .streets._make import make_streets as make_streets
 
 __all__: list[str]
+from ._cutting import cut_clips as cut_clips
+from ._eventbench import read_eventbench as read_eventbench
+from ._evqa import read_evqa as read_evqa
+from ._published import published_reader as published_reader
+from ._talk2event import read_talk2event as read_talk2event

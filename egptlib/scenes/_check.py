@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from egptlib._progress import progress
 from egptlib.scenes._images import frame_files, read_image
 from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
 from egptlib.scenes._video import video_frame_count
@@ -25,7 +26,7 @@ class Problem:
         return f"{self.sample}: {self.message}" if self.sample else self.message
 
 
-def check_folder(folder: str | PathLike[str], jobs: int = 2, progress: bool = True) -> list[Problem]:
+def check_folder(folder: str | PathLike[str], jobs: int = 2) -> list[Problem]:
     """Read every file of a dataset folder and return what is wrong, in the order of the index.
 
     A sample needs a source of event pictures (`event_image/`, `event_image_1f/` or `event_npy/`) and one of frames
@@ -36,8 +37,6 @@ def check_folder(folder: str | PathLike[str], jobs: int = 2, progress: bool = Tr
     Args:
         jobs: threads (decoding runs outside Python's lock).
     """
-    from tqdm import tqdm
-
     root = Path(folder)
     try:
         entries = read_entries(root)
@@ -57,8 +56,7 @@ def check_folder(folder: str | PathLike[str], jobs: int = 2, progress: bool = Tr
     problems = _repeated_ids(root, entries)
     with ThreadPoolExecutor(jobs) as pool:
         found = pool.map(check, enumerate(entries))
-        hidden = None if progress else True  # None: shown on a terminal only
-        for faults in tqdm(found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=hidden):
+        for faults in progress(found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=None):
             problems += faults
     return problems
 

@@ -10,12 +10,10 @@ from typing import Any
 from egptlib.scenes._check import Problem, check_folder
 from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
-from egptlib.scenes._eventbench import is_eventbench, read_eventbench
-from egptlib.scenes._evqa import is_evqa, read_evqa
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._index import INDEX_NAME
+from egptlib.scenes._published import published_reader
 from egptlib.scenes._recording import has_frames, open_frames
-from egptlib.scenes._talk2event import is_talk2event, read_talk2event
 from egptlib.scenes._video import video_frame_count
 from egptlib.scenes.events import EventFile
 
@@ -32,9 +30,8 @@ def check_scenes(path: str | PathLike[str]) -> list[Problem]:
     path = Path(path)
     if path.is_file():
         return list(_check_file(path))
-    for is_laid_out, read in ((is_evqa, read_evqa), (is_talk2event, read_talk2event), (is_eventbench, read_eventbench)):
-        if is_laid_out(path):
-            return list(_check_clips(read(path)))
+    if read := published_reader(path):
+        return list(_check_clips(read(path)))
     if not (path / INDEX_NAME).exists() and any(map(is_sequence, [path, *path.glob("*")])):
         return [problem for sequence in find_sequences([path]) for problem in _check_sequence(sequence)]
     return check_folder(path)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from egptlib._paths import parse_json, write_json
+from egptlib._progress import progress
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._images import write_png
 from egptlib.scenes._index import INDEX_NAME
@@ -128,21 +129,15 @@ def cut_recording(
     return len(samples)
 
 
-def cut_clips(
-    clips: Iterable[Clip],
-    out: str | PathLike[str],
-    *,
-    views: Sequence[int] = (5, 1),
-    keep_events: bool = False,
-    progress: bool = True,
-) -> CutReport:
-    """Write each clip as one scene of the dataset folder `out`; those without frames or events are set aside."""
-    from tqdm import tqdm
+def cut_clips(clips: Iterable[Clip], out: str | PathLike[str]) -> CutReport:
+    """Write each clip as one scene of the dataset folder `out`; those without frames or events are set aside.
 
+    Raises:
+        ValueError: `out` was cut with other settings.
+    """
     out, num_cut, num_skipped = own_folder(out), 0, 0
-    hidden = None if progress else True  # None: shown on a terminal only
-    for clip in tqdm(clips, desc=f"cut {out.name}", unit="scene", disable=hidden):
-        settings = cut_settings(0, views, keep_events) | {"file": [clip.path.name, clip.path.stat().st_size]}
+    for clip in progress(clips, desc=f"cut {out.name}", unit="scene", disable=None):
+        settings = cut_settings(0) | {"file": [clip.path.name, clip.path.stat().st_size]}
         settings |= {"entry": clip.entry}
         if is_cut(clip.name, out, settings):
             num_skipped += 1

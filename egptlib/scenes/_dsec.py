@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from egptlib._paths import atomic_write, read_json, write_json
+from egptlib._progress import progress
 from egptlib.scenes._cutting import (
     Annotator,
     CutReport,
@@ -120,7 +121,6 @@ def cut_dsec(
     keep_events: bool = False,
     annotate: Annotator | None = None,
     jobs: int = 1,
-    progress: bool = True,
 ) -> CutReport:
     """Cut DSEC sequences into overlapping windows, as the dataset folder that `open_scenes` opens.
 
@@ -142,15 +142,13 @@ def cut_dsec(
         ValueError: a sequence is not in DSEC layout or damaged, or `out` was cut with other settings.
     """
     from joblib import Parallel, delayed
-    from tqdm import tqdm
 
     found, out = find_sequences(sequences), own_folder(out)
     settings = cut_settings(window_us, views, keep_events)
     todo = [path for path in found if not is_cut(path.resolve().name, out, settings)]
     cut = partial(cut_sequence, out=out, window_us=window_us, views=views, keep_events=keep_events, annotate=annotate)
     done = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(cut)(path) for path in todo)
-    hidden = None if progress else True  # None: shown on a terminal only
-    for _ in tqdm(done, total=len(todo), desc=f"cut {out.name}", unit="sequence", disable=hidden):
+    for _ in progress(done, total=len(todo), desc=f"cut {out.name}", unit="sequence", disable=None):
         pass
     return finish_folder(out, len(todo), len(found) - len(todo))
 

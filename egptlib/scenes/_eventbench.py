@@ -7,7 +7,7 @@ What its own code (XduSyL/EventBench, commits 83f1320 and 500ee55) tells: the re
 the size of the sensor by the type of data. The published list of questions could not be read; see data/README.md.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from os import PathLike
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from egptlib._paths import parse_json
-from egptlib.scenes._cutting import Clip, CutReport, cut_clips
+from egptlib.scenes._cutting import Clip
 from egptlib.scenes._frames import Frames, VideoFrames
 from egptlib.scenes._index import INDEX_NAME, parse_questions, relative_path
 from egptlib.scenes._rendering import event_images
@@ -76,16 +76,8 @@ def is_eventbench(root: str | PathLike[str]) -> bool:
     return any(map(_is_list, sorted(Path(root).glob("*.json"))))
 
 
-def make_eventbench(
-    root: str | PathLike[str],
-    out: str | PathLike[str],
-    *,
-    video: str | PathLike[str] | None = None,
-    views: Sequence[int] = (5, 1),
-    keep_events: bool = False,
-    progress: bool = True,
-) -> CutReport:
-    """Make a dataset folder of EventBench's recordings, each with its questions as one scene.
+def read_eventbench(root: str | PathLike[str], video: str | PathLike[str] | None = None) -> Iterator[Clip]:
+    """Yield EventBench's recordings, in the order of the lists, each with all its questions as one scene.
 
     EventBench has no frames. Without `video` the target is shown pictures of the same events; a scene's metadata says
     so: `"frames": "events"`.
@@ -94,18 +86,11 @@ def make_eventbench(
         root: the folder with the lists of questions; recordings are named relative to it.
         video: a folder with the videos that events were simulated from, named as the recordings; those that begin with
             their events. Recordings without a video are set aside by name then.
-        out, views, keep_events: as of `make_scenes`.
 
     Raises:
         FileNotFoundError: a recording is missing.
-        ValueError: a file is not as described above, or `out` was cut with other settings.
+        ValueError: a file is not as described above.
     """
-    clips = read_eventbench(root, video)
-    return cut_clips(clips, out, views=views, keep_events=keep_events, progress=progress)
-
-
-def read_eventbench(root: str | PathLike[str], video: str | PathLike[str] | None = None) -> Iterator[Clip]:
-    """Yield the recordings, each with all its questions, in the order of the lists; errors as of `make_eventbench`."""
     root = Path(root)
     for path in sorted(root.glob("*.json")):
         entries = parse_json(path.read_bytes(), path)

@@ -7,14 +7,14 @@ The layout is read from the README and the reader of the dataset's own repositor
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from egptlib.scenes._cutting import Clip, CutReport, cut_clips
+from egptlib.scenes._cutting import Clip
 from egptlib.scenes._frames import Frames, Hdf5Images
 from egptlib.scenes._index import relative_path
 from egptlib.scenes.events import EventFile
@@ -25,31 +25,19 @@ def is_evqa(root: str | PathLike[str]) -> bool:
     return all((Path(root) / part).is_dir() for part in ("questions", "h5_files"))
 
 
-def make_evqa(
-    root: str | PathLike[str],
-    out: str | PathLike[str],
-    *,
-    views: Sequence[int] = (5, 1),
-    keep_events: bool = False,
-    progress: bool = True,
-) -> CutReport:
-    """Make a dataset folder of EvQA's questions, each with its whole recording as one scene.
+def read_evqa(root: str | PathLike[str]) -> Iterator[Clip]:
+    """Yield EvQA's questions, in the order of the files, each with its whole recording as one scene.
 
-    A recording without images is set aside by name, since the target would see nothing. Questions are the English ones.
+    A recording without images is set aside when it is cut, since the target would see nothing. Questions are the
+    English ones.
 
     Args:
         root: the folder with `questions/` and `h5_files/`.
-        out, views, keep_events: as of `make_scenes`.
 
     Raises:
         FileNotFoundError: a recording is missing.
-        ValueError: a file is not as described above, or `out` was cut with other settings.
+        ValueError: a file is not as described above.
     """
-    return cut_clips(read_evqa(root), out, views=views, keep_events=keep_events, progress=progress)
-
-
-def read_evqa(root: str | PathLike[str]) -> Iterator[Clip]:
-    """Yield the questions, in the order of the files; errors as of `make_evqa`."""
     root = Path(root)
     files = sorted((root / "questions").glob("*.json"))
     if not files:

@@ -11,7 +11,7 @@ their order is lost, and positive ones are taken to come last; t is the number o
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from os import PathLike
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from egptlib.scenes._cutting import Clip, CutReport, cut_clips
+from egptlib.scenes._cutting import Clip
 from egptlib.scenes._frames import Frames, PngFrames
 from egptlib.scenes._index import relative_path
 from egptlib.scenes.events import Events
@@ -57,22 +57,15 @@ def is_talk2event(root: str | PathLike[str]) -> bool:
     return (Path(root) / "meta_data_v10").is_dir()
 
 
-def make_talk2event(
-    root: str | PathLike[str], out: str | PathLike[str], *, views: Sequence[int] = (5, 1), progress: bool = True
-) -> CutReport:
-    """Make a dataset folder of Talk2Event: each expression asks where its object is, the answer is its box.
+def read_talk2event(root: str | PathLike[str]) -> Iterator[Clip]:
+    """Yield Talk2Event's pictures as scenes: each expression asks where its object is, the answer is its box.
 
     A scene's clip is its one frame. The boxes stand in its metadata too: `objects`, a list of id, class, bbox (pixels).
 
     Raises:
         FileNotFoundError: a file of events or a frame is missing.
-        ValueError: a file is not as described above, or `out` was cut with other settings.
+        ValueError: a file is not as described above.
     """
-    return cut_clips(read_talk2event(root), out, views=views, progress=progress)
-
-
-def read_talk2event(root: str | PathLike[str]) -> Iterator[Clip]:
-    """Yield the pictures, each with all its expressions; errors as of `make_talk2event`."""
     root = Path(root)
     files = sorted((root / "meta_data_v10").glob("*/*.json"))
     if not files:

@@ -12,13 +12,14 @@ from egptlib.cli import app
 from egptlib.scenes import (
     check_folder,
     check_scenes,
+    cut_clips,
     event_images,
-    is_eventbench,
     load_events,
-    make_eventbench,
     open_scenes,
+    read_eventbench,
     write_video,
 )
+from egptlib.scenes._eventbench import is_eventbench
 from tests.scenes.conftest import frame_number, numbered_frame, random_events
 
 
@@ -61,7 +62,7 @@ def test_each_recording_is_a_scene_with_all_its_questions(tmp_path: Path) -> Non
     root, events = tmp_path / "EB", write_eventbench(tmp_path / "EB")
     assert is_eventbench(root)
     assert check_scenes(root) == []
-    report = make_eventbench(root, tmp_path / "out")
+    report = cut_clips(read_eventbench(root), tmp_path / "out")
     assert (report.samples, report.sequences_cut, report.set_aside) == (3, 3, ())
     assert check_folder(tmp_path / "out") == []
     assert not is_eventbench(tmp_path / "out")
@@ -135,9 +136,9 @@ def test_lists_that_are_not_as_described(tmp_path: Path, change: dict, message: 
     entries[1] |= change
     path.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=message):
-        make_eventbench(tmp_path, tmp_path / "out")
+        cut_clips(read_eventbench(tmp_path), tmp_path / "out")
     assert "entry 1: " in str(check_scenes(tmp_path)[-1])
     entries[1] = {"event_data": "missing.npz", "conversations": turns(("What?", "A."))}
     path.write_text(json.dumps(entries))
     with pytest.raises(FileNotFoundError, match=r"missing\.npz"):
-        make_eventbench(tmp_path, tmp_path / "out2")
+        cut_clips(read_eventbench(tmp_path), tmp_path / "out2")

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from egptlib.cli import app
-from egptlib.scenes import check_folder, event_images, is_evqa, make_evqa, open_scenes
+from egptlib.scenes import check_folder, cut_clips, event_images, open_scenes, read_evqa
+from egptlib.scenes._evqa import is_evqa
 from tests.scenes.conftest import frame_number, numbered_frame, random_events, read_entries
 
 OPTIONS = ["A car.", "A person.", "A dog.", "Nothing."]
@@ -43,7 +44,7 @@ def write_evqa(root: Path, images: int = 12) -> dict:
 def test_each_question_is_a_scene_of_the_whole_recording(tmp_path: Path) -> None:
     events = write_evqa(tmp_path / "EvQA")
     assert is_evqa(tmp_path / "EvQA")
-    report = make_evqa(tmp_path / "EvQA", tmp_path / "out")
+    report = cut_clips(read_evqa(tmp_path / "EvQA"), tmp_path / "out")
     assert (report.samples, report.sequences_cut) == (1, 2)
     assert report.set_aside == ("DSEC_10/000000",)  # it has no images
     assert check_folder(tmp_path / "out") == []
@@ -55,7 +56,7 @@ def test_each_question_is_a_scene_of_the_whole_recording(tmp_path: Path) -> None
     assert scene.choices == (tuple(OPTIONS),)
     assert [frame_number(frame) for frame in scene.frames] == list(range(12))
     np.testing.assert_array_equal(scene.event_images[0], event_images(events, 1)[0])
-    assert make_evqa(tmp_path / "EvQA", tmp_path / "out").sequences_skipped == 2
+    assert cut_clips(read_evqa(tmp_path / "EvQA"), tmp_path / "out").sequences_skipped == 2
     command = ["make-scenes", "--events", str(tmp_path / "EvQA"), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, command)
     assert (done.exit_code, "2 there already" in done.output) == (0, True)
@@ -83,16 +84,16 @@ def test_questions_that_are_not_as_described(tmp_path: Path, field: str, value: 
         del content["questions"][1][field]
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"DSEC\.json: question 1: .*{message or 'expected the fields'}"):
-        make_evqa(tmp_path, tmp_path / "out")
+        cut_clips(read_evqa(tmp_path), tmp_path / "out")
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"DSEC\.json: expected JSON"):
-        make_evqa(tmp_path, tmp_path / "out")
+        cut_clips(read_evqa(tmp_path), tmp_path / "out")
 
 
 @pytest.mark.parametrize("choices", [["a"], ["a", "a"], ["a", " "], ["b", "c"]])
 def test_options_of_a_folder_are_checked(tmp_path: Path, choices: list[str]) -> None:
     write_evqa(tmp_path / "EvQA")
-    make_evqa(tmp_path / "EvQA", tmp_path / "out")
+    cut_clips(read_evqa(tmp_path / "EvQA"), tmp_path / "out")
     entries = read_entries(tmp_path / "out")
     entries[0]["qa"] = [{"question": "Which?", "choices": choices, "answer": "a"}]
     (tmp_path / "out/EventGPT_Instruction_Subset.json").write_text(json.dumps(entries))

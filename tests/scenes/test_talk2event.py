@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from egptlib.scenes import check_folder, check_scenes, event_images, is_talk2event, make_talk2event, open_scenes
+from egptlib.scenes import check_folder, check_scenes, cut_clips, event_images, open_scenes, read_talk2event
+from egptlib.scenes._talk2event import is_talk2event
 from tests.scenes.conftest import frame_number, numbered_frame
 
 
@@ -41,7 +42,7 @@ def test_each_picture_is_a_scene_that_asks_for_its_objects(tmp_path: Path) -> No
     counts = write_talk2event(tmp_path / "t2e")
     assert is_talk2event(tmp_path / "t2e")
     assert check_scenes(tmp_path / "t2e") == []
-    report = make_talk2event(tmp_path / "t2e", tmp_path / "out")
+    report = cut_clips(read_talk2event(tmp_path / "t2e"), tmp_path / "out")
     assert (report.samples, report.sequences_cut, report.set_aside) == (2, 2, ())
     assert check_folder(tmp_path / "out") == []
     first, second = open_scenes(tmp_path / "out")
@@ -64,24 +65,24 @@ def test_each_picture_is_a_scene_that_asks_for_its_objects(tmp_path: Path) -> No
     x, y, p = np.array(rows).T
     stream = {"x": x, "y": y, "t": np.zeros(len(x), np.int64), "p": p}
     np.testing.assert_array_equal(first.event_images[0], event_images(stream, 1)[0])
-    assert make_talk2event(tmp_path / "t2e", tmp_path / "out").sequences_skipped == 2
+    assert cut_clips(read_talk2event(tmp_path / "t2e"), tmp_path / "out").sequences_skipped == 2
 
 
 def test_files_that_are_not_as_described(tmp_path: Path) -> None:
     write_talk2event(tmp_path)
     np.savez(tmp_path / "data/test/thun_02_a/event/000070.npz", events=np.zeros((10, 480, 640), np.uint8))
     with pytest.raises(ValueError, match=r"000070\.npz: 'events' is uint8 \(10, 480, 640\)"):
-        make_talk2event(tmp_path, tmp_path / "out")
+        cut_clips(read_talk2event(tmp_path), tmp_path / "out")
     assert ["000070.npz" in str(problem) for problem in check_scenes(tmp_path)] == [True]
     np.savez(tmp_path / "data/test/thun_02_a/event/000070.npz", events=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"000070\.npz: not a readable \.npz"):
-        make_talk2event(tmp_path, tmp_path / "out")
+        cut_clips(read_talk2event(tmp_path), tmp_path / "out")
     path = tmp_path / "meta_data_v10/test/thun_02_a.json"
     listed = json.loads(path.read_text())
     path.write_text(json.dumps([listed[0] | {"event_path": "../secret.npz"}]))
     with pytest.raises(ValueError, match=r"thun_02_a\.json: 'event_path' is '\.\./secret\.npz'"):
-        make_talk2event(tmp_path, tmp_path / "out")
+        cut_clips(read_talk2event(tmp_path), tmp_path / "out")
     del listed[1]["bbox"]
     path.write_text(json.dumps(listed))
     with pytest.raises(ValueError, match=r"thun_02_a\.json: not a list of objects .*'bbox'"):
-        make_talk2event(tmp_path, tmp_path / "out")
+        cut_clips(read_talk2event(tmp_path), tmp_path / "out")
