@@ -127,14 +127,7 @@ _ESTIMATES: dict[str, Callable[[Mapping[str, Any]], LegacyEstimate]] = {
 }
 
 
-def legacy_speedup_estimates(
-    metrics: Mapping[str, Any],
-    drafter_prefill_ms: float = 130.0,
-    target_prefill_ms: float = 310.0,
-    token_ms: float = 25.0,
-    adapter_ms: float = 1.5,
-    num_output_tokens: int = 50,
-) -> dict[str, float]:
+def legacy_speedup_estimates(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Reproduce the `speedup_*` figures of the earlier script from its formulas and its assumed times.
 
     They contradict one another and the clock: 5.77x was estimated where 1.00 to 1.03x was measured. The
@@ -146,13 +139,11 @@ def legacy_speedup_estimates(
 
     Args:
         metrics: from `acceptance_metrics`, with the threshold 0.90 among its thresholds.
-        drafter_prefill_ms, target_prefill_ms, token_ms, adapter_ms: the assumed times in milliseconds, one
-            `token_ms` for both models.
-        num_output_tokens: assumed length of the answer.
 
     Raises:
         KeyError: `metrics` lacks a figure that is needed.
     """
+    drafter_prefill_ms, target_prefill_ms, token_ms, adapter_ms, num_output_tokens = 130.0, 310.0, 25.0, 1.5, 50
     of_five = metrics["sd_consecutive_gamma5"]
     gamma = int(metrics["sd_gamma_decode"])
     overhead = adapter_ms / token_ms

@@ -29,6 +29,7 @@ from egptlib.recorded._logs_servers import (
     read_speedup_lines,
 )
 from egptlib.recorded._logs_table import read_table
+from egptlib.recorded._record import Record
 from egptlib.traces import Trace, TraceRow, trace_totals
 
 
@@ -108,12 +109,12 @@ def _open(path: Path) -> DecodingLog:
         ("specforge", _is_specforge, read_specforge),
     ):
         if records and has(records[0]):
-            return _log(name, path, read_records(path, records))
+            return _log(name, path, read_records(records))
     if records and "choices" in records[0]:
-        totals, answers, notes = read_answers(path, records)
+        totals, answers, notes = read_answers(records)
         return _log("spec-bench", path, totals, answers, notes)
     if records and "naive_time" in records[0]:
-        return _log("pairs", path, read_pairs(path, records))
+        return _log("pairs", path, read_pairs(records))
     raise ValueError(f"{path}: no known log of speculative decoding; docs/explain.md lists them")
 
 
@@ -197,12 +198,12 @@ def _key(run: RunTotals) -> tuple[Any, ...]:
     return run.group, run.gamma, run.method
 
 
-def _is_specforge(record: dict[str, Any]) -> bool:
-    lists = [value for value in record.values() if isinstance(value, list)]
+def _is_specforge(record: Record) -> bool:
+    lists = [value for value in record.fields.values() if isinstance(value, list)]
     return any(lists) and all(isinstance(r, dict) and "metrics" in r for value in lists for r in value)
 
 
-def _json_records(path: Path, text: str) -> list[dict[str, Any]] | None:
+def _json_records(path: Path, text: str) -> list[Record] | None:
     """The objects of a JSON document, or of one JSON a line; None where the text is neither."""
     if not text.lstrip().startswith(("{", "[")):
         return None
@@ -216,6 +217,4 @@ def _json_records(path: Path, text: str) -> list[dict[str, Any]] | None:
             raise ValueError(f"{path}: neither JSON nor one JSON a line: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{path}: its JSON is nested too deeply") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{path}: expected JSON objects")
-    return records
+    return [Record(path, f"record {place}", record) for place, record in enumerate(records)]

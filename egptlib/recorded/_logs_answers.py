@@ -6,38 +6,29 @@ and counts the baseline's tokens with a tokenizer anew; here sums are divided.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from egptlib.metrics import RunTotals
-from egptlib.recorded._logs_fields import number, numbers
+from egptlib.recorded._record import Record
 from egptlib.traces import TraceRow
 
 _NOTES = ("reading the prompt is inside every wall time: what decoding alone gives cannot be told",)
 
 
-def read_answers(
-    path: Path, records: Sequence[dict[str, Any]]
-) -> tuple[list[RunTotals], list[TraceRow], tuple[str, ...]]:
+def read_answers(records: Sequence[Record]) -> tuple[list[RunTotals], list[TraceRow], tuple[str, ...]]:
     """Return the totals of a file of answers, one row a question (its first choice), and notes."""
     rows, passes, tokens, seconds, drafting = [], 0.0, 0.0, 0.0, 0.0
-    method = str(records[0].get("model_id", path.stem))
+    method = str(records[0].fields.get("model_id", records[0].path.stem))
     for place, record in enumerate(records):
-        where = f"answer {place}"
-        choices = record.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise ValueError(f"{path}: {where}: 'choices' is {choices!r}; expected a list of objects")
-        first = choices[0]
-        new, wall = numbers(path, where, first, "new_tokens"), numbers(path, where, first, "wall_time")
+        first = record.records("choices")[0]
+        new, wall = first.numbers("new_tokens"), first.numbers("wall_time")
         if not new or len(new) != len(wall):
-            raise ValueError(f"{path}: {where}: {len(new)} 'new_tokens' and {len(wall)} 'wall_time'; expected as many")
-        lengths = _passes(path, where, first, new)
-        tokens, seconds, passes = tokens + sum(new), seconds + sum(wall), passes + lengths
-        drafting += sum(numbers(path, where, first, "draft_time")) if "draft_time" in first else 0.0
+            raise first.error("wall_time", f"a time for each of {len(new)} 'new_tokens'")
+        tokens, seconds, passes = tokens + sum(new), seconds + sum(wall), passes + _passes(first, new)
+        drafting += sum(first.numbers("draft_time")) if "draft_time" in first else 0.0
         rows.append(
             TraceRow(
-                str(record.get("question_id", record.get("id", place))),
-                str(record.get("category", "")),
+                str(record.fields.get("question_id", record.fields.get("id", place))),
+                str(record.fields.get("category", "")),
                 num_tokens=round(sum(new)),
                 method=method,
                 tag="measured (sequential)",
@@ -50,25 +41,25 @@ def read_answers(
     return [totals], rows, _NOTES
 
 
-def _passes(path: Path, where: str, choice: dict[str, Any], new: Sequence[float]) -> float:
+def _passes(choice: Record, new: Sequence[float]) -> float:
     """Target passes of an answer: lengths that were kept one by one, steps that were counted, else a token each."""
     if "accept_lengths" in choice:  # Spec-Bench, all turns in one list
-        return float(len(numbers(path, where, choice, "accept_lengths")))
+        return float(len(choice.numbers("accept_lengths")))
     if "acceptance_length" in choice:  # MMSpec, a list (or a mean) a turn
-        lengths = choice["acceptance_length"]
+        lengths = choice.fields["acceptance_length"]
         if isinstance(lengths, list) and all(isinstance(turn, list) for turn in lengths):
             return float(sum(len(turn) for turn in lengths))
-        return float(sum(numbers(path, where, choice, "idxs")))
+        return float(sum(choice.numbers("idxs")))
     return float(sum(new))
 
 
-def read_pairs(path: Path, records: Sequence[dict[str, Any]]) -> list[RunTotals]:
+def read_pairs(records: Sequence[Record]) -> list[RunTotals]:
     """Return the totals of `results.jsonl` of MMSpec, which times plain decoding beside each speculative answer."""
-    kept = [(place, record) for place, record in enumerate(records) if "error" not in record]
+    path, kept = records[0].path, [record for record in records if "error" not in record]
     if not kept:
         raise ValueError(f"{path}: every line is an error")
     sums: dict[str, float] = {
-        name: sum(number(path, f"line {place}", record, name) for place, record in kept)
+        name: sum(record.number(name) for record in kept)
         for name in ("naive_time", "spec_time", "naive_step_count", "spec_iteration_count", "generated_token_count")
     }
     tau = sums["generated_token_count"] / sums["spec_iteration_count"]

@@ -4,12 +4,11 @@ All of them count the target's own token in the mean acceptance length.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from egptlib.metrics import RunTotals
-from egptlib.recorded._logs_fields import maybe, number, numbers
+from egptlib.recorded._record import Record
 
 _SPEC_LINE = re.compile(
     r"SpecDecoding metrics: Mean acceptance length: (?P<length>[\d.]+), "
@@ -83,20 +82,16 @@ def read_metrics(path: Path, text: str) -> tuple[list[RunTotals], tuple[str, ...
             positions[int(place[1])] = positions.get(int(place[1]), 0.0) + value
         else:
             sums[name] = sums.get(name, 0.0) + value
-    tokens, requests = (
-        number(path, "metrics", sums, name)
-        for name in ("vllm:generation_tokens", "vllm:e2e_request_latency_seconds_count")
-    )
-    seconds = number(path, "metrics", sums, "vllm:e2e_request_latency_seconds_sum")
+    found = Record(path, "metrics", sums)
+    tokens, requests = found.number("vllm:generation_tokens"), found.number("vllm:e2e_request_latency_seconds_count")
+    seconds = found.number("vllm:e2e_request_latency_seconds_sum")
     decode = sums.get("vllm:request_decode_time_seconds_sum")
     step = decode / (tokens - requests) if decode and tokens > requests else None
     notes = ("counters hold all requests since the server began, the first slow ones too",)
     drafts = sums.get("vllm:spec_decode_num_drafts", 0.0)
     if not drafts:
         return [RunTotals(tokens, seconds, "plain", tokens_per_pass=1.0, step_seconds=step)], notes
-    accepted, drafted = (
-        number(path, "metrics", sums, f"vllm:spec_decode_num_{name}_tokens") for name in ("accepted", "draft")
-    )
+    accepted, drafted = (found.number(f"vllm:spec_decode_num_{name}_tokens") for name in ("accepted", "draft"))
     run = RunTotals(
         tokens,
         seconds,
@@ -110,34 +105,29 @@ def read_metrics(path: Path, text: str) -> tuple[list[RunTotals], tuple[str, ...
     return [run], notes
 
 
-def read_serving(path: Path, records: Sequence[Mapping[str, Any]]) -> list[RunTotals]:
+def read_serving(records: Sequence[Record]) -> list[RunTotals]:
     """Results of `vllm bench serve` (`spec_decode_*`) and of `sglang.bench_serving` (`accept_length`), one a record."""
     made = []
-    for place, record in enumerate(records):
-        where = f"result {place}"
-        tokens, seconds = (number(path, where, record, name) for name in ("total_output_tokens", "duration"))
-        answers, first = number(path, where, record, "completed"), maybe(path, where, record, "mean_ttft_ms")
-        whole = maybe(path, where, record, "mean_e2e_latency_ms") or maybe(path, where, record, "mean_e2el_ms")
-        token = maybe(path, where, record, "mean_tpot_ms")
+    for record in records:
+        tokens, answers = record.number("total_output_tokens"), record.number("completed")
+        whole = record.maybe("mean_e2e_latency_ms") or record.maybe("mean_e2el_ms")
+        token, read = record.maybe("mean_tpot_ms"), record.maybe("mean_ttft_ms")
         step = token / 1000 if token else None
-        if whole is not None and first is not None and tokens > answers:  # a mean over tokens, not over answers
-            step = (whole - first) / 1000 * answers / (tokens - answers)
-        vllms, sglangs = (
-            maybe(path, where, record, name) for name in ("spec_decode_acceptance_length", "accept_length")
-        )
-        drafts, drafted = (maybe(path, where, record, f"spec_decode_{name}") for name in ("num_drafts", "draft_tokens"))
+        if whole is not None and read is not None and tokens > answers:  # a mean over tokens, not over answers
+            step = (whole - read) / 1000 * answers / (tokens - answers)
+        drafts, drafted = (record.maybe(f"spec_decode_{name}") for name in ("num_drafts", "draft_tokens"))
         rates = "spec_decode_per_position_acceptance_rates"
         made.append(
             RunTotals(
                 tokens,
-                seconds,
-                path.stem,
-                str(record.get("dataset_name", "")),
-                tokens_per_pass=vllms or sglangs or 1.0,
+                record.number("duration"),
+                record.path.stem,
+                str(record.fields.get("dataset_name", "")),
+                tokens_per_pass=record.maybe("spec_decode_acceptance_length") or record.maybe("accept_length") or 1.0,
                 gamma=drafted / drafts if drafted and drafts else None,
-                accepted_at=tuple(numbers(path, where, record, rates)) if record.get(rates) else (),
+                accepted_at=tuple(record.numbers(rates)) if record.fields.get(rates) else (),
                 step_seconds=step,
-                batch=maybe(path, where, record, "max_concurrency") or maybe(path, where, record, "concurrency") or 1.0,
+                batch=record.maybe("max_concurrency") or record.maybe("concurrency") or 1.0,
                 answers=answers if step else 0.0,
             )
         )
@@ -146,49 +136,38 @@ def read_serving(path: Path, records: Sequence[Mapping[str, Any]]) -> list[RunTo
 
 def read_printed(path: Path, text: str) -> tuple[list[RunTotals], tuple[str, ...]]:
     """The blocks that the serving benchmarks print, one after the other."""
-    blocks = text.split("Serving Benchmark Result")[1:]
     records = []
-    for block in blocks:
+    for place, block in enumerate(text.split("Serving Benchmark Result")[1:]):
         found = dict(re.findall(r"^([A-Z][^:\n]*):\s+([\d.]+)\s*$", block, re.MULTILINE))
-        records.append({name: float(found[label]) for label, name in _PRINTED.items() if label in found})
-    return read_serving(path, records), ()
+        fields = {name: float(found[label]) for label, name in _PRINTED.items() if label in found}
+        records.append(Record(path, f"block {place}", fields))
+    return read_serving(records), ()
 
 
-def read_specforge(path: Path, records: Sequence[Mapping[str, Any]]) -> list[RunTotals]:
+def read_specforge(records: Sequence[Record]) -> list[RunTotals]:
     """`bench_eagle3.py`: one object, benchmark -> configurations; `steps` 0 is plain decoding."""
     made = []
-    for name, configurations in records[0].items():
-        for place, found in enumerate(configurations if isinstance(configurations, list) else []):
-            where = f"{name} {place}"
-            metrics = found["metrics"]
-            if not isinstance(metrics, list) or not metrics or not all(isinstance(m, dict) for m in metrics):
-                raise ValueError(f"{path}: {where}: 'metrics' is {metrics!r}; expected a list of objects")
-            seconds = sum(number(path, where, m, "latency") for m in metrics)
-            tokens = sum(
-                number(path, where, m, "latency") * number(path, where, m, "output_throughput") for m in metrics
-            )
-            length = sum(number(path, where, m, "accept_length") for m in metrics) / len(metrics)
-            made.append(_configuration(path, where, found, str(name), tokens, seconds, length))
+    for name, value in records[0].fields.items():
+        for found in records[0].records(name) if isinstance(value, list) and value else []:
+            metrics = found.records("metrics")
+            seconds = sum(m.number("latency") for m in metrics)
+            tokens = sum(m.number("latency") * m.number("output_throughput") for m in metrics)
+            length = sum(m.number("accept_length") for m in metrics) / len(metrics)
+            made.append(_configuration(found, name, tokens, seconds, length))
     return made
 
 
-def read_speedup_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> list[RunTotals]:
+def read_speedup_lines(records: Sequence[Record]) -> list[RunTotals]:
     """`bench_model_speedup.py`: a line a configuration and benchmark."""
-    made = []
-    for place, record in enumerate(records):
-        where = f"line {place}"
-        tokens, seconds, length = (
-            number(path, where, record, name) for name in ("completion_tokens", "duration", "acc_length")
-        )
-        made.append(_configuration(path, where, record, str(record.get("benchmark", "")), tokens, seconds, length))
-    return made
+    fields = ("completion_tokens", "duration", "acc_length")
+    return [
+        _configuration(r, str(r.fields.get("benchmark", "")), *(r.number(name) for name in fields)) for r in records
+    ]
 
 
-def _configuration(
-    path: Path, where: str, found: Mapping[str, Any], group: str, tokens: float, seconds: float, length: float
-) -> RunTotals:
-    steps = maybe(path, where, found, "steps") or 0.0  # null where the server was started by hand
-    topk, drafted = (maybe(path, where, found, name) or 0.0 for name in ("topk", "num_draft_tokens"))
+def _configuration(found: Record, group: str, tokens: float, seconds: float, length: float) -> RunTotals:
+    steps = found.maybe("steps") or 0.0  # null where the server was started by hand
+    topk, drafted = (found.maybe(name) or 0.0 for name in ("topk", "num_draft_tokens"))
     speculative = steps > 0 or length > 1
     method = f"{group} steps {steps:.0f}, topk {topk:.0f}, {drafted:.0f} draft tokens" if speculative else "plain"
     return RunTotals(
@@ -198,5 +177,5 @@ def _configuration(
         group,
         tokens_per_pass=length if speculative else 1.0,
         gamma=steps or None,
-        batch=maybe(path, where, found, "batch_size") or 1.0,
+        batch=found.maybe("batch_size") or 1.0,
     )

@@ -7,27 +7,18 @@ A run may tell `speedup` in place of `ms_per_token`; then nothing is said of pla
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from egptlib.metrics import RunTotals
-from egptlib.recorded._logs_fields import maybe, number
+from egptlib.recorded._record import Record
 
 
-def read_table(path: Path, records: Sequence[dict[str, Any]]) -> list[RunTotals]:
+def read_table(records: Sequence[Record]) -> list[RunTotals]:
     """Return the runs, and plain decoding (of one second a token where only speedups are told)."""
-    table = records[0]
-    plain = table.get("plain") or {}
-    if not isinstance(plain, dict) or not isinstance(table["runs"], list):
-        raise ValueError(f"{path}: expected 'runs' as a list and 'plain' as an object")
-    token = maybe(path, "plain", plain, "ms_per_token")
+    token = records[0].optional("plain").maybe("ms_per_token")
     made = [RunTotals(1.0, 1.0 if token is None else token / 1000, "plain", tokens_per_pass=1.0)]
-    for place, row in enumerate(table["runs"]):
-        where = f"run {place}"
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: {where}: expected an object, found {row!r}")
-        told = number(path, where, row, "speedup" if token is None else "ms_per_token")
+    for place, row in enumerate(records[0].records("runs")):
+        told = row.number("speedup" if token is None else "ms_per_token")
         seconds = told / 1000 if token is not None else 1 / told if told else 0.0
-        length, gamma = number(path, where, row, "tokens_per_pass"), maybe(path, where, row, "gamma")
-        made.append(RunTotals(1.0, seconds, str(row.get("method", where)), tokens_per_pass=length, gamma=gamma))
+        method, length = str(row.fields.get("method", f"run {place}")), row.number("tokens_per_pass")
+        made.append(RunTotals(1.0, seconds, method, tokens_per_pass=length, gamma=row.maybe("gamma")))
     return made

@@ -33,6 +33,17 @@ class Record:
             raise self.error(name, "a number")
         return float(value)
 
+    def maybe(self, name: str) -> float | None:
+        """A number; None where the field is missing or null."""
+        return None if self.fields.get(name) is None else self.number(name)
+
+    def numbers(self, name: str) -> list[float]:
+        values = self.fields.get(name)
+        if not isinstance(values, list):
+            raise self.error(name, "a list of numbers")
+        places = Record(self.path, self._place(name), {f"[{i}]": value for i, value in enumerate(values)})
+        return [places.number(place) for place in places.fields]
+
     def seconds(self, name: str) -> float:
         """A time that the file gives in seconds."""
         value = self.number(name)
