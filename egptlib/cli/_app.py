@@ -5,7 +5,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -14,6 +14,10 @@ from typer.exceptions import TyperException
 import egptlib
 from egptlib._log import show_log
 from egptlib._processes import sigterm_interrupts
+
+if TYPE_CHECKING:
+    from egptlib.models import PairSettings
+    from egptlib.scenes import SceneFolder
 
 MOST = 2**53  # of any number: what a float counts exactly, and microseconds since 1970 in it
 
@@ -174,6 +178,17 @@ def _global(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Options before the verb; --debug is read where errors end, since it has to be known when parsing fails."""
+
+
+def scenes_for(
+    pair: "str | PairSettings", dataset: str, split: str, event_views: int, num_scenes: int | None = None
+) -> "SceneFolder":
+    """The scenes of a dataset with the frames that a pair's target takes, so many of them taken evenly."""
+    from egptlib.models import frame_sampling
+    from egptlib.scenes import open_scenes
+
+    scenes = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(pair))
+    return scenes.spread(num_scenes) if num_scenes else scenes
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from egptlib.cli._app import App, Dataset, EventViews, Pair, Split, app
+from egptlib.cli._app import App, Dataset, EventViews, Pair, Split, app, scenes_for
 
 if TYPE_CHECKING:
     from egptlib.measuring import CostReport, Method
@@ -44,8 +44,7 @@ def costs(
     from egptlib._paths import write_json
     from egptlib.figures import step_parts_figure, verify_cost_figure
     from egptlib.measuring import report_costs
-    from egptlib.models import frame_sampling, pair_settings, without_room
-    from egptlib.scenes import open_scenes
+    from egptlib.models import pair_settings, without_room
 
     names, settings = _precisions(precision, PRECISIONS), pair_settings(pair)
     if not precision:
@@ -55,7 +54,7 @@ def costs(
         names = [name for name in names if name not in left_out]
         if not names:
             raise ValueError(f"pair {settings.name!r}: no precision has room here: {'; '.join(set(left_out.values()))}")
-    scene = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))[0]
+    scene = scenes_for(settings, dataset, split, event_views)[0]
     out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, CostReport] = {}
     for name in names:
@@ -102,12 +101,11 @@ def divergences(
     from egptlib._paths import write_json
     from egptlib.decoding import as_drafter, speculative_generate
     from egptlib.measuring import find_divergences, plain_loop
-    from egptlib.models import frame_sampling, pair_settings
-    from egptlib.scenes import open_scenes
+    from egptlib.models import pair_settings
 
     names, settings = _precisions(precision, ("bfloat16", "nf4")), pair_settings(pair)
-    found = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings))
-    prompts = [(scene, question) for scene in found.spread(scenes) for question in scene.questions[:questions]]
+    found = scenes_for(settings, dataset, split, event_views, scenes)
+    prompts = [(scene, question) for scene in found for question in scene.questions[:questions]]
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         models = _load(settings, name)
@@ -142,12 +140,11 @@ def selftest(
     """Ten minutes on this machine: is every method right, what do the models need and cost; one page to send."""
     from egptlib._paths import write_json
     from egptlib.measuring import selftest as run
-    from egptlib.models import frame_sampling, load_pair, pair_settings
+    from egptlib.models import load_pair, pair_settings
     from egptlib.reporting import describe_environment
-    from egptlib.scenes import open_scenes
 
     settings = pair_settings(pair, device=device, target_device=target_device)
-    found = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(settings)).spread(scenes)
+    found = scenes_for(settings, dataset, split, event_views, scenes)
     prompts = [(scene, question) for scene in found for question in scene.questions[:questions]]
     models = load_pair(settings)
     report = run(models, prompts, repeats=repeats, max_new_tokens=tokens, say=lambda line: print(line, flush=True))

@@ -1,14 +1,11 @@
 """Verb of logs that others' programs write: explain."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from egptlib.cli._app import app
-
-if TYPE_CHECKING:
-    from egptlib.metrics import Waterfall
 
 
 @app.command()
@@ -48,7 +45,7 @@ def explain(
         raise ValueError(f"{log}: holds {len(found)} runs; --method names the one to draw")
     print(f"{log}: {opened.kind}")
     for waterfall in found:
-        _print(waterfall)
+        print(f"\n{waterfall}")
     for note in dict.fromkeys((*opened.notes, *(plain.notes if plain else ()))):
         print(f"note: {note}")
     if out is not None:
@@ -61,15 +58,3 @@ def explain(
         with atomic_write(figure) as temporary:
             drawn.savefig(temporary, format=figure.suffix.lstrip(".") or "pdf")
         print(f"-> {figure}")
-
-
-def _print(waterfall: "Waterfall") -> None:
-    print(f"\n{waterfall.method}: {waterfall.measured:.3f}x")
-    print(f"  {waterfall.start_name:<28} {waterfall.start:7.3f}x")
-    level = waterfall.start
-    for factor in waterfall.factors:
-        level *= factor.value
-        print(f"  {factor.name:<22} x {factor.value:.3f} {level:8.3f}x  {factor.why} [{factor.kind}]")
-    if waterfall.changes:
-        told = ", ".join(f"{name} {value:.2f}x" for name, value in waterfall.changes.items())
-        print(f"  would give [estimated]: {told}")

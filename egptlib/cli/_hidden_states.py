@@ -3,14 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from egptlib.cli._app import Dataset, EventViews, Pair, Split, app
-
-if TYPE_CHECKING:
-    from egptlib.scenes import SceneFolder
+from egptlib.cli._app import Dataset, EventViews, Pair, Split, app, scenes_for
 
 NumScenes = Annotated[int | None, typer.Option(min=1, help="Scenes, taken evenly from all; all when left out.")]
 NumQuestions = Annotated[int, typer.Option(min=1, help="Questions per scene.")]
@@ -57,7 +54,7 @@ def extract(
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
     options |= {"chunk_size": chunk_size, "commit_every": commit_every}
     options |= {"retry_failed": retry_failed, "max_failures_in_row": max_failures_in_row}
-    scenes = _scenes(pair, dataset, split, event_views, num_scenes)
+    scenes = scenes_for(pair, dataset, split, event_views, num_scenes)
     try:
         if workers > 1 or cluster:
             extract_shards(vars(settings), scenes, out, workers, cluster, **options)
@@ -88,15 +85,7 @@ def plan_extraction(
     from egptlib.models import load_pair
 
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
-    print(plan(load_pair(pair), _scenes(pair, dataset, split, event_views, num_scenes), **options))
-
-
-def _scenes(pair: str, dataset: str, split: str, event_views: int, num_scenes: int | None) -> "SceneFolder":
-    from egptlib.models import frame_sampling
-    from egptlib.scenes import open_scenes
-
-    scenes = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(pair))
-    return scenes.spread(num_scenes) if num_scenes else scenes
+    print(plan(load_pair(pair), scenes_for(pair, dataset, split, event_views, num_scenes), **options))
 
 
 def _options(

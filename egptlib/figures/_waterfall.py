@@ -1,6 +1,6 @@
 """Figure of where a speedup went: a bar for what it begins with, one a factor, one for what was measured."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from egptlib.figures._basic import _new_figure, _styled
 from egptlib.figures._style import DRAFTER_COLOR, NEUTRAL_COLOR, SINGLE_COLUMN, TARGET_COLOR
@@ -9,6 +9,15 @@ if TYPE_CHECKING:  # metrics loads torch, which no figure needs
     from matplotlib.figure import Figure
 
     from egptlib.metrics import Waterfall
+
+
+class _Bar(NamedTuple):
+    name: str
+    left: float
+    right: float
+    color: str
+    told: str
+    hatch: str | None = None
 
 
 @_styled
@@ -25,20 +34,20 @@ def waterfall_figure(waterfall: "Waterfall") -> "Figure":
     for factor in waterfall.factors:
         levels.append(levels[-1] * factor.value)
     base = 0.8 * min(1.0, *levels)
-    rows: list[tuple[str, float, float, str, str | None, str]] = [
-        (waterfall.start_name, base, levels[0], NEUTRAL_COLOR, None, f"{levels[0]:.2f}x")
-    ]
+    rows = [_Bar(waterfall.start_name, base, levels[0], NEUTRAL_COLOR, f"{levels[0]:.2f}x")]
     for factor, before, after in zip(waterfall.factors, levels, levels[1:]):
         color = TARGET_COLOR if factor.value >= 1 else DRAFTER_COLOR
         hatch = "////" if factor.kind == "estimated" else None
-        rows.append((factor.name, min(before, after), max(before, after), color, hatch, f"×{factor.value:.2f}"))
-    rows.append(("measured", base, waterfall.measured, NEUTRAL_COLOR, None, f"{waterfall.measured:.2f}x"))
+        ends = min(before, after), max(before, after)
+        rows.append(_Bar(factor.name, *ends, color, f"×{factor.value:.2f}", hatch))
+    rows.append(_Bar("measured", base, waterfall.measured, NEUTRAL_COLOR, f"{waterfall.measured:.2f}x"))
     beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
-    for place, (_, left, right, color, hatch, told) in enumerate(rows):
-        axes.barh(place, right - left, 0.62, left=left, color=color, hatch=hatch, edgecolor="white", linewidth=0)
-        axes.annotate(told, (right, place), **beside)
+    for place, bar in enumerate(rows):
+        look: dict[str, Any] = {"color": bar.color, "hatch": bar.hatch, "edgecolor": "white", "linewidth": 0}
+        axes.barh(place, bar.right - bar.left, 0.62, left=bar.left, **look)
+        axes.annotate(bar.told, (bar.right, place), **beside)
     axes.axvline(1, color="black", linewidth=0.7)
-    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_yticks(range(len(rows)), [bar.name for bar in rows])
     axes.invert_yaxis()
     axes.set_xlim(base, 1.5 * max(levels))
     ticks = [

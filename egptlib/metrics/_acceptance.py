@@ -207,14 +207,12 @@ class AcceptanceAccumulator:
         return cosine, mask
 
 
-def telling_thresholds(
-    cosines: Float[Tensor, "position"], standard: Sequence[float] = THRESHOLDS, least: float = 0.01
-) -> tuple[float, ...]:
-    """Return the standard thresholds, or, where fewer than a share `least` lies above the lowest, ones that do tell.
+def telling_thresholds(cosines: Float[Tensor, "position"], standard: Sequence[float] = THRESHOLDS) -> tuple[float, ...]:
+    """Return the standard thresholds, or, where fewer than a hundredth lies above the lowest, ones that do tell.
 
     These are the cosines above which 90, 75, 50, 25 and 10 % of the positions lie, rounded to a hundredth.
     """
-    if _share(cosines > min(standard)) >= least:
+    if _share(cosines > min(standard)) >= 0.01:
         return tuple(standard)
     ordered = cosines.sort().values  # torch.quantile takes no more than 16 million
     levels = {round(ordered[int(share * (len(ordered) - 1))].item(), 2) for share in (0.1, 0.25, 0.5, 0.75, 0.9)}

@@ -68,12 +68,8 @@ class Prediction:
         times = np.stack([self.baseline, self.seconds], axis=1)
         return bootstrap(times, lambda sums: sums[..., 0] / sums[..., 1])[1:]
 
-    def quantiles(self, at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> list[float]:
-        """Return quantiles of the samples' speedups."""
-        return np.quantile(self.baseline / self.seconds, at).tolist()
-
     def __str__(self) -> str:
-        low, middle, high = self.quantiles()
+        low, middle, high = np.quantile(self.baseline / self.seconds, [0.05, 0.5, 0.95])
         return (
             f"{self.speedup:.3f}x [{self.tag}], samples {low:.2f} to {high:.2f} (median {middle:.2f}), "
             f"{self.share_slower:.0%} slower; at most {self.largest_speedup:.2f}x ({BOUND})"

@@ -92,6 +92,19 @@ class Waterfall:
     def product(self) -> float:
         return self.start * math.prod(factor.value for factor in self.factors)
 
+    def __str__(self) -> str:
+        lines, level = (
+            [f"{self.method}: {self.measured:.3f}x", f"  {self.start_name:<28} {self.start:7.3f}x"],
+            self.start,
+        )
+        for factor in self.factors:
+            level *= factor.value
+            lines.append(f"  {factor.name:<22} x {factor.value:.3f} {level:8.3f}x  {factor.why} [{factor.kind}]")
+        if self.changes:
+            told = ", ".join(f"{name} {value:.2f}x" for name, value in self.changes.items())
+            lines.append(f"  would give [estimated]: {told}")
+        return "\n".join(lines)
+
 
 def explain(
     run: RunTotals,

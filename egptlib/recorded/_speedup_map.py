@@ -58,9 +58,9 @@ class HidingCosts:
     drafted: float
 
     @classmethod
-    def from_trace(cls, trace: Trace, method: str, plain: str = "baseline") -> "HidingCosts":
+    def from_trace(cls, trace: Trace, method: str) -> "HidingCosts":
         """Fit from the runs of one method and the plain runs of the same prompts. Errors as `fit_trace`."""
-        costs = fit_trace(trace, method, [plain])
+        costs = fit_trace(trace, method, ["baseline"])
         return cls(
             baseline_prefill=costs.target_prefill,
             target_prefill=costs.target_prefill * costs.contention_target,
@@ -175,8 +175,9 @@ class RecordedPair:
     speedup: float
 
     @classmethod
-    def from_recorded(cls, file: Recorded, method: str = "L4+VL") -> "RecordedPair":
-        """Read an `e2e_wallclock` file of the `LVL` kind. Errors as `fit_trace`."""
+    def from_recorded(cls, file: Recorded) -> "RecordedPair":
+        """Read the runs with L4 of an `e2e_wallclock` file of the `LVL` kind. Errors as `fit_trace`."""
+        method = "L4+VL"
         plain, rows = file.method("baseline"), file.method(method)
         costs = HidingCosts.from_trace(trace_from_recorded(file), method)
         accepted = sum(row["accepted"] for row in rows)

@@ -26,16 +26,13 @@ class Problem:
         return f"{self.sample}: {self.message}" if self.sample else self.message
 
 
-def check_folder(folder: str | PathLike[str], jobs: int = 2) -> list[Problem]:
+def check_folder(folder: str | PathLike[str]) -> list[Problem]:
     """Read every file of a dataset folder and return what is wrong, in the order of the index.
 
     A sample needs a source of event pictures (`event_image/`, `event_image_1f/` or `event_npy/`) and one of frames
     (`mp4/` or `video/`). Every file that exists is read to its end. Where the folder has `event_image/`,
     `event_image_1f/` or `mp4/` at all, every sample must be in it; `event_npy/` and `video/` may hold some
     sequences only.
-
-    Args:
-        jobs: threads (decoding runs outside Python's lock).
     """
     root = Path(folder)
     try:
@@ -54,7 +51,7 @@ def check_folder(folder: str | PathLike[str], jobs: int = 2) -> list[Problem]:
         return [Problem(record.id, message) for message in _check_sample(root, record)]
 
     problems = _repeated_ids(root, entries)
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(2) as pool:
         found = pool.map(check, enumerate(entries))
         for faults in progress(found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=None):
             problems += faults

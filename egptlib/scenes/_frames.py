@@ -1,7 +1,6 @@
 """Frames with their times, one class a place they come from; never more of them in memory than a window needs."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -130,9 +129,9 @@ class Hdf5Frames(Frames):
     )
 
     def __init__(self, path: str | PathLike[str], offset_us: int = 0) -> None:
-        from egptlib.scenes.events._hdf5 import check_hdf5_field
+        from egptlib.scenes.events._hdf5 import check_hdf5_field, open_hdf5_file
 
-        self._file = _open_hdf5(path)
+        self._file = open_hdf5_file(path)
         found = self._find(self._file, Path(path))
         if found is None:
             raise ValueError(f"{path}: holds no frames in a known layout (M3ED: ovc, MVSEC: davis/left/image_raw)")
@@ -152,7 +151,9 @@ class Hdf5Frames(Frames):
     @classmethod
     def are_in(cls, path: str | PathLike[str]) -> bool:
         """Whether an HDF5 file holds frames in a known layout."""
-        with closing(_open_hdf5(path)) as file:
+        from egptlib.scenes.events._hdf5 import open_hdf5_file
+
+        with open_hdf5_file(path) as file:
             return cls._find(file, Path(path)) is not None
 
     @classmethod
@@ -180,9 +181,9 @@ class Hdf5Images(Frames):
     """Grey frames [H, W], each a dataset `images/NAME` with its time as attribute `timestamp` (EvQA); often none."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        from egptlib.scenes.events._hdf5 import check_hdf5_field, find_hdf5_node
+        from egptlib.scenes.events._hdf5 import check_hdf5_field, find_hdf5_node, open_hdf5_file
 
-        self._file = _open_hdf5(path)
+        self._file = open_hdf5_file(path)
         group = find_hdf5_node(self._file, "images", Path(path))
         names = sorted(group or (), key=natural)
         nodes = [find_hdf5_node(self._file, f"images/{name}", Path(path)) for name in names]
@@ -202,16 +203,6 @@ class Hdf5Images(Frames):
 
     def close(self) -> None:
         self._file.close()
-
-
-def _open_hdf5(path: str | PathLike[str]) -> Any:
-    import h5py
-    import hdf5plugin  # noqa: F401  registers blosc, zstd, lz4, ...
-
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file: {error}") from error
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ QUESTIONS: tuple[str, ...] = (
 )
 
 
-def load_questions(path: str | PathLike[str], limit: int = 10) -> tuple[str, ...]:
-    """Read the first `limit` questions of a list that has the most frequent first.
+def load_questions(path: str | PathLike[str]) -> tuple[str, ...]:
+    """Read the first ten questions of a list that has the most frequent first.
 
     Args:
         path: JSON `[{"question": ..., "count": ...}]`, or text lines `count<TAB>question`.
@@ -43,7 +43,7 @@ def load_questions(path: str | PathLike[str], limit: int = 10) -> tuple[str, ...
         questions = _from_lines(path, text)
     if not questions:
         raise ValueError(f"{path}: holds no questions")
-    return tuple(questions[:limit])
+    return tuple(questions[:10])
 
 
 def question_tuple(questions: Sequence[str] | str | PathLike[str] | None) -> tuple[str, ...] | None:

@@ -106,8 +106,7 @@ class SensorClock:
                 f"scene {scene.id}: expected raw events (event_npy/) to draw a part of its window, found none"
             )
         count = int(np.searchsorted(events["t"], self._start_us + round(1e6 * until)))
-        part = Events({key: values[:count] for key, values in events.items()})
-        part.size = events.size
+        part = events.take(slice(count))
         order: Any = scene.rendering if scene.rendering in ("last", "polarity") else "last"
         seen = int(np.searchsorted(self.frame_times, until, side="right"))
         return replace(
@@ -128,7 +127,4 @@ def _in_order(events: Events | None) -> Events | None:
     """Events sorted by time."""
     if events is None or np.all(events["t"][1:] >= events["t"][:-1]):
         return events
-    order = np.argsort(events["t"], kind="stable")
-    sorted_events = Events({key: values[order] for key, values in events.items()})
-    sorted_events.size = events.size
-    return sorted_events
+    return events.take(np.argsort(events["t"], kind="stable"))

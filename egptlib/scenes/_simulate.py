@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 Events = dict[str, NDArray]
 
 
-def log_intensity(frame: NDArray[np.uint8], blur: float = 0.7, dark: float = 8.0) -> NDArray[np.float32]:
-    """Turn a frame into the log intensity an event pixel sees.
-
-    Args:
-        frame: uint8 [height, width] grey or [height, width, 3] RGB.
-        blur: standard deviation in pixels of the optics; it keeps rendered edges from being one pixel wide.
-        dark: grey levels added before the logarithm, so that dark pixels do not fire on noise.
+def log_intensity(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Turn a frame, uint8 [height, width] grey or [height, width, 3] RGB, into the log intensity an event pixel sees.
 
     Returns:
         float32 [height, width].
     """
+    blur, dark = 0.7, 8.0  # pixels: rendered edges are not one wide; grey levels: dark pixels do not fire on noise
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.ndim == 3 else frame
     return cv2.log(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), blur) + np.float32(dark))
 
@@ -94,13 +90,8 @@ class EventSimulator:
             self._reference,
             self._last_fired,
             self._thresholds,
-            self._time,
-            float(time_us),
-            self._refractory,
-            events["x"],
-            events["y"],
-            events["t"],
-            events["p"],
+            (self._time, float(time_us), self._refractory),
+            (events["x"], events["y"], events["t"], events["p"]),
         )
         self._previous, self._time = image, float(time_us)
         order = np.argsort(events["t"][:fired], kind="stable")
@@ -154,7 +145,10 @@ def _count(image, reference, thresholds):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _fire(before, after, reference, last_fired, thresholds, start, stop, refractory, xs, ys, ts, ps):  # type: ignore[no-untyped-def]
+def _fire(before, after, reference, last_fired, thresholds, times, columns):  # type: ignore[no-untyped-def]
+    """Write the events between two images into `columns` (x, y, t, p); return how many there are."""
+    start, stop, refractory = times
+    xs, ys, ts, ps = columns
     height, width = after.shape
     fired = 0
     for y in range(height):

@@ -33,6 +33,12 @@ class Events(dict[str, np.ndarray]):
 
     size: tuple[int, int] | None = None
 
+    def take(self, rows: slice | np.ndarray) -> Self:
+        """Return some of the events."""
+        part = type(self)({name: values[rows] for name, values in self.items()})
+        part.size = self.size
+        return part
+
     @classmethod
     def join(cls, parts: list["Events"], size: tuple[int, int] | None) -> Self:
         """Return copies of `parts` one behind the other; no part makes an empty stream."""

@@ -109,13 +109,10 @@ class EventFile:
                 continue
             events = self._read(block.place)
             if low > block.low or stop <= block.high:
-                part: slice | np.ndarray
                 if block.is_sorted:
-                    part = slice(*np.searchsorted(events["t"], [low, stop], side="left"))
+                    events = events.take(slice(*np.searchsorted(events["t"], [low, stop], side="left")))
                 else:
-                    part = (events["t"] >= low) & (events["t"] < stop)
-                events = Events({name: values[part] for name, values in events.items()})
-                events.size = self.size
+                    events = events.take((events["t"] >= low) & (events["t"] < stop))
             if len(events["t"]):
                 yield events
 

@@ -12,6 +12,7 @@ and what `EventFile` finds out about `t` serves better.
 
 import re
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,7 @@ def open_hdf5(path: Path) -> Source:
     Raises:
         ValueError: no known layout, a field that stands outside this file, an unknown filter, or a damaged file.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file: {error}") from error
+    file = open_hdf5_file(path)
     try:
         return _open(file, path)
     except BaseException as error:
@@ -138,6 +136,14 @@ def _size(file: h5py.File, place: str, path: Path) -> tuple[int, int] | None:
 def _find_alias(file: h5py.File, place: str, names: tuple[str, ...], path: Path) -> Any:
     nodes = (find_hdf5_node(file, f"{place}/{name}", path) for name in names)
     return next((node for node in nodes if isinstance(node, h5py.Dataset)), None)
+
+
+def open_hdf5_file(path: str | PathLike[str]) -> h5py.File:
+    """Open a file for reading; ValueError where it is none of HDF5's."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable HDF5 file: {error}") from error
 
 
 def find_hdf5_node(file: h5py.File, place: str, path: Path) -> Any:
