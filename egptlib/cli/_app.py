@@ -16,6 +16,8 @@ from egptlib._log import show_log
 from egptlib._processes import sigterm_interrupts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from egptlib.models import PairSettings
     from egptlib.scenes import SceneFolder
 
@@ -189,6 +191,16 @@ def scenes_for(
 
     scenes = open_scenes(dataset, split=split, event_views=event_views, sampling=frame_sampling(pair))
     return scenes.spread(num_scenes) if num_scenes else scenes
+
+
+def report_problems(problems: "Sequence[object]", what: str) -> None:
+    """Print what is broken, a line each, and how much; exit code 1 when something is."""
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"{what}: {len(problems)} problem{'s'[: len(problems) != 1]}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{what}: no problem found")
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from egptlib.cli._app import App, app
+from egptlib.cli._app import App, app, report_problems
 
 papers = App(no_args_is_help=True, help="Bibliography and reading notes: check, fetch.")
 roadmap = App(no_args_is_help=True, help="Research documents: check, index.")
@@ -31,7 +31,7 @@ def papers_check(root: Checkout = None) -> None:
         keys = ", ".join(entry.key for entry in old)
         what = f"{len(old)} preprints are older than a year; look for a venue or newer version"
         print(f"warning: {what}: {keys}", file=sys.stderr)
-    _report(check_papers(opened, base), f"papers: {len(opened.entries)} entries, {len(opened.notes)} notes")
+    report_problems(check_papers(opened, base), f"papers: {len(opened.entries)} entries, {len(opened.notes)} notes")
 
 
 @papers.command("fetch")
@@ -67,7 +67,7 @@ def roadmap_check(root: Checkout = None) -> None:
     base = _checkout(root)
     opened = Roadmap.open(base / "roadmap")
     problems = check_roadmap(opened, Papers.open(base / "papers"), base)
-    _report(problems, f"roadmap: {len(opened.documents)} documents, {len(opened.hypotheses)} hypotheses")
+    report_problems(problems, f"roadmap: {len(opened.documents)} documents, {len(opened.hypotheses)} hypotheses")
 
 
 @roadmap.command("index")
@@ -90,12 +90,3 @@ def _checkout(root: Path | None) -> Path:
     if found is None or not (found / "papers").is_dir():
         raise ValueError(f"{found or 'this installation'}: no papers/ here; name a checkout with --root")
     return found.resolve()
-
-
-def _report(problems: list[str], what: str) -> None:
-    for problem in problems:
-        print(problem)
-    if problems:
-        print(f"{what}: {len(problems)} problem{'s'[: len(problems) != 1]}", file=sys.stderr)
-        raise typer.Exit(1)
-    print(f"{what}: no problem found")

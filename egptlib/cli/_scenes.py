@@ -1,13 +1,12 @@
 """Verbs of the scenes room: check, show-events, make-data, cut-dsec, make-scenes."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from egptlib.cli._app import app
+from egptlib.cli._app import app, report_problems
 
 
 @app.command()
@@ -34,12 +33,7 @@ def check(
         from egptlib.scenes import check_scenes
 
         problems = check_scenes(data)
-    for problem in problems:
-        print(problem)
-    if problems:
-        print(f"{data}: {len(problems)} problem{'s'[: len(problems) != 1]}", file=sys.stderr)
-        raise typer.Exit(1)
-    print(f"{data}: no problem found")
+    report_problems(problems, str(data))
 
 
 @app.command()

@@ -57,6 +57,20 @@ def _new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _lying_bars(width: float, height: float) -> tuple["Figure", Any]:
+    """A figure for bars from left to right, with the grid across them, and its axes."""
+    figure = _new_figure(width, height)
+    axes = figure.subplots()
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    return figure, axes
+
+
+def _tell_beside(axes: Any, text: str, x: float, y: float, size: float = 8) -> None:
+    """Write a figure behind the end of a bar."""
+    axes.annotate(text, (x, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=size)
+
+
 def _quick_figure(width: float, height: float) -> "Figure":
     """A figure without automatic layout, which takes longer than all the rest of a small figure."""
     from matplotlib.figure import Figure
@@ -236,10 +250,7 @@ def memory_figure(rows: Sequence[Row], precisions: Sequence[str] = ("float32", "
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
     parts = list(dict.fromkeys(row["part"] for row in rows))
-    figure = _new_figure(DOUBLE_COLUMN * 0.85, 0.75 + 0.22 * len(models) * len(precisions))
-    axes = figure.subplots()
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 0.75 + 0.22 * len(models) * len(precisions))
     places = np.arange(len(models) * len(precisions)) + 0.6 * np.repeat(np.arange(len(models)), len(precisions))
     bars = [(model, precision) for model in models for precision in precisions]
     end = np.zeros(len(bars))
@@ -250,7 +261,7 @@ def memory_figure(rows: Sequence[Row], precisions: Sequence[str] = ("float32", "
         axes.barh(places, sizes, left=end, height=0.78, color=color, label=part, edgecolor="white", linewidth=0.4)
         end += sizes
     for place, size in zip(places, end):
-        axes.annotate(f"{size:.2f}", (size, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+        _tell_beside(axes, f"{size:.2f}", size, place)
     axes.set_yticks(places, [f"{model}, {precision}" for model, precision in bars])
     axes.invert_yaxis()
     axes.set(xlabel="weights (GiB)", xlim=(0, end.max() * 1.12))
@@ -266,10 +277,7 @@ def stage_times_figure(times: Mapping[str, Mapping[str, float]]) -> "Figure":
         times: name of a model -> stage -> SECONDS, as `Answer.times`; drawn in milliseconds.
     """
     stages = list(dict.fromkeys(stage for stages in times.values() for stage in stages))
-    figure = _new_figure(DOUBLE_COLUMN * 0.85, 1.0 + 0.42 * len(times))
-    axes = figure.subplots()
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 1.0 + 0.42 * len(times))
     end = np.zeros(len(times))
     for stage, color in zip(stages, _PART_COLORS):
         values = np.array([1000 * of_model.get(stage, 0.0) for of_model in times.values()])
@@ -278,9 +286,7 @@ def stage_times_figure(times: Mapping[str, Mapping[str, float]]) -> "Figure":
         )
         end += values
     for place, total in enumerate(end):
-        axes.annotate(
-            f"{total:,.0f} ms", (total, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        _tell_beside(axes, f"{total:,.0f} ms", total, place)
     axes.invert_yaxis()
     axes.set(xlabel="time (ms)", xlim=(0, end.max() * 1.16))
     figure.legend(loc="outside lower center", ncols=len(stages))

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from egptlib.figures._basic import _MARKERS, _PART_COLORS, _SERIES_COLORS, _new_figure, _styled
+from egptlib.figures._basic import (
+    _MARKERS,
+    _PART_COLORS,
+    _SERIES_COLORS,
+    _lying_bars,
+    _new_figure,
+    _styled,
+    _tell_beside,
+)
 from egptlib.figures._style import DOUBLE_COLUMN, NEUTRAL_COLOR
 
 if TYPE_CHECKING:  # metrics loads torch, which no figure needs
@@ -42,10 +50,7 @@ def step_parts_figure(parts: Mapping[str, Mapping[str, float]]) -> "Figure":
     Args:
         parts: label -> part -> SECONDS (`egptlib.models.step_parts`); drawn in milliseconds.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.9, 0.95 + 0.33 * len(parts))
-    axes = figure.subplots()
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    figure, axes = _lying_bars(DOUBLE_COLUMN * 0.9, 0.95 + 0.33 * len(parts))
     names = list(next(iter(parts.values())))
     for place, seconds in enumerate(parts.values()):
         left = 0.0
@@ -53,9 +58,7 @@ def step_parts_figure(parts: Mapping[str, Mapping[str, float]]) -> "Figure":
             width = 1e3 * seconds[name]
             axes.barh(place, width, 0.68, left=left, color=color, label=None if place else name)
             left += width
-        axes.annotate(
-            f"{left:.2f} ms", (left, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5
-        )
+        _tell_beside(axes, f"{left:.2f} ms", left, place, 7.5)
     axes.set_yticks(range(len(parts)), list(parts))
     axes.invert_yaxis()
     axes.set(xlabel="time of one step (ms)", xlim=(0, 1.14e3 * max(sum(part.values()) for part in parts.values())))

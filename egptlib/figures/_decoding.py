@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from egptlib.figures._basic import _MARKERS, _new_figure, _styled, _whole_numbers
+from egptlib.figures._basic import _MARKERS, _lying_bars, _new_figure, _styled, _tell_beside, _whole_numbers
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def methods_figure(ratios: Mapping[str, tuple[float, float, float]], lossy: Sequ
         ratios: label -> (ratio, low, high).
         lossy: the labels whose answers are not the target's own; hollow, in a colour of their own.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.85, 0.8 + 0.27 * len(ratios))
-    axes = figure.subplots()
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 0.8 + 0.27 * len(ratios))
     axes.axvline(1, color=NEUTRAL_COLOR, linewidth=1)
     drawn = set[str]()
     for place, (label, (ratio, low, high)) in enumerate(ratios.items()):
@@ -40,9 +37,7 @@ def methods_figure(ratios: Mapping[str, tuple[float, float, float]], lossy: Sequ
             markerfacecolor="white" if label in lossy else color, label=None if kind in drawn else kind,
         )  # fmt: skip
         drawn.add(kind)
-        axes.annotate(
-            f"{ratio:.2f}x", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
-        )
+        _tell_beside(axes, f"{ratio:.2f}x", high, place, 7.5)
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.set_ylim(len(ratios) - 0.5, -0.5)
     left, right = axes.get_xlim()

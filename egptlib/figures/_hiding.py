@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egptlib.figures._basic import _new_figure, _styled, _whole_numbers
+from egptlib.figures._basic import _lying_bars, _new_figure, _styled, _tell_beside, _whole_numbers
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ def hiding_figure(seconds: Mapping[str, Sequence[float]], computed: Sequence[str
         seconds: label -> SECONDS per answer; drawn in milliseconds.
         computed: the labels that were not measured.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.85, 0.9 + 0.38 * len(seconds))
-    axes = figure.subplots()
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 0.9 + 0.38 * len(seconds))
     means = [1000 * float(np.mean(values)) for values in seconds.values()]
     for place, (label, mean) in enumerate(zip(seconds, means)):
         color = NEUTRAL_COLOR if place == 0 else TARGET_COLOR
@@ -32,7 +29,7 @@ def hiding_figure(seconds: Mapping[str, Sequence[float]], computed: Sequence[str
         else:
             axes.barh(place, mean, 0.62, color=color)
         text = f"{mean:.0f} ms" if place == 0 else f"{mean:.0f} ms, {means[0] / mean:.2f}x"
-        axes.annotate(text, (mean, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+        _tell_beside(axes, text, mean, place)
     axes.set_yticks(range(len(seconds)), list(seconds))
     axes.invert_yaxis()
     axes.set(xlabel="time of an answer (ms)", xlim=(0, max(means) * 1.22))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from egptlib.figures._basic import EXACT_COLOR, _new_figure, _styled
+from egptlib.figures._basic import EXACT_COLOR, _lying_bars, _new_figure, _styled, _tell_beside
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def prediction_figure(predicted: Mapping[str, float], measured: Mapping[str, flo
     Args:
         predicted, measured: method -> SECONDS; drawn in milliseconds.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.85, 0.9 + 0.42 * len(measured))
-    axes = figure.subplots()
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 0.9 + 0.42 * len(measured))
     most = 1e3 * max(*predicted.values(), *measured.values())
     for place, (method, seconds) in enumerate(measured.items()):
         clock, model = 1e3 * seconds, 1e3 * predicted[method]
@@ -60,10 +57,8 @@ def prediction_figure(predicted: Mapping[str, float], measured: Mapping[str, flo
             place + 0.19, model, 0.36, facecolor="white", edgecolor=TARGET_COLOR, hatch="////",
             label="predicted" if not place else None,
         )  # fmt: skip
-        axes.annotate(
-            f"{clock:.0f} ms, predicted {model:.0f}: {model / clock - 1:+.1%}", (max(clock, model), place),
-            xytext=(3, 0), textcoords="offset points", va="center", fontsize=7,
-        )  # fmt: skip
+        told = f"{clock:.0f} ms, predicted {model:.0f}: {model / clock - 1:+.1%}"
+        _tell_beside(axes, told, max(clock, model), place, 7)
     axes.set_yticks(range(len(measured)), list(measured))
     axes.invert_yaxis()
     axes.set(xlabel="time of an answer (ms)", xlim=(0, most * 1.45))

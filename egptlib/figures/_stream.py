@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egptlib._clock import Event
-from egptlib.figures._basic import EXACT_COLOR, _new_figure, _styled
+from egptlib.figures._basic import EXACT_COLOR, _new_figure, _styled, _tell_beside
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 from egptlib.figures._timeline import _READING
 
@@ -65,9 +65,7 @@ def stream_figure(
         if y > 2:
             after.broken_barh([(0, 1e3 * last)], (y - 0.3, 0.6), color=NEUTRAL_COLOR, alpha=0.35)
         after.plot([1e3 * first], [y - 0.36], marker="v", color=EXACT_COLOR, markersize=4, clip_on=False)
-        after.annotate(
-            f"{1e3 * last:.0f} ms", (1e3 * last, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7
-        )
+        _tell_beside(after, f"{1e3 * last:.0f} ms", 1e3 * last, y, 7)
     whole.set(xlim=(opened, 0), ylim=(len(lanes) - 0.5, -0.6), xlabel="time to the last frame (ms)")
     after.set(xlim=(-0.12 * longest, 1.16 * longest), xlabel="time from the last frame (ms)")
     whole.set_yticks(range(len(lanes)), lanes)

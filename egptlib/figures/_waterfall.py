@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from egptlib.figures._basic import _new_figure, _styled
+from egptlib.figures._basic import _new_figure, _styled, _tell_beside
 from egptlib.figures._style import DRAFTER_COLOR, NEUTRAL_COLOR, SINGLE_COLUMN, TARGET_COLOR
 
 if TYPE_CHECKING:  # metrics loads torch, which no figure needs
@@ -41,11 +41,10 @@ def waterfall_figure(waterfall: "Waterfall") -> "Figure":
         ends = min(before, after), max(before, after)
         rows.append(_Bar(factor.name, *ends, color, f"×{factor.value:.2f}", hatch))
     rows.append(_Bar("measured", base, waterfall.measured, NEUTRAL_COLOR, f"{waterfall.measured:.2f}x"))
-    beside: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
     for place, bar in enumerate(rows):
         look: dict[str, Any] = {"color": bar.color, "hatch": bar.hatch, "edgecolor": "white", "linewidth": 0}
         axes.barh(place, bar.right - bar.left, 0.62, left=bar.left, **look)
-        axes.annotate(bar.told, (bar.right, place), **beside)
+        _tell_beside(axes, bar.told, bar.right, place, 7)
     axes.axvline(1, color="black", linewidth=0.7)
     axes.set_yticks(range(len(rows)), [bar.name for bar in rows])
     axes.invert_yaxis()
