@@ -26,6 +26,8 @@ VERBS = [
     "plan-memory",
     "train-mini",
     "train-mini-heads",
+    "make-pair",
+    "train-midi",
     "extract",
     "evaluate",
     "benchmark",

@@ -54,6 +54,7 @@ NEEDED = {
     "fit-costs": "{trace} --method m --out {out}",
     "lab": "",
     "make-data": "streets",
+    "make-pair": "midi --out {out}",
     "make-scenes": "--events {events} --out {out}",
     "paper": "{runs} --out {out}",
     "papers check": "",
@@ -78,6 +79,7 @@ NEEDED = {
     "train": "L1 --states {states} --out {out}",
     "train-mini": "--out {out} --work {out}",
     "train-mini-heads": "--states {states} --test {states} --out {out} --work {out}",
+    "train-midi": "--out {out} --work {out}",
     "train-tokens": "{recorded} --out {out}",
 }
 
@@ -104,7 +106,7 @@ READ = {
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair, "
     "selftest --pair",
     "saved": "quantize pair",
-    "folder": "findings --recorded",
+    "folder": "findings --recorded, make-pair --trained",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
     "train level, explain --method, export-head --format, "
     "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "

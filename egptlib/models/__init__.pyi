@@ -61,6 +61,8 @@ from ._vocabulary import common_vocabulary as common_vocabulary
 from ._vocabulary import match_vocabularies as match_vocabularies
 from ._vocabulary import shared_vocabulary as shared_vocabulary
 from ._vocabulary import spelling as spelling
+from .midi._training import make_midi as make_midi
+from .midi._training import train_midi as train_midi
 from .mini._card import write_card as write_card
 from .mini._training import train_mini as train_mini
 

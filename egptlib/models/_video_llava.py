@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPVisionModel, VideoLlavaForConditionalGeneration
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer, read_config
+from egptlib.models._grouped import GroupedVideoLlava, tokens_per_picture
 from egptlib.models._interface import Model, PromptAs
 from egptlib.models._preprocess import Preprocessor
 from egptlib.models._prompts import EVENTS_PROMPT, IMAGE_TOKEN, VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
@@ -30,13 +31,14 @@ def load_video_llava(folder: str | Path, **kwargs: Any) -> VideoLlavaForConditio
     folder = checkpoint_folder(folder)
     config = read_config(folder)
     found, classes = config.get("model_type"), config.get("architectures") or []
-    if found != "video_llava" or any(name != "VideoLlavaForConditionalGeneration" for name in classes):
+    kind = GroupedVideoLlava if config.get("patch_blocks") else VideoLlavaForConditionalGeneration
+    if found != "video_llava" or any(name != kind.__name__ for name in classes):
         plain = "a plain LLaVA" if "llava" in str(found) and found != "video_llava" else "another model"
         raise ValueError(
-            f"{folder}/config.json: model_type: expected 'video_llava' with VideoLlavaForConditionalGeneration "
+            f"{folder}/config.json: model_type: expected 'video_llava' with {kind.__name__} "
             f"(LanguageBind/Video-LLaVA-7B-hf), found {plain}: {found!r} with {', '.join(classes) or 'no class'}"
         )
-    return checked_from_pretrained(VideoLlavaForConditionalGeneration.from_pretrained, folder, **kwargs)
+    return checked_from_pretrained(kind.from_pretrained, folder, **kwargs)
 
 
 class VideoModel(Model):
@@ -45,6 +47,7 @@ class VideoModel(Model):
     Attributes:
         form: "video": one `<video>` token stands for the clip and the video tower reads it, CLS tokens kept (8 x 257
             visual tokens for the real model); "images": one `<image>` token per frame and the image tower (8 x 256).
+            A config with `patch_blocks` gives one visual token a block in both (`GroupedVideoLlava`).
             Event images are always shown one by one.
         prompt: template, see `video_llava_prompt`.
         sees: which pictures of a scene it is shown.
@@ -145,11 +148,11 @@ class VideoModel(Model):
 
     def _ids(self, question: str, num_frames: int) -> Tensor:
         config = self.module.config
-        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         if self.form == "video":
-            token, per_token = VIDEO_TOKEN, num_frames * (patches + 1)
+            token, per_token = VIDEO_TOKEN, num_frames * tokens_per_picture(config, with_cls=True)
         else:
-            token, per_token = IMAGE_TOKEN, patches + (config.vision_feature_select_strategy == "full")
+            with_cls = config.vision_feature_select_strategy == "full"
+            token, per_token = IMAGE_TOKEN, tokens_per_picture(config, with_cls)
         return tokenize_video_llava(
             self.tokenizer, self._prompt(question, num_frames), token, self._visual_id, per_token
         )

@@ -6,6 +6,7 @@ every question with its answer hangs on it as a branch that sees the head and it
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from egptlib._paths import atomic_write
 from egptlib.models.mini._optim import batches, update, warm_cosine
 
 IGNORED = -100
+STEPS_KEPT = 10
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,10 @@ def train_language(
     prompts: Prompts,
     settings: LanguageSettings,
     name: str,
+    trains: Callable[[str], bool] = lambda label: "tower" not in label,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train everything but the vision towers to give the answers.
+    """Train a model, by default everything but its vision towers, to give the answers.
 
     Args:
         module: gives the token embedding and the lm head.
@@ -123,12 +128,14 @@ def train_language(
         features: bfloat16 [scene, n, s, d] of all scenes.
         blank: [n, s, d], features of a blank input.
         prompts: of the same scenes.
+        trains: whether the parameter of a name is trained.
+        checkpoint: written every ten steps; where it is there, training goes on from it, with the same outcome.
 
     Returns:
         One row per epoch: loss per answer token in nats.
     """
     for label, parameter in module.named_parameters():
-        parameter.requires_grad_("tower" not in label)
+        parameter.requires_grad_(trains(label))
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     # bfloat16 weights do the work, float32 copies take the updates: on a CPU faster than autocast, and the weights
@@ -144,18 +151,24 @@ def train_language(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_cosine(steps, steps // 15))
     embedding, lm_head = module.get_input_embeddings(), module.get_output_embeddings()
     before, after = (torch.tensor(part, dtype=torch.long) for part in prompts.head)
-    history = []
+    losses = _resume(checkpoint, masters, optimiser, schedule)
+    for master, parameter in zip(masters, trained, strict=True):
+        parameter.data.copy_(master.data)
+    history, step = [], 0
     module.train()
     with tqdm(total=steps, desc=name, unit="step", disable=None) as bar:
         for epoch in range(settings.epochs):
-            losses = []
             for rows in batches(len(features), settings.batch_size, generator):
+                blanked = torch.rand(len(rows), generator=generator) < settings.blank_share
+                branches = _draw(prompts, rows, settings.questions, generator)
+                step += 1
+                bar.update()
+                if step <= len(losses):  # done before the checkpoint was written: only the drawing is repeated
+                    continue
                 seen = features[rows]
-                seen[torch.rand(len(rows), generator=generator) < settings.blank_share] = blank
+                seen[blanked] = blank
                 visual = embed_visual(seen)
-                packed = pack(
-                    _draw(prompts, rows, settings.questions, generator), len(before) + visual.shape[1] + len(after)
-                )
+                packed = pack(branches, len(before) + visual.shape[1] + len(after))
                 text = embedding(torch.cat([before, after]))[None].expand(len(rows), -1, -1)
                 parts = [text[:, : len(before)], visual, text[:, len(before) :], embedding(packed.ids)]
                 hidden = language_model(
@@ -173,12 +186,48 @@ def train_language(
                 for master, parameter in zip(masters, trained, strict=True):
                     parameter.data.copy_(master.data)
                 losses.append(loss.item())
-                bar.update()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            history.append({"epoch": epoch + 1, "loss": sum(losses) / len(losses)})
+                if checkpoint and (step % STEPS_KEPT == 0 or step == steps):
+                    _keep(checkpoint, masters, optimiser, schedule, losses)
+            now = losses[step // (epoch + 1) * epoch : step]
+            history.append({"epoch": epoch + 1, "loss": sum(now) / len(now)})
             bar.write(f"{name}: epoch {epoch + 1}, {history[-1]['loss']:.4f} nats a token")
     module.eval()
     return history
+
+
+def _resume(
+    checkpoint: Path | None,
+    masters: list[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> list[float]:
+    """Take over weights and optimiser where a checkpoint is; the losses of the steps done."""
+    if checkpoint is None or not checkpoint.exists():
+        return []
+    kept = torch.load(checkpoint, weights_only=True)
+    for master, value in zip(masters, kept["masters"], strict=True):
+        master.data.copy_(value)
+    optimiser.load_state_dict(kept["optimiser"])
+    schedule.load_state_dict(kept["schedule"])
+    return kept["losses"]
+
+
+def _keep(
+    checkpoint: Path,
+    masters: list[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    losses: list[float],
+) -> None:
+    kept = {
+        "masters": [master.data for master in masters],
+        "optimiser": optimiser.state_dict(),
+        "schedule": schedule.state_dict(),
+        "losses": losses,
+    }
+    with atomic_write(checkpoint) as partial:
+        torch.save(kept, partial)
 
 
 def _draw(

@@ -190,7 +190,7 @@ def _train_drafter(
         lambda features: event_tokens(model.feature_adaptor(model.visual_projector(features))),
         see_all(model.visual_tower, events),
         see_all(model.visual_tower, torch.full_like(events[:1], WHITE))[0],
-        _prompts(pairs, encode, words, EVENT_PLACEHOLDER),
+        prompts_of(pairs, encode, words, EVENT_PLACEHOLDER),
         settings,
         "drafter",
     )
@@ -216,7 +216,7 @@ def _train_target(
         lambda features: model.model.multi_modal_projector(frame_tokens(features)),
         see_all(model.model.video_tower, frames),
         see_all(model.model.video_tower, torch.full_like(frames[:1], BLACK))[0],
-        _prompts(pairs, encode, words, visual),
+        prompts_of(pairs, encode, words, visual),
         settings,
         "target",
     )
@@ -229,7 +229,8 @@ def _texts(scenes: QuestionsAnswers) -> list[str]:
     return prompts + [f" {answer}" for _, answer in pairs]
 
 
-def _prompts(scenes: QuestionsAnswers, encode: Callable[[str], list[int]], tokenizer: Any, visual: int) -> Prompts:
+def prompts_of(scenes: QuestionsAnswers, encode: Callable[[str], list[int]], tokenizer: Any, visual: int) -> Prompts:
+    """Ids of all prompts and answers; `visual` is the placeholder's, `encode` makes a question's whole prompt."""
     questions = {question: encode(question) for scene in scenes for question, _ in scene}
     answers = {
         answer: [*tokenizer(f" {answer}", add_special_tokens=False).input_ids, tokenizer.eos_token_id]

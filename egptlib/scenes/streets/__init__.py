@@ -11,6 +11,7 @@ from egptlib.scenes.streets._make import (
     with_events,
 )
 from egptlib.scenes.streets._render import StreetRenderer
+from egptlib.scenes.streets._wordings import reword
 from egptlib.scenes.streets._world import COLORS, KINDS, MOTIONS, sample_world
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "StreetRenderer",
     "answers",
     "facts_from",
+    "reword",
     "sample_world",
     "slots",
     "street_at",

