@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from egptlib.hidden_states._extract import duration, extract, log
 from egptlib.hidden_states._reader import HiddenStates
+from egptlib.scenes import evenly
 
 if TYPE_CHECKING:
     from egptlib.models import Pair
@@ -61,8 +62,7 @@ def plan_extraction(
     """
     if not len(scenes):
         raise ValueError("scenes: expected at least one")
-    step = max(1, len(scenes) // trial_scenes)
-    tried = [scenes[i] for i in range(0, len(scenes), step)][:trial_scenes]
+    tried = [scenes[i] for i in evenly(len(scenes), trial_scenes)]
     with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as folder, _untold():
         extract(pair, tried[:1], Path(folder, "warm"), num_questions=num_questions, **options)
         start = time.perf_counter()

@@ -121,13 +121,18 @@ class SceneFolder(Sequence[Scene]):
         """
         if num_scenes < 1:
             raise ValueError(f"num_scenes: expected at least 1, found {num_scenes}")
-        count = min(num_scenes, len(self))
-        return self._with([self._records[i * len(self) // count] for i in range(count)])
+        return self._with([self._records[i] for i in evenly(len(self), num_scenes)])
 
     def _with(self, records: list[Record]) -> "SceneFolder":
         other = object.__new__(SceneFolder)
         other.folder, other.options, other._records = self.folder, self.options, records
         return other
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """Numbers of `count` things out of `total`, evenly from the first on; all where there are fewer."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
 
 
 def open_scenes(

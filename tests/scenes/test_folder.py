@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egptlib.scenes import QUESTIONS, SceneFolder, event_images, load_events, load_questions, open_scenes
+from egptlib.scenes import QUESTIONS, SceneFolder, evenly, event_images, load_events, load_questions, open_scenes
 from tests.scenes.conftest import encode, frame_number, read_entries, write_entries, write_sample
 
 EVEN = (0, 2, 5, 8, 10, 13, 16, 19)
@@ -167,6 +167,7 @@ def test_select_and_slice(users_folder: Path) -> None:
     assert [scene.id for scene in scenes[1:3]] == ["interlaken_00_a-1", "zurich_city_01_b-0"]
     assert scenes.spread(2).ids == [scenes.ids[0], scenes.ids[len(scenes) // 2]]
     assert scenes.spread(99).ids == scenes.ids
+    assert evenly(11, 6) == [0, 1, 3, 5, 7, 9] and evenly(3, 6) == [0, 1, 2] and evenly(0, 2) == []
     with pytest.raises(ValueError, match="num_scenes: expected at least 1, found 0"):
         scenes.spread(0)
     assert open_scenes(users_folder, num_sequences=1).sequences == ["interlaken_00_a"]
