@@ -14,7 +14,8 @@ rooms = sorted(f"egptlib.{path.parent.name}" for path in root.glob("*/__init__.p
 for room in map(import_module, ["egptlib", *rooms]):
     for name in room.__all__:  # pdoc takes a name that is not loaded yet for a module
         setattr(room, name, getattr(room, name))
-egptlib.__doc__ = f"{egptlib.__doc__}\n\n[What the notebooks show](gallery/index.html), [glossary](gallery/glossary.html)"
+gallery = "[What the notebooks show](gallery/index.html), [glossary](gallery/glossary.html)"
+egptlib.__doc__ = f"{egptlib.__doc__}\n\n{gallery}"
 pdoc.render.configure(docformat="google", footer_text=f"egptlib {egptlib.__version__}")
 pdoc.pdoc("egptlib", *rooms, output_directory=out)
 shutil.copytree(Path(__file__).parent / "report", out / "gallery", dirs_exist_ok=True)
