@@ -290,8 +290,10 @@ def _with_breaks(floats: Sequence[str]) -> list[str]:
 
 
 def _caption(name: str, folder: Path) -> str:
-    """What a figure or table is, on which data, and the run it is from."""
-    words, given = name.replace("_", " ").replace("-", " "), read_settings(folder / "params.json")
+    """What a figure or table is, of which notebook and data, and the run it is from."""
+    notebook = str((read_status(folder) or {}).get("notebook", "")).lstrip("0123456789_")
+    words = f"{notebook}: {name}".removeprefix(": ").replace("_", " ").replace("-", " ")
+    given = read_settings(folder / "params.json")
     dataset, pair = (Path(str(given.get(key, ""))).stem for key in ("dataset", "pair"))
     where = f" on {dataset}" * bool(dataset) + f", pair {pair}" * bool(pair)
     return f"{words[:1].upper()}{words[1:]}{where}. Run {folder.name}."

@@ -93,7 +93,7 @@ def test_tables_are_booktabs(root: Path, tmp_path: Path) -> None:
     assert [line for line in text.splitlines() if "rule" in line] == ["\\toprule", "\\midrule", "\\bottomrule"]
     assert "\\begin{tabular}{lr}" in text and "a\\_b & 0.333 \\\\" in text and "50 \\% \\& more & 2.000 \\\\" in text
     assert "\\textvisiblespace{}the & -- \\\\" in text and "rate (ms) \\\\" in text
-    assert "Rates on streets. Run 05\\_token\\_alignment-streets-x." in main.read_text()
+    assert "Token alignment: rates on streets. Run 05\\_token\\_alignment-streets-x." in main.read_text()
 
 
 def test_starred_runs_only_and_an_earlier_export_is_replaced(root: Path, tmp_path: Path) -> None:
