@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+READING = ("preprocess", "vision", "prefill")  # the stages before a model's first token
+
 
 @dataclass(frozen=True)
 class Event:

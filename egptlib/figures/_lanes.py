@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from egptlib._clock import Event
+from egptlib._clock import READING, Event
 
 if TYPE_CHECKING:  # metrics loads torch, which no figure needs
     from pandas import DataFrame
@@ -102,11 +102,11 @@ def recorded_runs(row: Mapping[str, Any]) -> tuple[list[Event], list[Event]]:
     """
     target, drafter = row["target_stages"], row["drafter_stages"]
     target_ids, drafter_ids = row["target_ids"], row["drafter_ids"]
-    plain = _in_a_row("target", {s: target[s] for s in (*_PROMPT_STAGES, "decode")})
-    speculative = _in_a_row("target", {s: target[s] for s in _PROMPT_STAGES})
+    plain = _in_a_row("target", {s: target[s] for s in (*READING, "decode")})
+    speculative = _in_a_row("target", {s: target[s] for s in READING})
     ready = speculative[-1].end
     step, draft = target["decode"] / len(target_ids), drafter["decode"] / max(1, len(drafter_ids))
-    beside = _in_a_row("drafter", {s: drafter[s] for s in _PROMPT_STAGES})
+    beside = _in_a_row("drafter", {s: drafter[s] for s in READING})
     free = min(len(drafter_ids), int(max(0.0, ready - beside[-1].end) / draft)) if draft else 0
     equal = [a == b for a, b in zip(drafter_ids[:free], target_ids)]
     accepted = equal.index(False) if False in equal else len(equal)
@@ -118,9 +118,6 @@ def recorded_runs(row: Mapping[str, Any]) -> tuple[list[Event], list[Event]]:
     if left:
         speculative.append(Event("target", "decode", ready + step, ready + (left + 1) * step))
     return plain, speculative + beside
-
-
-_PROMPT_STAGES = ("preprocess", "vision", "prefill")
 
 
 def _in_a_row(lane: str, seconds: Mapping[str, float]) -> list[Event]:

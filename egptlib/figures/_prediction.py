@@ -1,44 +1,20 @@
 """What was foretold: predicted beside measured times, and the map of acceptance and verify cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from egptlib.figures._basic import EXACT_COLOR, _lying_bars, _new_figure, _styled, _tell_beside
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # metrics loads torch, which no figure needs
     from matplotlib.figure import Figure
+
+    from egptlib.metrics import MapPoint, SpeedupMap
 
 _LEVELS = (1.1, 1.25, 1.5, 2.0, 2.5)
 _GOALS = (1.5, 2.0)  # thick, with the draft length that gives most
-
-
-class Map(Protocol):
-    """What is drawn: `egptlib.traces.SpeedupMap`."""
-
-    @property
-    def alphas(self) -> np.ndarray: ...
-    @property
-    def verify_costs(self) -> np.ndarray: ...
-    @property
-    def speedup(self) -> np.ndarray: ...
-    @property
-    def gamma(self) -> np.ndarray: ...
-
-
-class Point(Protocol):
-    """A marked place: `egptlib.traces.MapPoint`."""
-
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def verify_cost(self) -> float: ...
-    @property
-    def speedup(self) -> float: ...
-    @property
-    def tag(self) -> str: ...
 
 
 @_styled
@@ -67,7 +43,7 @@ def prediction_figure(predicted: Mapping[str, float], measured: Mapping[str, flo
 
 
 @_styled
-def speedup_map_figure(panels: Mapping[str, tuple[Map, Sequence[tuple[str, Point]]]]) -> "Figure":
+def speedup_map_figure(panels: Mapping[str, tuple["SpeedupMap", Sequence[tuple[str, "MapPoint"]]]]) -> "Figure":
     """Speedup over acceptance and verify cost, a panel for each cost of drafting, with lines of equal speedup.
 
     Args:
@@ -112,7 +88,7 @@ def speedup_map_figure(panels: Mapping[str, tuple[Map, Sequence[tuple[str, Point
     return figure
 
 
-def _high_on_the_line(found: Map, level: float) -> tuple[float, float] | None:
+def _high_on_the_line(found: "SpeedupMap", level: float) -> tuple[float, float] | None:
     """Where a line's label stands: at seven tenths of its height, away from the marked points."""
     rows = np.flatnonzero((found.speedup >= level).any(axis=1))
     if not rows.size:
@@ -121,7 +97,7 @@ def _high_on_the_line(found: Map, level: float) -> tuple[float, float] | None:
     return float(found.alphas[np.argmax(found.speedup[row] >= level)]), float(found.verify_costs[row])
 
 
-def _write_gammas(axes: Any, found: Map, level: float) -> None:
+def _write_gammas(axes: Any, found: "SpeedupMap", level: float) -> None:
     """Write the best draft length to the right of a line, at a few verify costs it crosses."""
     for row in np.linspace(0, len(found.verify_costs) - 1, 9).astype(int)[1:-1]:
         above = np.flatnonzero(found.speedup[row] >= level)

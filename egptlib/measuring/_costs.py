@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from egptlib._clock import synchronize
+from egptlib._clock import READING, synchronize
 from egptlib._columns import columns
 from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
 from egptlib.measuring._hiding import compare_prefill_hiding, contention
@@ -56,7 +56,7 @@ class CostReport:
 
     def __str__(self) -> str:
         costs = self.costs
-        stages = ("load", "preprocess", "vision", "prefill", "decode")
+        stages = ("load", *READING, "decode")
         told = [["stages, ms", *stages, "tokens"]]
         for side, seconds in self.stages.items():
             row = [f"{1e3 * seconds[stage]:.2f}" if stage in seconds else "-" for stage in stages]
@@ -152,7 +152,7 @@ def report_costs(
     median = {name: statistics.median(values) for name, values in seconds.items()}
     load = scene.metadata.get("load_seconds")
     loaded = {} if load is None else {"load": float(load)}
-    before = {s: loaded | {x: median[f"{s}.{x}"] for x in ("preprocess", "vision", "prefill")} for s in benches}
+    before = {s: loaded | {x: median[f"{s}.{x}"] for x in READING} for s in benches}
     costs = Costs(
         target_step=median["target.step"],
         drafter_step=median["drafter.row"] / IN_A_ROW,

@@ -8,7 +8,7 @@ from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
-from egptlib._clock import timed
+from egptlib._clock import READING, timed
 from egptlib.decoding import ConcurrentDrafter, Generation, hidden_prefill_generate
 from egptlib.measuring._methods import plain_loop
 from egptlib.models import Model
@@ -145,14 +145,12 @@ def _summary(scene: str, question: str, trials: Sequence[Trial]) -> HidingRun:
 
 def target_reading(generation: Generation) -> float:
     """Seconds of the target's preprocessing, vision and prefill."""
-    return _seconds(generation, "target", ("preprocess", "vision", "prefill"))
+    return _seconds(generation, "target", READING)
 
 
 def drafter_ahead(generation: Generation) -> float:
     """Seconds the drafter worked before the loop: its stages, and drafting the free tokens."""
-    return _seconds(generation, "drafter", ("preprocess", "vision", "prefill")) + _seconds(
-        generation, "drafter", ("draft",), free=True
-    )
+    return _seconds(generation, "drafter", READING) + _seconds(generation, "drafter", ("draft",), free=True)
 
 
 def _free_tokens(generation: Generation) -> int:

@@ -28,6 +28,8 @@ from ._replay_cascade import agreement_ahead as agreement_ahead
 from ._replay_cascade import replay_cascade as replay_cascade
 from ._replay_policy import DraftLength as DraftLength
 from ._replay_policy import replay_policy as replay_policy
+from ._speedup_map import MapPoint as MapPoint
+from ._speedup_map import SpeedupMap as SpeedupMap
 from ._tokens import exact_against_proxy as exact_against_proxy
 from ._tokens import token_acceptance as token_acceptance
 from ._trees import TreePlan as TreePlan

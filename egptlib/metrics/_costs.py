@@ -1,6 +1,5 @@
 """What the parts of a decoding run cost on one machine: measured by `decoding`, read by the cost model."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from egptlib._paths import parse_json
+from egptlib._clock import READING
 from egptlib._sealed import read_sealed, write_sealed
 
 
@@ -108,30 +107,17 @@ class Costs:
     @property
     def target_prefill(self) -> float:
         """Seconds from preprocessing to the target's first logits; loading from disk does not count."""
-        return sum(self.target_stages.get(stage, 0.0) for stage in ("preprocess", "vision", "prefill"))
+        return sum(self.target_stages.get(stage, 0.0) for stage in READING)
 
     @property
     def drafter_prefill(self) -> float:
         """The same of the drafter."""
-        return sum(self.drafter_stages.get(stage, 0.0) for stage in ("preprocess", "vision", "prefill"))
+        return sum(self.drafter_stages.get(stage, 0.0) for stage in READING)
 
     @property
     def free_draft_tokens(self) -> int:
         """floor(max(0, T_prefill_target - T_prefill_drafter) / T_q(1)), as if both models ran undisturbed."""
         return math.floor(max(0.0, self.target_prefill - self.drafter_prefill) / self.drafter_step)
-
-    def to_json(self) -> str:
-        """Return the costs as a JSON object, one key a field."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Costs":
-        """Return what `to_json` wrote.
-
-        Raises:
-            ValueError: not a JSON object, a field unknown or missing, a value that does not fit.
-        """
-        return cls._from_object(parse_json(text, "costs"))
 
     def save(self, path: str | Path) -> None:
         """Write the costs to a JSON file, atomically, with a checksum."""
@@ -139,9 +125,13 @@ class Costs:
 
     @classmethod
     def load(cls, path: str | Path) -> "Costs":
-        """Read a file that `save` wrote. Errors are those of `from_json` and name the file.
+        """Read a file that `save` wrote.
 
-        A file without `checksum` may come from anybody; one whose checksum does not fit is refused.
+        A file without `checksum` may come from anybody.
+
+        Raises:
+            ValueError: not a JSON object, a checksum that does not fit, a field unknown or missing, a value that does
+                not fit; the file is named.
         """
         content = read_sealed(path)
         try:

@@ -12,10 +12,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from egptlib._clock import Event
+from egptlib._clock import READING, Event
 from egptlib.metrics._costs import Costs
 
-_READING = ("preprocess", "vision", "prefill")
 _ENOUGH = 5  # passes of one size that make a mean; rarer sizes are interpolated
 
 
@@ -42,13 +41,13 @@ class _Parts:
 
     def add(self, run: TimedRun, whole: float) -> None:
         events = sorted(run.events, key=lambda event: event.start)
-        reads = [e for e in events if e.lane == "target" and e.stage in _READING]
+        reads = [e for e in events if e.lane == "target" and e.stage in READING]
         begin, ready = min(e.start for e in reads), max(e.end for e in reads)
         free, busy = False, 0.0
         judged, proposed = [], []
         for event in events:
             took = event.end - event.start
-            if event.stage in _READING:
+            if event.stage in READING:
                 self.reading.setdefault((event.lane, event.stage), []).append(took)
             elif event.lane == "target":
                 judged.append(took)
@@ -92,7 +91,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
     for run, whole in zip(runs, seconds):
         parts.add(run, whole)
     stages = {
-        lane: {stage: fmean(parts.reading[lane, stage]) for stage in _READING if (lane, stage) in parts.reading}
+        lane: {stage: fmean(parts.reading[lane, stage]) for stage in READING if (lane, stage) in parts.reading}
         for lane in ("target", "drafter")
     }
     fitted = {

@@ -12,7 +12,5 @@ from ._open import open_recorded as open_recorded
 from ._recorded import Recorded as Recorded
 from ._speedup_map import RTX_4090 as RTX_4090
 from ._speedup_map import HidingCosts as HidingCosts
-from ._speedup_map import MapPoint as MapPoint
 from ._speedup_map import RecordedPair as RecordedPair
-from ._speedup_map import SpeedupMap as SpeedupMap
 from ._trace_source import trace_from_recorded as trace_from_recorded

@@ -6,29 +6,10 @@ from statistics import fmean
 
 import numpy as np
 
-from egptlib.metrics import expected_tokens
+from egptlib.metrics import MapPoint, SpeedupMap, expected_tokens
 from egptlib.recorded._recorded import Recorded
 from egptlib.recorded._trace_source import trace_from_recorded
 from egptlib.traces import Trace, fit_trace
-
-
-@dataclass(frozen=True)
-class SpeedupMap:
-    """Speedup by acceptance and verify cost; see `HidingCosts.speedup_map`.
-
-    Attributes:
-        alphas: [alpha], probability that a draft token is accepted, given those before it.
-        verify_costs: [verify], a verification in target steps.
-        speedup: [verify, alpha].
-        gamma: int [verify, alpha], draft tokens a round that give most; 0 where plain steps do.
-        free: draft tokens that fit the window.
-    """
-
-    alphas: np.ndarray
-    verify_costs: np.ndarray
-    speedup: np.ndarray
-    gamma: np.ndarray
-    free: int
 
 
 @dataclass(frozen=True)
@@ -137,25 +118,6 @@ def least_alpha(speedup: Callable[[float], float], goal: float) -> float | None:
 
 ASSUMED_VERIFY = 1.2  # target steps: hoped of kernels that do not unpack every weight, as from bitsandbytes 0.50 on
 ASSUMED_HEAD = 0.1  # of the drafter's step: one layer beside 32
-
-
-@dataclass(frozen=True)
-class MapPoint:
-    """A place on the map.
-
-    Attributes:
-        alpha: acceptance of one draft token.
-        verify_cost: in target steps.
-        drafter_cost: a step of what drafts in the rounds, in the drafter's own.
-        speedup: there.
-        tag: where the speedup comes from.
-    """
-
-    alpha: float
-    verify_cost: float
-    drafter_cost: float
-    speedup: float
-    tag: str
 
 
 @dataclass(frozen=True)

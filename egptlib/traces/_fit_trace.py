@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from egptlib._clock import READING
 from egptlib.metrics import Costs, Replay, fit_costs
 from egptlib.traces._trace import Trace, TraceRow
-
-_READING = ("preprocess", "vision", "prefill")
 
 
 def fit_trace(trace: Trace, method: str, after: Sequence[str] = ()) -> Costs:
@@ -113,4 +112,4 @@ def _fit_one_draft(rows: Sequence[TraceRow], base: Costs) -> Costs:
 
 
 def _stages(rows: Sequence[TraceRow]) -> dict[str, float]:
-    return {s: fmean(row.target_stages[s] for row in rows) for s in _READING if all(s in r.target_stages for r in rows)}
+    return {s: fmean(row.target_stages[s] for row in rows) for s in READING if all(s in r.target_stages for r in rows)}

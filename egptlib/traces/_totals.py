@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from egptlib._clock import Event
+from egptlib._clock import READING, Event
 from egptlib.metrics import RunTotals
 from egptlib.traces._trace import Trace, TraceRow
 
-_READING = ("preprocess", "vision", "prefill")
 _PARTS = ("reading", "target", "draft")  # in the order in which a moment counts
 
 
@@ -60,7 +59,7 @@ def _seconds(row: TraceRow) -> list[float]:
 
 
 def _part(event: Event) -> str:
-    if event.stage in _READING:
+    if event.stage in READING:
         return "reading"
     return "target" if event.lane == "target" else "draft"
 

@@ -6,10 +6,8 @@ Models, generations and stored samples are taken by what they hold, since this r
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from egptlib._clock import Event
+from egptlib._clock import READING, Event, stage_seconds
 from egptlib.traces._trace import Trace, TraceRow
-
-_READING = ("preprocess", "vision", "prefill")
 
 
 def trace_from_hidden_states(samples: Iterable[Any], **header: Any) -> Trace:
@@ -125,9 +123,8 @@ def _timed(generation: Any, prompt: tuple[Any, str], seconds: float | None, meth
         for e in events
     ]
     stages: dict[str, dict[str, float]] = {"target": {}, "drafter": {}}
-    for event in kept:
-        lane = stages[event.lane]
-        lane[event.stage] = lane.get(event.stage, 0.0) + event.end - event.start
+    for (lane, stage), took in stage_seconds(kept).items():
+        stages[lane][stage] = took
     if seconds is None:
         seconds = max((event.end for event in kept), default=None)
     return TraceRow(
@@ -145,7 +142,7 @@ def _timed(generation: Any, prompt: tuple[Any, str], seconds: float | None, meth
 
 def _overlapped(events: Sequence[Event]) -> bool:
     """Whether the drafter worked while the target read its prompt."""
-    reads = [event for event in events if event.lane == "target" and event.stage in _READING]
+    reads = [event for event in events if event.lane == "target" and event.stage in READING]
     return any(
         event.lane == "drafter" and event.start < read.end and event.end > read.start
         for event in events

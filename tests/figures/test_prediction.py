@@ -1,22 +1,20 @@
 """The map's lines lie where the speedup is, and its points where they are said to be."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from egptlib.figures._prediction import speedup_map_figure
+from egptlib.metrics import MapPoint, SpeedupMap
 
 
 def test_lines_of_equal_speedup_and_points() -> None:
     alphas, verify = np.linspace(0, 1, 51), np.linspace(1, 5, 41)
     speedup = 1 + alphas[None, :] + 0 * verify[:, None]  # 1.5 where alpha is 0.5
-    found = SimpleNamespace(
-        alphas=alphas, verify_costs=verify, speedup=speedup, gamma=np.full(speedup.shape, 7, dtype=int)
-    )
-    points: Any = [
-        ("today", SimpleNamespace(alpha=0.4, verify_cost=4.0, speedup=1.4, tag="computed overlap")),
-        ("then", SimpleNamespace(alpha=0.4, verify_cost=2.0, speedup=1.4, tag="estimated")),
+    found = SpeedupMap(alphas, verify, speedup, np.full(speedup.shape, 7, dtype=int), 0)
+    points = [
+        ("today", MapPoint(0.4, 4.0, 1.0, 1.4, "computed overlap")),
+        ("then", MapPoint(0.4, 2.0, 1.0, 1.4, "estimated")),
     ]
     figure = speedup_map_figure({"a map": (found, points)})
     axes: Any = figure.axes[0]

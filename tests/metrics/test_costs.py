@@ -28,7 +28,6 @@ FULL = Costs(
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     FULL.save(tmp_path / "costs.json")
     assert Costs.load(tmp_path / "costs.json") == FULL
-    assert Costs.from_json(FULL.to_json()) == FULL
 
 
 def test_named_figures() -> None:
