@@ -18,6 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 aten = torch.ops.aten
 NAME = "pretend"
 WAITS: list[str] = []  # what made the host wait for a pretended device
+WORKING: set[torch.device] = set()  # devices that were given work since the host last waited for them
 ACROSS = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default, aten.is_same_size.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._unsafe_index.Tensor}
 
@@ -31,7 +32,7 @@ class Pretended(Tensor):
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     def tolist(self) -> Any:
-        WAITS.append("tolist")
+        _wait("tolist", self.device)
         return self.held.tolist()
 
     @staticmethod
@@ -66,7 +67,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if func is aten._local_scalar_dense.default or (where.type == "cpu" and places and places[0].type != "cpu"):
-        WAITS.append(str(func))
+        _wait(str(func), places[0])
+    elif where.type != "cpu":
+        sent = func in ACROSS and any(x.device.type == "cpu" for x in given)
+        if sent and not kwargs.get("non_blocking") and where in WORKING:
+            _wait(str(func), where)
+        elif not sent:
+            WORKING.add(where)
     own = {id(x.held): x for x in given if isinstance(x, Pretended)}
     bare, named = tree_map(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
     out = func(*bare, **named)
@@ -79,6 +86,12 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(wrapped, out)
 
 
+def _wait(why: str, device: torch.device) -> None:
+    """The host looks at what a device holds, or sends it something by a copy that waits for all that it was given."""
+    WAITS.append(why)
+    WORKING.discard(device)
+
+
 @torch.library.impl("aten::empty_strided", "PrivateUse1")
 def _empty_strided(size: Any, stride: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
     return Pretended(torch.empty_strided(size, stride, dtype=dtype), torch.device(device))
@@ -87,6 +100,8 @@ def _empty_strided(size: Any, stride: Any, dtype: Any = None, device: Any = None
 @torch.library.impl("aten::_copy_from", "PrivateUse1")
 def _copy_from(source: Tensor, to: Any, non_blocking: bool = False) -> Tensor:
     """`torch.tensor` builds on the CPU and copies below Python's dispatch."""
+    if not non_blocking and to.device in WORKING and not isinstance(source, Pretended):
+        _wait("torch.tensor", to.device)
     to.held.copy_(getattr(source, "held", source))
     return to
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from egptlib._clock import Recorder
 from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun
+from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape, grow
-from egptlib.models import Model, Pair, State, Vocabulary, common_prefix, confidences
+from egptlib.models import Model, Pair, State, Vocabulary, common_prefix, ids_on
 
 
 class AdapterDrafter(ModelDrafter):
@@ -114,29 +115,22 @@ class HeadDrafter(ModelDrafter):
 
     @torch.no_grad()
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
-        draft, tokens = Draft(), list(answer)
+        tokens, along = list(answer), self.head.drafter_along
         count = min(count, self.head.settings.max_positions - len(tokens))
         if count < 1 or not tokens:
-            return draft
-        state = self._behind(tokens)
-        states, logits, probabilities = list[Tensor](), list[Tensor](), list[Tensor]()
-        while True:
-            states.append(state.to(self.lm_head.weight.dtype))
-            logits.append(self._logits(state))
-            if sampler.greedy:
-                token = int(logits[-1].argmax())
-            else:
-                probabilities.append(sampler.probabilities(logits[-1]))
-                token = sampler.draw(probabilities[-1])
-            tokens.append(token)
-            draft.tokens.append(token)
-            draft.confidence.append(confidences(logits[-1][None], [token])[0])
-            full = len(draft.tokens) == count or token in self.vocabulary.end_token_ids
-            if full or (stop is not None and stop(draft.confidence[-1])):
-                break
-            state = self._run.go_on(*self._rows(tokens, len(tokens) - 1, ahead=True))
-        draft.logits, draft.hidden = torch.stack(logits), torch.stack(states)
-        draft.probabilities = torch.stack(probabilities) if probabilities else None
+            return Draft()
+        # Of two vocabularies the drafter that reads along may have to spell a token in several of its own.
+        spelled = along and not self.vocabulary.is_shared
+        chain = Chain(count, sampler, self.vocabulary.end_token_ids, stop, known=spelled)
+        states = [self._behind(tokens)]
+        while chain.choose(self._logits(states[-1])):
+            if spelled:
+                self.read_on(self.vocabulary.to_drafter(chain.tokens[-1:]))
+            elif along:
+                self.follow(chain.last)
+            states.append(self._run.go_on(*self._ahead(chain.last)))
+        draft = chain.draft() if spelled or not along else self.told(chain.draft())
+        draft.hidden = torch.stack(states[: len(draft.tokens)]).to(self.lm_head.weight.dtype)
         return draft
 
     @torch.no_grad()
@@ -150,9 +144,9 @@ class HeadDrafter(ModelDrafter):
 
         def read(new: Sequence[int], parents: Sequence[int]) -> Tensor:
             if "token_states" in self.head.inputs:
-                return self._logits(self._run.branch(parents, *self._rows(list(new), 0, ahead=True)))
+                return self._logits(self._run.branch(parents, *self._ahead(self._ids(new))))
             # It does not look at tokens: what it predicts is one for a whole level.
-            return self._logits(self._run.go_on(*self._rows([], 0, ahead=True))).expand(len(new), -1)
+            return self._logits(self._run.go_on(*self._ahead(self._ids([])))).expand(len(new), -1)
 
         return grow(self._logits(self._behind(tokens)), read, shape, depth, sampler, self.vocabulary.end_token_ids)
 
@@ -161,24 +155,35 @@ class HeadDrafter(ModelDrafter):
         first = min(common_prefix(self._known, tokens), len(tokens) - 1)  # the anchor's row is always read
         self._run.crop(first)
         self._known = list(tokens)
-        return self._run.read(*self._rows(tokens, first, ahead=False))
+        return self._run.read(*self._rows(tokens, first))
 
     def _logits(self, states: Tensor) -> Tensor:
         return self.head.logits(states, self.lm_head.weight)
 
-    def _rows(self, tokens: list[int], first: int, ahead: bool) -> list[Tensor]:
-        """What the head takes at the places of `tokens` from `first` on, in the order of its `inputs`.
+    def _ids(self, tokens: Sequence[int]) -> Tensor:
+        return ids_on(self.lm_head.weight.device, tokens)
 
-        Args:
-            ahead: whether the place is ahead of the target: its state there is what the head itself predicts.
+    def _ahead(self, ids: Tensor) -> list[Tensor]:
+        """What the head takes at drafted tokens [n], in the order of its `inputs`.
+
+        The target has no states there: the head's own predictions take their place.
         """
         rows = []
         for name in self.head.inputs:
             if name == "token_states":
-                ids = torch.tensor(tokens[first:], device=self.lm_head.weight.device)
-                given = self.head.look_up(ids, self.lm_head.weight)
-            elif ahead and not (name == "drafter_hidden" and self.head.drafter_along):
-                given = torch.empty(0)
+                rows.append(self.head.look_up(ids, self.lm_head.weight).to(self._place))
+            elif name == "drafter_hidden" and self.head.drafter_along:
+                rows.append(self.rows[-1][None].to(self._place))
+            else:
+                rows.append(self._place.new_empty(0))
+        return rows
+
+    def _rows(self, tokens: list[int], first: int) -> list[Tensor]:
+        """What the head takes at the places of `tokens` from `first` on, in the order of its `inputs`."""
+        rows = []
+        for name in self.head.inputs:
+            if name == "token_states":
+                given = self.head.look_up(self._ids(tokens[first:]), self.lm_head.weight)
             elif name == "drafter_hidden":
                 shift = self.head.drafter_shift  # 1: the drafter has read the last token
                 known = tokens[: len(tokens) - 1 + shift]

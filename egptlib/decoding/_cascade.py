@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from egptlib._clock import Recorder
+from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape
-from egptlib.models import Model, Vocabulary, confidences
+from egptlib.models import Model, Vocabulary, ids_on
 
 
 class CascadeDrafter(ModelDrafter):
@@ -62,11 +63,10 @@ class CascadeDrafter(ModelDrafter):
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         if not (self.rule.lossless or sampler.greedy):
             raise ValueError(f"{self.name}: under sampling the inner rule has to be lossless, found {self.rule.name}")
-        draft, answer = Draft(), list(answer)
-        logits, probabilities = [], []
-        while len(draft.tokens) < count:
-            known = [*answer, *draft.tokens]
-            room = count - len(draft.tokens) - 1
+        ends, known, left = self.vocabulary.end_token_ids, list(answer), count
+        chain, goes_on = Chain(count, sampler, ends, stop), count > 0
+        while goes_on:
+            room = left - 1
             inner = self.drafter.propose(known, min(self.gamma, room), sampler) if room else Draft()
             inner = inner.first(min(self.gamma, room))
             self.catch_up([*self.vocabulary.to_drafter(known), *inner.tokens])  # the one pass of this verification
@@ -74,15 +74,10 @@ class CascadeDrafter(ModelDrafter):
             theirs = self.vocabulary.to_target(self.model.lm_head(rows))
             verdict = self.rule(inner, theirs, rows, sampler)
             self.accepted.append((len(inner.tokens), verdict.accepted))
-            for i, token in enumerate([*inner.tokens[: verdict.accepted], verdict.token]):
-                draft.tokens.append(token)
-                draft.confidence.append(confidences(theirs[i, None], [token])[0])
-                logits.append(theirs[i])
-                if not sampler.greedy:
-                    probabilities.append(sampler.probabilities(theirs[i]))
-                ended = token in self.vocabulary.end_token_ids or len(draft.tokens) == count
-                if ended or (stop is not None and stop(draft.confidence[-1])):
-                    draft.logits = torch.stack(logits)
-                    draft.probabilities = torch.stack(probabilities) if probabilities else None
-                    return draft
-        return draft
+            gained = [*inner.tokens[: verdict.accepted], verdict.token]
+            theirs = theirs[: len(gained)]
+            laws = None if sampler.greedy else sampler.probabilities(theirs)
+            goes_on = chain.add(ids_on(theirs.device, gained), theirs, laws) and ends.isdisjoint(gained)
+            known += gained
+            left -= len(gained)
+        return chain.draft()

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Recorder
+from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape, grow
-from egptlib.models import Model, State, Vocabulary, check_trees, common_prefix, confidences, likelihoods
+from egptlib.models import Model, State, Vocabulary, check_trees, common_prefix, ids_on
 
 
 class ModelDrafter:
@@ -25,8 +26,8 @@ class ModelDrafter:
 
     Attributes:
         state: where the model stands.
-        read: the answer tokens (its own ids) in its cache.
-        rows: last hidden states [H]; row t stands before token t of `read`, so there is one more than tokens.
+        read: the answer tokens (its own ids) in its cache, as far as the host knows them.
+        rows: last hidden states [H]; row t stands before token t in its cache, so there is one more than tokens.
     """
 
     def __init__(self, model: Model, vocabulary: Vocabulary, name: str | None = None):
@@ -57,29 +58,12 @@ class ModelDrafter:
 
     @torch.no_grad()
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
-        draft = Draft()
-        if count < 1:
-            return draft
-        logits, probabilities = [], []
-        self.catch_up(self.vocabulary.to_drafter(answer))
-        if sampler.greedy and stop is None and self.device.type != "cpu" and self.vocabulary.is_shared:
-            return self._draft_there(count)
-        while True:
-            logits.append(self.next_logits())
-            if sampler.greedy:
-                token = int(logits[-1].argmax())
-            else:
-                probabilities.append(sampler.probabilities(logits[-1]))
-                token = sampler.draw(probabilities[-1])
-            draft.tokens.append(token)
-            draft.confidence.append(confidences(logits[-1][None], [token])[0])
-            full = len(draft.tokens) == count or token in self.vocabulary.end_token_ids
-            if full or (stop is not None and stop(draft.confidence[-1])):
-                break
-            self.read_on(self.vocabulary.to_drafter([token]))
-        draft.logits = torch.stack(logits)
-        draft.probabilities = torch.stack(probabilities) if probabilities else None
-        return draft
+        chain = Chain(count, sampler, self.vocabulary.end_token_ids, stop)
+        if count > 0:
+            self.catch_up(self.vocabulary.to_drafter(answer))
+            while chain.choose(self.next_logits()):
+                self.follow(chain.last)
+        return self.told(chain.draft())
 
     @torch.no_grad()
     def propose_tree(self, answer: Sequence[int], shape: TreeShape, depth: int, sampler: Sampler) -> Draft:
@@ -89,30 +73,11 @@ class ModelDrafter:
         def read(tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
             assert self.state is not None
             own = self.vocabulary.to_drafter(tokens)
-            rows = self.model.read(torch.tensor([own], device=self.device), self.state, parents)[0]
+            rows = self.model.read(ids_on(self.device, own)[None], self.state, parents)[0]
             self._nodes += zip(own, rows, strict=True)
             return self.vocabulary.to_target(self.model.lm_head(rows))
 
         return grow(self.next_logits(), read, shape, depth, sampler, self.vocabulary.end_token_ids)
-
-    def _draft_there(self, count: int) -> Draft:
-        """A greedy draft that stays on its device until it is whole, so that the host waits once and not at each token.
-
-        What was drafted behind an end token is left out; it was cheaper than asking for it.
-        """
-        logits, chosen = [self.next_logits()], list[Tensor]()
-        while True:
-            chosen.append(logits[-1].argmax()[None])
-            if len(chosen) == count:
-                break
-            self._read_there(chosen[-1].to(self.device))
-            logits.append(self.next_logits())
-        rows, ids = torch.stack(logits), torch.cat(chosen)
-        told = torch.stack([ids.double(), likelihoods(rows, ids).double()]).tolist()  # the one transfer
-        tokens, confidence = [int(token) for token in told[0]], told[1]
-        self.read += tokens[:-1]
-        ends = (place for place, token in enumerate(tokens, start=1) if token in self.vocabulary.end_token_ids)
-        return Draft(tokens, confidence, None, rows).first(next(ends, count))
 
     def next_logits(self) -> Tensor:
         """[V] of the target's vocabulary, after all that was read."""
@@ -128,9 +93,9 @@ class ModelDrafter:
             raise ValueError(f"{self.name}: expected start() before propose()")
         if self._nodes:
             self._settle(tokens)
-        shared = common_prefix(self.read, tokens)
-        if shared < len(self.read):
-            self.model.rollback(self.state, self.state.length - len(self.read) + shared)
+        shared, cached = common_prefix(self.read, tokens), len(self.rows) - 1
+        if shared < cached:
+            self.model.rollback(self.state, self.state.length - cached + shared)
             del self.read[shared:], self.rows[shared + 1 :]
         if shared < len(tokens):
             self.read_on(tokens[shared:])
@@ -153,13 +118,20 @@ class ModelDrafter:
 
     def read_on(self, tokens: list[int]) -> None:
         """Read more tokens (its own ids) in one pass; none where the target's token cannot be spelled in them."""
-        assert self.state is not None
-        if not tokens:
-            return
-        self._read_there(torch.tensor(tokens, device=self.device))
-        self.read += tokens
+        if tokens:
+            self._read(ids_on(self.device, tokens))
+            self.read += tokens
 
-    def _read_there(self, tokens: Tensor) -> None:
-        """Read ids [n] that are on the device already, and are to be noted in `read`."""
+    def follow(self, token: Tensor) -> None:
+        """Read a drafted token, its target's id [1] on any device, that the host need not know yet; see `told`."""
+        self._read(self.vocabulary.one_to_one(token).to(self.device))
+
+    def told(self, draft: Draft) -> Draft:
+        """Note what tokens of a draft were read by `follow`, now that they are known."""
+        self.read += self.vocabulary.one_to_one(torch.tensor(draft.tokens, dtype=torch.long)).tolist()
+        del self.read[len(self.rows) - 1 :]
+        return draft
+
+    def _read(self, tokens: Tensor) -> None:
         assert self.state is not None
         self.rows.extend(self.model.read(tokens[None], self.state)[0])

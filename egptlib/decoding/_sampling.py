@@ -67,8 +67,15 @@ class Sampler:
         return self.sampling.probabilities(logits)
 
     def draw(self, probabilities: Tensor) -> int:
-        """One token from probabilities [V] (any positive sum)."""
-        return int(torch.multinomial(probabilities.cpu(), 1, generator=self.generator))
+        """One token from probabilities [V] (any positive sum).
+
+        Raises:
+            ValueError: the sum is no positive number.
+        """
+        token = int(pick(probabilities, self.uniform(1)[0]))
+        if token == len(probabilities):
+            raise ValueError(f"probabilities: expected a positive sum, found {float(probabilities.sum())}")
+        return token
 
     def uniform(self, count: int) -> list[float]:
         """Numbers in [0, 1)."""
@@ -77,3 +84,14 @@ class Sampler:
     def choose(self, logits: Tensor) -> int:
         """The next token after logits [V]."""
         return int(logits.argmax()) if self.sampling is None else self.draw(self.probabilities(logits))
+
+
+def pick(probabilities: Tensor, number: float) -> Tensor:
+    """The token that a number in [0, 1) draws from probabilities [V] (any positive sum): int64 [1], on their device.
+
+    It is where their running sum, in double precision, passes that share of the whole. The host waits for nothing, and
+    numbers drawn on the CPU give the same tokens on every device up to rounding. A sum that is no positive number
+    gives V, which is no token.
+    """
+    reached = probabilities.double().cumsum(dim=-1)
+    return torch.searchsorted(reached, reached[-1:] * number, right=True)

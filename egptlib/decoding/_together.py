@@ -17,7 +17,7 @@ from egptlib.decoding._lengths import FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._round import keep
-from egptlib.decoding._sampling import Sampler
+from egptlib.decoding._sampling import Sampler, pick
 from egptlib.decoding._settings import Settings
 from egptlib.models import Model, RowDrafter, Tracks, check_rows
 
@@ -162,10 +162,10 @@ class _ModelRows:
     ) -> Mapping[int, Draft]:
         drawn_from: dict[int, list[Tensor]] = {row: [] for row in rows}
 
-        def choose(numbers: Sequence[int], logits: Tensor) -> list[int]:
+        def choose(numbers: Sequence[int], logits: Tensor) -> Tensor:
             for row, own in zip(numbers, logits, strict=True):
                 drawn_from[row].append(rows[row].sampler.probabilities(own))
-            return [rows[row].sampler.draw(drawn_from[row][-1]) for row in numbers]
+            return torch.cat([pick(drawn_from[row][-1], rows[row].sampler.uniform(1)[0]) for row in numbers])
 
         greedy = all(row.sampler.greedy for row in rows.values())
         answers = {row: each.tokens for row, each in rows.items()}

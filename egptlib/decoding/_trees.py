@@ -71,11 +71,11 @@ def grow(first: Tensor, read: Read, shape: TreeShape, depth: int, sampler: Sampl
     for level in range(min(depth, shape.depth)):
         law = sampler.probabilities(now) if not sampler.greedy else now.float().softmax(dim=-1)
         room = shape.width if sampler.greedy else min(shape.width, shape.size - len(tokens))
-        best, ids = law.topk(min(shape.width, law.shape[-1]), dim=-1)
+        best, ids = torch.stack(law.double().topk(min(shape.width, law.shape[-1]), dim=-1)).tolist()  # one transfer
         before = [joint[node] if node >= 0 else 1.0 for node in frontier]
         found = [
-            (weight * p, row, token)
-            for row, (weight, ps, own) in enumerate(zip(before, best.tolist(), ids.tolist(), strict=True))
+            (weight * p, row, int(token))
+            for row, (weight, ps, own) in enumerate(zip(before, best, ids, strict=True))
             for p, token in zip(ps, own, strict=True)
             if weight * p >= shape.min_confidence and p > 0
         ]

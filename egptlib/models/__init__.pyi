@@ -3,6 +3,7 @@ from ._batch import Prompts as Prompts
 from ._batch import Reading as Reading
 from ._describe import describe_pair as describe_pair
 from ._describe import device_name as device_name
+from ._device import ids_on as ids_on
 from ._device import usable_device as usable_device
 from ._event_model import EventModel as EventModel
 from ._eventgpt import EVENT_PLACEHOLDER as EVENT_PLACEHOLDER
@@ -46,7 +47,6 @@ from ._tracks import RowDraft as RowDraft
 from ._tracks import RowDrafter as RowDrafter
 from ._tracks import Tracks as Tracks
 from ._tracks import common_prefix as common_prefix
-from ._tracks import confidences as confidences
 from ._tracks import likelihoods as likelihoods
 from ._trees import check_trees as check_trees
 from ._trees import tree_depths as tree_depths

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from egptlib.models._device import ids_on
 from egptlib.models._rows import Rows
 
 if TYPE_CHECKING:
     from egptlib.models._interface import Model
     from egptlib.models._state import State
 
-Choose = Callable[[Sequence[int], Tensor], list[int]]
-"""Row numbers and their logits [rows, V] -> the token of each."""
+Choose = Callable[[Sequence[int], Tensor], Tensor]
+"""Row numbers and their logits [rows, V] -> the token of each, int64 [rows], where the logits are."""
 
 
 class Tracks:
@@ -75,7 +76,7 @@ class Tracks:
         counts = {row: len(tokens) for row, tokens in new.items()}
         if not new:
             return torch.empty(0), counts
-        together = torch.tensor([token for tokens in new.values() for token in tokens], device=self.model.device)
+        together = ids_on(self.model.device, [token for tokens in new.values() for token in tokens])
         read = self.rows.read(self.model.token_embedding(together), [counts.get(row, 0) for row in self.rows.rows])
         for (row, tokens), states in zip(new.items(), read.split(list(counts.values())), strict=True):
             self.ids[row] += tokens
@@ -132,8 +133,9 @@ class RowDrafter(Tracks):
         while along:
             self.catch_up(along)
             logits = self.to_target(self.model.lm_head(torch.stack([self.states[row][-1][0] for row in along])))
-            tokens = logits.argmax(dim=-1).tolist() if choose is None else choose(list(along), logits)
-            for row, token, sure, own in zip(list(along), tokens, confidences(logits, tokens), logits, strict=True):
+            ids = logits.argmax(dim=-1) if choose is None else choose(list(along), logits)
+            told = torch.stack([ids.double(), likelihoods(logits, ids).double()]).tolist()  # one transfer
+            for row, token, sure, own in zip(list(along), map(int, told[0]), told[1], logits, strict=True):
                 draft = drafts[row]
                 draft.tokens.append(token)
                 draft.confidence.append(sure)
@@ -209,13 +211,8 @@ def answer_rows(
             going[row] += gained[: ends[0] + 1] if ends else gained
 
 
-def confidences(logits: Tensor, tokens: Sequence[int]) -> list[float]:
-    """The probability of a token after each row of logits [n, V], before temperature; see `likelihoods`."""
-    return likelihoods(logits, torch.tensor(tokens, device=logits.device)).tolist()
-
-
 def likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
-    """The same for tokens [n] on the device of the logits, float32 [n].
+    """The probability of each of n tokens after its row of logits [n, V], before temperature, float32 [n].
 
     In float32, whatever the logits are in: from 0.9 to 1 bfloat16 has 26 numbers, and thresholds on a drafter's
     confidence lie there.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egptlib.models._device import ids_on
 from egptlib.models._structure import whole_cache
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def tree_arguments(
     """What transformers' own passes take for the last tokens [1, n] of a tree: mask and positions."""
     count, device = tokens.shape[1], tokens.device
     mask = tree_mask(before, parents, count).to(device, dtype).clamp(min=torch.finfo(dtype).min)
-    depths = torch.tensor([tree_depths(parents)[-count:]], device=device)
+    depths = ids_on(device, tree_depths(parents)[-count:])[None]
     return {"attention_mask": mask[None, None], "position_ids": depths + before + offset}
 
 
@@ -64,7 +65,7 @@ def keep_rows(cache: Any, before: int, rows: Sequence[int]) -> None:
     end = before + len(rows)
     lean = hasattr(cache, "buffer")
     stores = [cache.buffer] if lean else [store for layer in cache.layers for store in (layer.keys, layer.values)]
-    at = torch.tensor(rows, device=stores[0].device) + before
+    at = ids_on(stores[0].device, rows) + before
     for store in stores:
         store[..., before:end, :] = store[..., at, :]
 

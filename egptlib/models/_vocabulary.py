@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from egptlib.models._device import ids_on
 from egptlib.models._interface import Model
 
 Matching = Literal["tokens", "text"]
@@ -39,6 +40,7 @@ class Vocabulary:
         self.drafter_tokenizer, self.target_tokenizer = drafter_tokenizer, target_tokenizer
         self.target_size, self.end_token_ids = target_size, end_token_ids
         self._theirs = dict(pairs.tolist())
+        self._there: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
         self._shared = frozenset(self._theirs.values())
         self._spelled = {theirs: [mine] for mine, theirs in self._theirs.items()}
         # One vocabulary with added specials: ids are the same up to some number, and a slice does the mapping.
@@ -61,6 +63,19 @@ class Vocabulary:
     def to_drafter(self, tokens: Sequence[int]) -> list[int]:
         """Target ids to drafter ids; a token that the drafter lacks is spelled in its tokens, or left out."""
         return [mine for token in tokens for mine in self._spell(token)]
+
+    def one_to_one(self, tokens: Tensor) -> Tensor:
+        """Target ids [n] to drafter ids, on their device and unknown to the host; 0 where the drafter lacks one."""
+        return self._on(tokens.device)[2][tokens]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """On a device, put there once: drafter ids and target ids [m], and by target id the drafter's or 0."""
+        if device not in self._there:
+            table = torch.zeros(self.target_size, dtype=torch.long)
+            table[self.target_ids] = self.drafter_ids
+            drafter_ids, target_ids, table = (ids_on(device, ids) for ids in (self.drafter_ids, self.target_ids, table))
+            self._there[device] = drafter_ids, target_ids, table
+        return self._there[device]
 
     def places(self, tokens: Sequence[int]) -> list[int]:
         """How many of `to_drafter(tokens)` stand before each of the tokens."""
@@ -88,7 +103,8 @@ class Vocabulary:
                 logits[..., : self._prefix], (0, self.target_size - self._prefix), value=-torch.inf
             )
         mapped = logits.new_full((*logits.shape[:-1], self.target_size), -torch.inf)
-        mapped[..., self.target_ids.to(logits.device)] = logits[..., self.drafter_ids.to(logits.device)]
+        drafter_ids, target_ids, _ = self._on(logits.device)
+        mapped[..., target_ids] = logits[..., drafter_ids]
         return mapped
 
 

@@ -1,5 +1,6 @@
 """Drafter and target on one device or two: every drafter, adapter and mode gives the answers of the CPU."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,18 +11,22 @@ from egptlib.decoding import (
     AdapterDrafter,
     CascadeDrafter,
     Deferral,
+    Draft,
     Fuzzy,
     HeadDrafter,
+    ModelDrafter,
     NgramDrafter,
     Recorder,
     Sampler,
     Sampling,
     SceneSession,
     Typical,
+    WatchingDrafter,
     as_drafter,
     speculative_generate,
 )
-from egptlib.models import shared_vocabulary
+from egptlib.decoding._loop import layer_states
+from egptlib.models import common_vocabulary, shared_vocabulary
 from tests.pretended import WAITS, pretended_devices, put
 
 from .conftest import TextModel, make_model, plain
@@ -109,28 +114,106 @@ def test_mixing_is_refused(models: Models, monkeypatch: pytest.MonkeyPatch) -> N
         target.lm_head(drafter.prefill(drafter.encode(PROMPT, "")).hidden)
 
 
-@pytest.mark.parametrize("end", [None, 2])
-def test_a_draft_makes_the_host_wait_once(end: int | None, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens, confidences and logits of the CPU's loop; `end`: an end token in the middle of the draft."""
+def make_adapter(level: str) -> Any:
+    torch.manual_seed(0)
+    return create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, bottleneck=16)
+
+
+def aligned(level: str) -> Any:
+    return lambda drafter, target: AdapterDrafter(
+        drafter, make_adapter(level), target, shared_vocabulary(drafter, target)
+    )
+
+
+def ahead(level: str) -> Any:
+    layers: Any = {"source_layers": (1, 2, 3)} if level in ("E3", "E3S") else {}
+    return lambda drafter, target: HeadDrafter(
+        drafter, make_adapter(level), target, shared_vocabulary(drafter, target), **layers
+    )
+
+
+DRAFTERS: dict[str, Any] = {
+    "model": as_drafter,
+    "two vocabularies": lambda drafter, target: ModelDrafter(drafter, common_vocabulary(drafter, target)),
+    **{level: aligned(level) for level in ("L1", "L2", "L3", "L4")},
+    **{level: ahead(level) for level in ("L5", "L5F", "B1", "E3", "E3S")},
+}
+
+
+def draft(models: Models, make: Any, sampling: Any = None, stop: Any = None) -> tuple[Draft, int]:
+    """A draft of five tokens behind the target's first one, and how often the host waited for it."""
+    drafter, target = models
+    proposes: Any = make(drafter, target)
+    state = target.prefill(target.encode(PROMPT, ""), getattr(proposes, "source_layers", ()))
+    proposes.start(PROMPT, "", Recorder())
+    if isinstance(proposes, WatchingDrafter):
+        proposes.watch(state.hidden[0, -1:], layer_states(state)[-1:])
+    sampler = Sampler(sampling, torch.Generator().manual_seed(5))
+    first = [int(state.logits[0].argmax())]
+    WAITS.clear()
+    found = proposes.propose(first, 5, sampler, stop)
+    waits = len(WAITS)
+    after = [*first, *found.tokens[:2], 9]
+    if isinstance(proposes, WatchingDrafter):  # as if the target had kept two
+        proposes.watch(*(torch.cat([rows] * 3) for rows in (state.hidden[0, -1:], layer_states(state)[-1:])))
+    return replace(found, tokens=[*found.tokens, *proposes.propose(after, 3, sampler).tokens]), waits
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [*((kind, "greedily") for kind in DRAFTERS)]
+    + [(kind, how) for kind in ("model", "L5F", "E3") for how in ("drawn", "asked")],
+)
+def test_the_host_waits_once_a_draft(kind: str, how: str, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tokens, confidences and states of the CPU; who asks after each token makes it wait for each."""
+    options: dict[str, Any] = {"sampling": Sampling(0.8, 10, 0.9)} if how == "drawn" else {}
+    options |= {"stop": lambda sure: False} if how == "asked" else {}
+    there, waits = draft(models, DRAFTERS[kind], **options)
+    assert (len(there.tokens), waits) == (8, 0)
+    move(models, ("pretend:0", "pretend:1"))
+    with pretended_devices(monkeypatch):
+        found, waits = draft(models, DRAFTERS[kind], **options)
+    assert (found.tokens, waits) == (there.tokens, 5 if how == "asked" else 1)
+    assert found.confidence == pytest.approx(there.confidence, rel=1e-5)
+    for name in ("logits", "hidden", "probabilities"):
+        ours, theirs = (getattr(each, name) for each in (found, there))
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            torch.testing.assert_close(ours.held, theirs)
+
+
+def test_a_cascade_waits_for_each_verdict(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its inner drafter is asked for depends on it; and once more when the draft is whole."""
     drafter, target = models
 
-    def draft() -> Any:
-        proposes: Any = as_drafter(drafter, target)
-        if end is not None:
-            proposes.vocabulary.end_token_ids = frozenset(expected[end : end + 1])
-        proposes.start(PROMPT, "", Recorder())
+    def draft() -> tuple[Draft, int, int]:
+        proposes = CascadeDrafter(drafter, NgramDrafter(), shared_vocabulary(drafter, target))
+        proposes.start([*PROMPT, *PROMPT], "", Recorder())
         WAITS.clear()
-        first = proposes.propose([7], 5, Sampler())
-        waits = len(WAITS)
-        return first, proposes.propose([7, *first.tokens[:2], 9], 3, Sampler()).tokens, waits
+        return proposes.propose([7], 6, Sampler()), len(WAITS), len(proposes.accepted)
 
-    expected: list[int] = []
-    expected = draft()[0].tokens if end is not None else []
-    there, after, _ = draft()
+    there, _, _ = draft()
     move(models, ("pretend:0", "pretend:0"))
     with pretended_devices(monkeypatch):
-        found, found_after, waits = draft()
-    assert (found.tokens, found_after, waits) == (there.tokens, after, 1)
-    assert len(found.tokens) == (5 if end is None else expected.index(expected[end]) + 1)
-    assert found.confidence == pytest.approx(there.confidence, rel=1e-6)
-    torch.testing.assert_close(found.logits.held, there.logits)
+        found, waits, verdicts = draft()
+    assert (found.tokens, waits) == (there.tokens, verdicts + 1)
+    assert found.confidence == pytest.approx(there.confidence, rel=1e-5)
+
+
+def test_a_draft_ends_with_an_end_token(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was drafted behind it before the host knew is left out, and forgotten by the drafter."""
+    drafter, target = models
+
+    def draft(ends: list[int]) -> list[list[int]]:
+        proposes: Any = as_drafter(drafter, target)
+        proposes.vocabulary.end_token_ids = frozenset(ends)
+        proposes.start(PROMPT, "", Recorder())
+        first = proposes.propose([7], 5, Sampler()).tokens
+        return [first, proposes.propose([7, *first[:2], 9], 3, Sampler()).tokens]
+
+    end = draft([])[0][2:3]
+    there = draft(end)
+    assert len(there[0]) == 3
+    move(models, ("pretend:0", "pretend:0"))
+    with pretended_devices(monkeypatch):
+        assert draft(end) == there

@@ -25,7 +25,7 @@ from egptlib.decoding._round import keep
 from egptlib.decoding._rules import Verdict
 from egptlib.hidden_states._samples import figures
 from egptlib.metrics import Costs
-from egptlib.models import confidences, shared_vocabulary
+from egptlib.models import likelihoods, shared_vocabulary
 
 from .conftest import TextModel, plain
 
@@ -188,7 +188,7 @@ def test_figures_of_16_bit_logits_have_more_than_8_bits() -> None:
         sampled = Sampling(0.7).probabilities(target)
         torch.testing.assert_close(sampled.double(), (target.double() / 0.7).softmax(-1), atol=2e-6, rtol=2e-5)
         tokens = drafter.argmax(-1)
-        named = torch.tensor(confidences(drafter, tokens.tolist())).double()
+        named = likelihoods(drafter, tokens).double()
         torch.testing.assert_close(named, q.gather(1, tokens[:, None])[:, 0], atol=2e-6, rtol=2e-6)
         draft = Draft(tokens.tolist(), logits=drafter)
         middle = (p + q) / 2

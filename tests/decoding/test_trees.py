@@ -174,8 +174,8 @@ def test_a_heads_tree_is_what_its_chain_says(target: TextModel) -> None:
         tokens = [draft.tokens[node] for node in path]
         run, head = proposes._run, proposes.head
         run.crop(0)
-        states = [run.read(*proposes._rows(answer, 0, ahead=False))]
-        states += [run.go_on(*proposes._rows([token], 0, ahead=True)) for token in tokens[:-1]]
+        states = [run.read(*proposes._rows(answer, 0))]
+        states += [run.go_on(*proposes._ahead(torch.tensor([token]))) for token in tokens[:-1]]
         assert head.level == "E3"
         torch.testing.assert_close(draft.logits[path[-1]], target.lm_head(states[-1]))
 
