@@ -19,9 +19,15 @@ class DrafterThread:
     """Runs a drafter beside the target, in a second thread.
 
     On a GPU both models' kernels are in flight at once: the drafter's go to a stream of its own, and waiting for them
-    (`egptlib.models.synchronize`) waits for that stream only. Tokens cross between the threads as plain numbers, so
-    no tensor is used on a stream other than the one it was made on. On a CPU the two threads take turns at the GIL
-    between operations; see `DrafterProcess`.
+    (`egptlib.models.synchronize`) waits for that stream only. Where both streams have kernels ready the drafter's come
+    first: they are few and small, and behind a prefill's they would wait for all of it. Tokens cross between the
+    threads as plain numbers, so no tensor is used on a stream other than the one it was made on.
+
+    Both threads launch from one Python and take turns at the GIL. While a target reads its prompt that costs it
+    little: a pass of a 7B model is about 40 launches a layer, 1,300 in all, some ten milliseconds of Python for
+    hundreds of a card's work. A single step, in 4 bit above all, is mostly launching, so two models that step side by
+    side (`pipelined_generate`) gain little in a thread; a process with a context of its own would not help, as a card
+    runs one context at a time (MPS apart). No card has measured this yet. On a CPU see `DrafterProcess`.
 
     Args:
         drafter: anything of the `Drafter` protocol.
@@ -32,7 +38,7 @@ class DrafterThread:
         self.drafter, self.end_token_ids = drafter, frozenset(end_token_ids)
         self.name, self.device = drafter.name, drafter.device
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"drafter {drafter.name}")
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(self.device, priority=-1) if self.device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # the weights have arrived
         self._flag, self._jobs = Flag(), list[Future[None]]()

@@ -59,12 +59,16 @@ class Projection:
     def __init__(self, parts: list[nn.Linear], copy: bool):
         self.parts = parts
         weight = torch.cat([part.weight.detach() for part in parts]) if copy else None
-        self.weight = parts[0].weight.detach() if len(parts) == 1 else weight
         self.packed: Tensor | None = None
         if copy and weight is not None and weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
-        # From how many tokens on they are the fastest kernel.
+        # From how many tokens on they are the fastest kernel; from one on, one copy is enough.
         self._packed_from = 1 if parts[0].weight.dtype == torch.bfloat16 else 2
+        if len(parts) == 1:
+            weight = parts[0].weight.detach()
+        elif self.packed is not None and self._packed_from == 1:
+            weight = None
+        self.weight = weight
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is not None and len(x) >= self._packed_from:

@@ -52,7 +52,7 @@ class Rows:
         self._width, self._scale = attention.head_dim, attention.scaling
         self._heads = decoder.config.num_attention_heads
         self._key_heads = decoder.config.num_key_value_heads
-        lean = lean_pass(decoder, model._lean)
+        lean = model._lean = lean_pass(decoder, model._lean)  # its copies of the weights are made once
         self._layers = [_own_layer(layer) for layer in decoder.layers] if lean is None else _fused_layers(lean)
         self._scenes: list[_Scene] = []
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from egptlib.decoding import (
     HeadDrafter,
     Recorder,
     Sampler,
+    SequenceDrafter,
     as_drafter,
     hidden_prefill_generate,
     pipelined_generate,
@@ -297,3 +299,19 @@ def test_threads_that_wait_spin_for_a_moment_only() -> None:
         plain = {name: value for name, value in os.environ.items() if name not in names}
         count = subprocess.check_output([sys.executable, "-c", told], env=plain | given, text=True)
         assert count.strip() == kept
+
+
+def test_on_a_card_a_drafters_kernels_come_before_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a stream of its own that starts when the weights are there, of a higher priority (lower number) than 0."""
+    made = list[Any]()
+
+    def stream(device: torch.device, priority: int = 0) -> Any:
+        made.append((device, priority, waited := []))
+        return SimpleNamespace(wait_stream=waited.append)
+
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    drafter = SequenceDrafter()
+    drafter.device = torch.device("cuda:1")
+    DrafterThread(drafter).close()
+    assert made == [(torch.device("cuda:1"), -1, ["the stream of cuda:1"])]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
+from egptlib.models import load_pair
+from egptlib.models._batch import BatchReader, Prompts
+from egptlib.models._lean import KeyValues, LeanLlama, Projection, lean_pass
 from egptlib.models._structure import GROWTH
 
 
@@ -119,6 +121,23 @@ def test_large_models_keep_their_own_weights_alone(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         expected = model(inputs_embeds=embeds).last_hidden_state[0]
         torch.testing.assert_close(lean(embeds[0], lean.cache(9)), expected, atol=2e-5, rtol=2e-5)
+
+
+def test_of_a_weight_at_most_one_copy_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, where packed weights serve all lengths; and one pass serves single sequences and batches."""
+    lean = lean_pass(make_llama(torch.bfloat16))
+    assert lean is not None
+    for joined in (product for layer in lean.layers for product in layer if isinstance(product, Projection)):
+        assert joined.packed is None or len(joined.parts) == 1 or joined.weight is None
+    made = list[LeanLlama]()
+    plain = LeanLlama.__init__
+    monkeypatch.setattr(LeanLlama, "__init__", lambda self, model: (made.append(self), plain(self, model))[1])
+    target = load_pair().target
+    prompts = [torch.randn(12, target.language_model.config.hidden_size)[None] for _ in range(2)]
+    reader = BatchReader(target)
+    reader.answer(Prompts.of([[prompt[0] for prompt in prompts]]), 3)
+    target.prefill(prompts[0])
+    assert len(made) == 1
 
 
 def test_buffers_grow_and_keep_what_they_hold() -> None:
