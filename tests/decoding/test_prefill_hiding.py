@@ -305,13 +305,15 @@ def test_on_a_card_a_drafters_kernels_come_before_those_that_wait(monkeypatch: p
     """In a stream of its own that starts when the weights are there, of a higher priority (lower number) than 0."""
     made = list[Any]()
 
+    made = list[Any]()
+
     def stream(device: torch.device, priority: int = 0) -> Any:
-        made.append((device, priority, waited := []))
-        return SimpleNamespace(wait_stream=waited.append)
+        made.append((device, priority))
+        return SimpleNamespace(wait_stream=made.append)
 
     monkeypatch.setattr(torch.cuda, "Stream", stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
     drafter = SequenceDrafter()
     drafter.device = torch.device("cuda:1")
     DrafterThread(drafter).close()
-    assert made == [(torch.device("cuda:1"), -1, ["the stream of cuda:1"])]
+    assert made == [(torch.device("cuda:1"), -1), "the stream of cuda:1"]

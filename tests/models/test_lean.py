@@ -131,9 +131,14 @@ def test_of_a_weight_at_most_one_copy_is_made(monkeypatch: pytest.MonkeyPatch) -
         assert joined.packed is None or len(joined.parts) == 1 or joined.weight is None
     made = list[LeanLlama]()
     plain = LeanLlama.__init__
-    monkeypatch.setattr(LeanLlama, "__init__", lambda self, model: (made.append(self), plain(self, model))[1])
+
+    def noted(self: LeanLlama, model: Any) -> None:
+        made.append(self)
+        plain(self, model)
+
+    monkeypatch.setattr(LeanLlama, "__init__", noted)
     target = load_pair().target
-    prompts = [torch.randn(12, target.language_model.config.hidden_size)[None] for _ in range(2)]
+    prompts = [torch.randn(1, 12, target.token_embedding.embedding_dim) for _ in range(2)]
     reader = BatchReader(target)
     reader.answer(Prompts.of([[prompt[0] for prompt in prompts]]), 3)
     target.prefill(prompts[0])
