@@ -25,7 +25,7 @@ from egptlib.decoding import (
     as_drafter,
     speculative_generate,
 )
-from egptlib.decoding._loop import layer_states
+from egptlib.decoding._round import layer_states
 from egptlib.models import common_vocabulary, shared_vocabulary
 from tests.pretended import WAITS, pretended_devices, put
 
