@@ -45,6 +45,7 @@ from ._sampling import Sampler as Sampler
 from ._sampling import Sampling as Sampling
 from ._session import SceneSession as SceneSession
 from ._session import ask_together as ask_together
+from ._settings import Options as Options
 from ._stream import Streamed as Streamed
 from ._stream import stream as stream
 from ._trees import TreeDrafter as TreeDrafter

@@ -16,7 +16,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from egptlib.decoding import Draft, Recorder, Sampler, SequenceDrafter, Streamed, stream
+from egptlib.decoding import Draft, Recorder, Sampler, Sampling, SequenceDrafter, Streamed, stream
 from egptlib.decoding._prompts import FrameReader
 from egptlib.models import Prompt, VideoModel
 from egptlib.models._preprocess import Preprocessor
@@ -142,9 +142,9 @@ def test_answers_are_plain_decodings_own(target: VideoModel) -> None:
         own = plain(target, scene, count)
         drafter = None if trial % 8 == 7 else KnowingDrafter(own, errors=(0.0, 0.2, 0.6)[trial % 3], seed=trial)
         looks = [(0.6, 0.8), (), (0.3,), (0.5, 0.9, 1.0), (1.0,)][trial % 5]
-        out = run(
-            target, drafter, scene, looks=looks, preview=trial % 2 == 0, gamma=1 + trial % 6, max_new_tokens=count
-        )
+        drawn = Sampling(top_k=1) if trial % 4 == 2 else None  # of one token: an answer is the greedy one
+        options: Any = {"gamma": 1 + trial % 6, "max_new_tokens": count, "sampling": drawn}
+        out = run(target, drafter, scene, looks=looks, preview=trial % 2 == 0, **options)
         assert out.token_ids.tolist() == own
         assert len(out.looks) == (len(looks) if looks else 0)
         gained += out.rounds[0].accepted if out.rounds else 0
