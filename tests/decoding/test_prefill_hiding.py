@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from egptlib.decoding import (
     HeadDrafter,
     Recorder,
     Sampler,
-    SequenceDrafter,
     as_drafter,
     hidden_prefill_generate,
     pipelined_generate,
@@ -154,6 +152,9 @@ def test_on_a_gpu_all_work_of_the_drafter_is_on_its_own_stream(monkeypatch: pyte
     done, inside = list[str](), threading.local()
 
     class Stream:
+        def __init__(self, priority: int):
+            done.append(f"priority {priority}")
+
         def wait_stream(self, other: Any) -> None:
             done.append(f"waits for {other}")
 
@@ -176,7 +177,7 @@ def test_on_a_gpu_all_work_of_the_drafter_is_on_its_own_stream(monkeypatch: pyte
             done.append("propose" + " inside" * getattr(inside, "here", False))
             return Draft([4] * count, [1.0] * count)
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: Stream(priority))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the weights")
     monkeypatch.setattr(torch.cuda, "stream", within)
     monkeypatch.setattr("egptlib._clock.synchronize", lambda device: None)
@@ -185,8 +186,8 @@ def test_on_a_gpu_all_work_of_the_drafter_is_on_its_own_stream(monkeypatch: pyte
         thread.wait()
         assert thread.take().tokens == [4, 4]
         assert thread.propose([4], 1, Sampler()).tokens == [4]
-    first, *work = done
-    assert first == "waits for the weights"
+    assert done[:2] == ["priority -1", "waits for the weights"]  # lower numbers come first
+    work = done[2:]
     assert work == ["start inside", *["propose inside"] * 3, "synchronized inside"]
 
 
@@ -299,21 +300,3 @@ def test_threads_that_wait_spin_for_a_moment_only() -> None:
         plain = {name: value for name, value in os.environ.items() if name not in names}
         count = subprocess.check_output([sys.executable, "-c", told], env=plain | given, text=True)
         assert count.strip() == kept
-
-
-def test_on_a_card_a_drafters_kernels_come_before_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a stream of its own that starts when the weights are there, of a higher priority (lower number) than 0."""
-    made = list[Any]()
-
-    made = list[Any]()
-
-    def stream(device: torch.device, priority: int = 0) -> Any:
-        made.append((device, priority))
-        return SimpleNamespace(wait_stream=made.append)
-
-    monkeypatch.setattr(torch.cuda, "Stream", stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
-    drafter = SequenceDrafter()
-    drafter.device = torch.device("cuda:1")
-    DrafterThread(drafter).close()
-    assert made == [(torch.device("cuda:1"), -1), "the stream of cuda:1"]
