@@ -93,6 +93,7 @@ def predict(
     print(
         f"\nbest: gamma {best.gamma:.0f}, {best.speedup:.3f}x [estimated], 95 % over answers {best.low:.3f} to "
         f"{best.high:.3f}; never more than {best['at most']:.2f}x"
+        + ("; plain decoding is faster" if best.speedup < 1 else "")
     )
     if timed is not None:
         clock = Trace.load(timed)

@@ -158,7 +158,7 @@ def paper(
     from egptlib.reporting import default_root, write_paper
 
     path, counts = write_paper(_root(runs, root) or default_root(), out, starred=starred, tell=_note)
-    print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" -> {path}")
+    print(", ".join(f"{count} {kind[:-1] if count == 1 else kind}" for kind, count in counts.items()) + f" -> {path}")
 
 
 @app.command()

@@ -56,6 +56,13 @@ def test_the_table_is_what_the_library_says(folder: Path, overlap: bool) -> None
     assert f"{max(table.speedup):.3f}x [estimated]" in output and "a pair" in output
 
 
+def test_where_no_draft_pays_the_last_line_says_so(folder: Path) -> None:
+    dear = folder / "dear.json"
+    replace(COSTS, drafter_step=5.0).save(dear)
+    assert run(folder / "trace.parquet", "--costs", dear, "--gamma", "3").strip().endswith("plain decoding is faster")
+    assert "plain decoding" not in run(folder / "trace.parquet", "--costs", folder / "costs.json", "--gamma", "3")
+
+
 def test_costs_are_held_against_the_clock(folder: Path) -> None:
     recorded = Trace.load(folder / "trace.parquet")
     found = replay(recorded.match, recorded.lengths, [3])
