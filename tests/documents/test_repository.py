@@ -53,3 +53,12 @@ def test_findings_appearing_leaves_the_index_fresh(root: Path, tmp_path: Path) -
     assert render_index(Roadmap.open(tmp_path / "roadmap"), papers) == render_index(
         Roadmap.open(root / "roadmap"), papers
     )
+
+
+def test_what_contributing_says_is_where_it_says(root: Path) -> None:
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all((root / path).exists() for path in re.findall(r"`((?:egptlib|tests|benchmarks|docs)/[^ `]*)", text))
+    told = re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)
+    assert len(told) >= 3
+    for name, path in told:
+        assert re.search(rf"^(def|class) {name}\b", (root / path).read_text(encoding="utf-8"), re.MULTILINE), name
