@@ -45,6 +45,7 @@ NEEDED = {
     "benchmark divergences": "--dataset {dataset} --out {out}",
     "check": "{dataset}",
     "convert": "{states} {out}",
+    "convert-states": "{states} --out {out}",
     "cut-dsec": "{dataset} --out {out}",
     "evaluate": "{states}",
     "explain": "{log}",
@@ -87,7 +88,7 @@ NEEDED = {
 READ = {
     "dataset": "benchmark costs --dataset, benchmark divergences --dataset, extract --dataset, check data, "
     "plan-extraction --dataset, run --dataset, selftest --dataset",
-    "states": "convert old, evaluate folder, export-head --states, train --test, "
+    "states": "convert old, evaluate folder, convert-states store, export-head --states, train --test, "
     "train-mini-heads --states, train-mini-heads --test",
     "training": "train --states",
     "recording": "cut-dsec sequences",
@@ -108,7 +109,7 @@ READ = {
     "saved": "quantize pair",
     "folder": "findings --recorded, make-pair --trained",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
-    "train level, explain --method, export-head --format, "
+    "train level, train-mini-heads --level, explain --method, export-head --format, "
     "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
     "benchmark costs --precision, benchmark divergences --precision, train --device, selftest --device, "
     "selftest --target-device, extract --cluster, "

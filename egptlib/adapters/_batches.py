@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from egptlib.adapters._layers import Before
 from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
-from egptlib.hidden_states import HiddenBatch, HiddenSample
+from egptlib.hidden_states import HiddenBatch, HiddenSample, read_prompt
 
 Item = TypeVar("Item")
 
@@ -35,11 +37,33 @@ def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]
     return tensors
 
 
+def before(adapter: Head, batch: HiddenBatch, lm_head: Tensor) -> Before | None:
+    """What the prompts of a batch leave to a head that reads them.
+
+    Row t of a prompt is the target's state behind token t, and token t + 1: its last state is the answer's first row.
+
+    Raises:
+        ValueError: the folder does not hold them.
+    """
+    if not adapter.reads_prompt:
+        return None
+    prompts = [None if stored is None else read_prompt(stored) for stored in batch.prompts]
+    if not prompts or None in prompts:
+        raise ValueError(f"{adapter.level}: these hidden states hold no prompts; extract again with --prompt-rows")
+    rows = [(p.target_layers[:-1], p.token_ids[1:]) for p in prompts if p is not None]
+    valid, layers, ids = (
+        pad_sequence(parts, batch_first=True, padding_side="left").to(lm_head.device)
+        for parts in ([torch.ones(len(i), dtype=torch.bool) for _, i in rows], *(list(p) for p in zip(*rows)))
+    )
+    return adapter.before(valid, layers.float(), token_states(ids, lm_head).float())
+
+
 def predictions(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor, depths: int) -> list[tuple[int, Tensor]]:
     """Return (offset, states [b, t, hidden]): states at row t are an idea of the target's row t + offset."""
     tensors = given(adapter, batch, lm_head)
     if isinstance(adapter, Head):
-        return list(enumerate(adapter.ahead(*tensors, depths=depths), start=1))
+        seen = before(adapter, batch, lm_head)
+        return list(enumerate(adapter.ahead(*tensors, depths=depths, before=seen), start=1))
     if isinstance(adapter, AttentionAdapter):
         return [(0, adapter(*tensors, batch.mask.to(lm_head.device)))]
     return [(0, adapter(*tensors))]
@@ -52,7 +76,7 @@ def flat(parts: Sequence[tuple[HiddenSample, slice]], inputs: Sequence[str]) -> 
     """
     names = {"drafter_hidden", "target_hidden", "token_ids", *inputs}
     rows = {name: [getattr(sample, name) for sample, _ in parts] for name in names}
-    tensors = {
+    tensors: dict[str, Any] = {
         name: torch.cat([row[part] for row, (_, part) in zip(found, parts, strict=True)])[None]
         for name, found in rows.items()
         if found[0] is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,19 @@ Cache = list[tuple[Tensor, Tensor]]
 """Keys and values [b, heads, t, e] of one layer, one entry for each depth it has run so far."""
 
 
+class Before(NamedTuple):
+    """What stands before the rows that a layer reads: the rows of a prompt.
+
+    Attributes:
+        keys, values: [b, heads, P, e], of positions 0 to P - 1.
+        valid: bool [b, P]; padding lies on the left, so that all prompts end where the rows begin.
+    """
+
+    keys: Tensor
+    values: Tensor
+    valid: Tensor
+
+
 class AttentionLayer(nn.Module, ABC):
     """A pre-norm transformer layer that can also run ahead of its input.
 
@@ -97,6 +111,7 @@ class AttentionLayer(nn.Module, ABC):
         x: Float[Tensor, "batch time input"],
         mask: Bool[Tensor, "batch time"] | None = None,
         cache: Cache | None = None,
+        before: Before | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
         """Read a row of positions; with `cache`, go one depth further instead (see `_attend_ahead`).
 
@@ -104,14 +119,21 @@ class AttentionLayer(nn.Module, ABC):
             x: the input. Padding lies on the right.
             mask: true at valid positions; matters only to a layer that is not causal.
             cache: empty before the first call; each call appends its keys and values.
+            before: what all rows see as well, of a causal layer.
         """
-        first = len(cache or ())  # at depth d, row t stands at position t + d
+        past = 0 if before is None else before.keys.shape[2]
+        first = past + len(cache or ())  # at depth d, row t stands at position t + d
         q, k, v = self.heads(x, torch.arange(first, first + x.shape[1], device=x.device))
         rate = self.dropout.p if self.training else 0.0
         if cache is not None:
             cache.append((k, v))
         if cache is not None and len(cache) > 1:
-            attended = _attend_ahead(q, cache)
+            attended = _attend_ahead(q, cache, before)
+        elif before is not None:
+            seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril().expand(len(x), -1, -1)
+            seen = torch.cat([before.valid[:, None].expand(-1, x.shape[1], -1), seen], dim=-1)[:, None]
+            k, v = torch.cat([before.keys, k], dim=2), torch.cat([before.values, v], dim=2)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=rate)
         elif self.causal:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
         else:
@@ -146,7 +168,7 @@ class Layer(AttentionLayer):
         return x + self.dropout(self.down(self.dropout(F.gelu(self.up(self.ffn_norm(x))))))
 
 
-def _attend_ahead(q: Tensor, cache: Cache) -> Tensor:
+def _attend_ahead(q: Tensor, cache: Cache, before: Before | None = None) -> Tensor:
     """Attention of depth d for all anchors at once (training-time test, Li et al. 2025, EAGLE-3, figure 6).
 
     The query in place i stands d positions after the anchor i. It sees the true positions up to i (depth 0,
@@ -155,13 +177,19 @@ def _attend_ahead(q: Tensor, cache: Cache) -> Tensor:
     Args:
         q: [b, heads, t, e] of the present depth.
         cache: keys and values of depths 0 to d, the present one last.
+        before: seen from every anchor.
     """
     t, scale = q.shape[2], q.shape[3] ** -0.5
     causal = torch.ones(t, t, dtype=torch.bool, device=q.device).tril()
     first = (q @ cache[0][0].mT * scale).masked_fill(~causal, float("-inf"))  # [b, heads, t, t]
     own = torch.stack([(q * k).sum(dim=-1) * scale for k, _ in cache[1:]], dim=-1)  # [b, heads, t, d]
-    weights = torch.cat([first, own], dim=-1).softmax(dim=-1)
+    scores = [first, own]
+    if before is not None:
+        scores.append((q @ before.keys.mT * scale).masked_fill(~before.valid[:, None, None], float("-inf")))
+    weights = torch.cat(scores, dim=-1).softmax(dim=-1)
     out = weights[..., :t] @ cache[0][1]
+    if before is not None:
+        out = out + weights[..., -before.keys.shape[2] :] @ before.values
     for depth, (_, v) in enumerate(cache[1:]):
         out = out + weights[..., t + depth, None] * v
     return out

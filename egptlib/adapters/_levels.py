@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from egptlib.adapters._layers import Bottleneck, Cache, Layer, WideBottleneck
+from egptlib.adapters._layers import AttentionLayer, Before, Bottleneck, Cache, Layer, WideBottleneck
 from egptlib.adapters._settings import DEFAULTS, AdapterSettings
 
 States = Float[Tensor, "batch time hidden"]
@@ -166,9 +166,12 @@ class Head(Adapter):
 
     Attributes:
         layers: what `_enter` leads into, each an `AttentionLayer`.
+        reads_prompt: whether it also takes the rows of the prompt, which stand before those of the answer: its layer is
+            one, and its positions are relative.
     """
 
     runs_ahead = True
+    reads_prompt: ClassVar[bool] = False
     layers: nn.ModuleList
 
     def look_up(self, token_ids: Int[Tensor, " rows"], lm_head: Tensor) -> Float[Tensor, "rows hidden"]:
@@ -201,12 +204,21 @@ class Head(Adapter):
         """Predict row t + 1 from the given rows up to t (at widths as in `inputs`): [b, t, hidden]."""
         return self.ahead(*given, depths=1)[0]
 
-    def ahead(self, *given: Tensor, depths: int) -> list[Tensor]:
+    def before(self, valid: Tensor, *given: Tensor) -> Before:
+        """What rows of prompts [b, P, ...] leave to those behind them; `valid` [b, P], padding on the left."""
+        (layer,) = self.layers
+        assert isinstance(layer, AttentionLayer)
+        x = self._enter(given, 0, None)[1]
+        _, keys, values = layer.heads(x, torch.arange(x.shape[1], device=x.device))
+        return Before(keys, values, valid)
+
+    def ahead(self, *given: Tensor, depths: int, before: Before | None = None) -> list[Tensor]:
         """Run ahead from every row at once.
 
         Args:
             given: tensors [b, t, ...] as named by `inputs`.
             depths: how far.
+            before: what prompts left.
 
         Returns:
             For each depth d = 0, 1, ... a tensor [b, t, hidden]: at [:, i] the predicted target state of row
@@ -228,7 +240,7 @@ class Head(Adapter):
             start, x = self._enter(given, depth, fed)
             x = self._placed(x, torch.arange(depth, depth + time, device=x.device))
             for layer, cache in zip(self.layers, caches, strict=True):
-                x = layer(x, cache=cache)
+                x = layer(x, cache=cache, before=before)
             state, fed = self._leave(start, x)
             predicted.append(state)
         return predicted

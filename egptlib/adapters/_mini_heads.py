@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from egptlib._paths import data_root, read_json
 from egptlib.adapters._build import create_adapter
-from egptlib.adapters._files import MINI_HEADS, load_adapter, save_adapter
+from egptlib.adapters._files import load_adapter, save_adapter
 from egptlib.adapters._fit import FitSettings
 from egptlib.adapters._judge import judge, judge_baselines, length_gain
 from egptlib.adapters._losses import LossSettings
@@ -18,7 +19,13 @@ from egptlib.adapters._train import train_adapter
 from egptlib.hidden_states import HiddenStates
 from egptlib.models import MINI_FOLDER, write_card
 
-SIZES = {"ffn_dim": 1024, "max_positions": 128}  # for answers of 50 tokens; a few MB together
+_AHEAD: dict[str, Any] = {"ffn_dim": 1024, "max_positions": 128}  # for answers of 50 tokens; a few MB together
+SIZES: dict[str, dict[str, Any]] = {
+    "E3": _AHEAD,
+    "B1": _AHEAD,
+    "L1": {},
+    "E3S": {"num_kv_heads": 2, "ffn_dim": 640, "max_positions": 1024},  # as long as the target's
+}
 GAMMAS = (5,)
 KNOWN = ("drafter_weights", "target_weights")
 
@@ -29,22 +36,24 @@ def train_mini_heads(
     out: str | os.PathLike[str] = MINI_FOLDER,
     work: str | os.PathLike[str] | None = None,
     epochs: int = 6,
+    levels: Sequence[str] = tuple(SIZES),
 ) -> dict[str, Any]:
-    """Train E3, B1 and L1 for the mini pair, write them in bfloat16, judge what was written, and tell it in its card.
+    """Train the mini pair's heads, write them in bfloat16, judge all that are there, and tell it in its card.
 
     Args:
         states, test: samples of the mini pair along the target's path, with three of the target's layers, that have no
-            sequence in common.
+            sequence in common; for E3S with the prompts' rows.
         out: folder of the pair, with its `card.json`; gets `heads/LEVEL` and a new card.
         work: run folders, which are continued; None takes `mini_heads/` under `data_root()`.
-        epochs: at most so many for E3 and B1; twice that for L1, whose epochs are short.
+        epochs: at most so many; twice that for L1, whose epochs are short.
+        levels: those to train, of `SIZES`; others stay as they are in `out`.
 
     Returns:
         The pair's card, with `heads`.
 
     Raises:
         ValueError: samples of another pair, without the target's layers, of other weights in one of the folders, or
-            of a sequence that is in both.
+            of a sequence that is in both; or another level.
     """
     for each in (states, test):
         if each.config.get("pair") != "mini" or not len(each) or each[0].target_layers is None:
@@ -57,23 +66,27 @@ def train_mini_heads(
     card = read_json(Path(out) / "card.json")
     work = data_root() / "mini_heads" if work is None else Path(work)
     lm_head, loss = states.target_head.lm_head, LossSettings(depths=3)
-    verdicts, seconds = list[Any](), dict[str, float]()
+    if unknown := sorted(set(levels) - set(SIZES)):
+        raise ValueError(f"level {unknown[0]!r}: expected one of {', '.join(SIZES)}")
+    trained: dict[str, Any] = dict(card.get("heads", {}).get("trained", {}))
     widths: dict[str, Any] = {
         "drafter_size": states[0].drafter_hidden.shape[1],
         "source_layers": states.config["layers"]["target"],
     }
     widths["num_source_layers"] = len(widths["source_layers"])
-    for level in MINI_HEADS:
+    for level in levels:
         ahead = level != "L1"
         settings = FitSettings(epochs if ahead else 2 * epochs, batch_size=8 if ahead else 32, learning_rate=2e-3)
         torch.manual_seed(settings.seed)
-        adapter = create_adapter(level, lm_head.shape[1], **widths, **SIZES if ahead else {})
+        adapter = create_adapter(level, lm_head.shape[1], **widths, **SIZES[level])
         fit = train_adapter(adapter, states, work / level, settings, loss)
         folder = Path(out) / "heads" / level
         told = {name: states.config[name] for name in KNOWN}
         save_adapter(load_adapter(work / level).to(torch.bfloat16), folder, epoch=fit.best_epoch, **told)
-        verdicts.append(judge(load_adapter(folder), test, lm_head, GAMMAS, name=level))
-        seconds[level] = fit.seconds
+        trained[level] = {"seconds": fit.seconds, "epochs": len(fit.history)}
+        trained[level] |= {"answers": len(states), "sequences": len(states.sequences)}
+    heads = {level: Path(out) / "heads" / level for level in SIZES if level in trained}
+    verdicts = [judge(load_adapter(folder), test, lm_head, GAMMAS, name=level) for level, folder in heads.items()]
     verdicts += judge_baselines(test, states, lm_head, GAMMAS)
     (own,) = (verdict.answers for verdict in verdicts if verdict.name == "drafter's own tokens")
     sequences = [note["sequence"] for note in test.metadata()]
@@ -82,8 +95,11 @@ def train_mini_heads(
         gain = length_gain(verdict.answers, own, sequences)
         row = {"level": verdict.name, "parameters": verdict.num_parameters, **verdict.figures()}
         rows.append(row | {"gain": gain.value, "low": gain.low, "high": gain.high})
-    counts = {"answers": len(states), "sequences": len(states.sequences)}
-    counts |= {"test_answers": len(test), "test_sequences": len(test.sequences)}
-    card["heads"] = {"rows": rows, "seconds": seconds, "epochs": epochs, **counts}
+    card["heads"] = {"rows": rows, "trained": trained}
+    card["heads"] |= {"test_answers": len(test), "test_sequences": len(test.sequences)}
+    answers = {verdict.name: verdict.answers for verdict in verdicts}
+    if {"E3", "E3S"} <= answers.keys():
+        over = length_gain(answers["E3S"], answers["E3"], sequences)
+        card["heads"]["e3s_over_e3"] = {"gain": over.value, "low": over.low, "high": over.high}
     write_card(card, Path(out))
     return card

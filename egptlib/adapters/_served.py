@@ -83,10 +83,12 @@ class ServedHead(Head):
     """E3S: as E3, in the architecture of published EAGLE-3 heads; `export_head` writes it as servers open it.
 
     The token of a row is looked up in the target's lm head, as E3 does: the layer norms it first, so its length does
-    not matter. Positions are rotary and so relative: rows of an answer need not know where the prompt began.
+    not matter. As servers run it, it sees the prompt's rows too: they are what it is trained behind, and what a store
+    has to hold (`extract(..., prompt_rows=True)`). Positions are rotary and so relative.
     """
 
     inputs = ("target_layers", "token_states")
+    reads_prompt = True
 
     d2t: Tensor
 

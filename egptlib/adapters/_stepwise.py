@@ -32,6 +32,10 @@ class CachedLayers:
             self._past = [(k[:, :length], v[:, :length]) for k, v in self._past]
             self.length = length
 
+    def put(self, keys: Tensor, values: Tensor) -> None:
+        """Begin with the keys and values [heads, n, e] of rows whose own output nobody wants: of a single layer."""
+        self._past, self.length = [(keys, values)], keys.shape[1]
+
     def __call__(
         self, x: Float[Tensor, "rows input"], places: Tensor | None = None, sees: Tensor | None = None
     ) -> Float[Tensor, "rows hidden"]:
@@ -93,16 +97,24 @@ class HeadRun:
 
     Attributes:
         length: known rows read.
+        before: rows of the prompt.
     """
 
     def __init__(self, head: Head):
-        self.head, self.cache, self.length = head, CachedLayers(head.layers), 0
+        self.head, self.cache, self.length, self.before = head, CachedLayers(head.layers), 0, 0
         self._fed = torch.empty(0)
         self._tree, self._fed_by_node = list[int](), list[Tensor]()
 
+    def begin(self, *given: Tensor) -> None:
+        """Read the rows of the prompt, before any other."""
+        valid = torch.ones(1, len(given[0]), dtype=torch.bool)
+        keys, values, _ = self.head.before(valid, *(rows[None] for rows in given))
+        self.cache.put(keys[0], values[0])
+        self.before = self.cache.length
+
     def crop(self, length: int) -> None:
         """Forget the known rows from `length` on."""
-        self.cache.crop(length)
+        self.cache.crop(self.before + length)
         self.length = min(self.length, length)
 
     def read(self, *given: Tensor) -> Float[Tensor, " hidden"]:
@@ -111,10 +123,10 @@ class HeadRun:
         Raises:
             ValueError: more positions than the head has learned.
         """
-        self.cache.crop(self.length)
+        self.cache.crop(self.before + self.length)
         self._tree, self._fed_by_node = [], []
         state = self._run(given, None)
-        self.length = self.cache.length
+        self.length = self.cache.length - self.before
         return state
 
     def go_on(self, *given: Tensor) -> Float[Tensor, " hidden"]:
@@ -136,9 +148,10 @@ class HeadRun:
         self._tree += parents
         fed = torch.stack([self._fed_by_node[node] if node >= 0 else self._fed[0, -1] for node in parents])
         start, x = self.head._enter([rows[None] for rows in given], 0, fed[None])
-        depths = torch.tensor(tree_depths(self._tree)[-len(parents) :], device=x.device)
-        mask = tree_mask(self.length, self._tree, len(parents)).to(x)
-        x = self.cache(self.head._placed(x, self.length + depths)[0], self.length + depths, mask)
+        known = self.before + self.length
+        places = known + torch.tensor(tree_depths(self._tree)[-len(parents) :], device=x.device)
+        mask = tree_mask(known, self._tree, len(parents)).to(x)
+        x = self.cache(self.head._placed(x, places)[0], places, mask)
         states, fed = self.head._leave(start, x[None])
         self._fed_by_node += fed[0]
         return states[0]

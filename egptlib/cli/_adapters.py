@@ -92,13 +92,20 @@ def train_mini_heads(
     test: Annotated[Path, typer.Option(help="The same of its test split, to judge on.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the pair and its card; default: the shipped one.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for what can be resumed; default: in the data.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="At most so many for E3 and B1; twice that for L1.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many; twice that for L1.")] = 6,
+    level: Annotated[
+        list[str] | None, typer.Option(help="To train: E3, B1, L1, E3S; may be repeated. All when left out.")
+    ] = None,
 ) -> None:
-    """Train the adapters that come with the mini pair: E3, B1 and L1, with their table in its model card."""
+    """Train the adapters that come with the mini pair, with their table in its model card.
+
+    E3S wants the prompts too: `egptlib extract --layers 2,5,8 --prompt-rows`.
+    """
     from egptlib.adapters import train_mini_heads as train
     from egptlib.hidden_states import HiddenStates
 
-    card = train(HiddenStates.open(states), HiddenStates.open(test), epochs=epochs, **given(out=out, work=work))
+    told = given(out=out, work=work, levels=level)
+    card = train(HiddenStates.open(states), HiddenStates.open(test), epochs=epochs, **told)
     for row in card["heads"]["rows"]:
         print(f"{row['level']:<22} {row['mean_acceptance_length']:.2f} tokens per target pass, {row['gain']:+.2f}")
     print(f"trained the mini pair's heads -> {out or 'the shipped weights'}")

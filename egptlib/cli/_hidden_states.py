@@ -1,4 +1,4 @@
-"""Verbs of the hidden states and metrics rooms: extract, plan-extraction, convert, evaluate."""
+"""Verbs of the hidden states and metrics rooms: extract, plan-extraction, convert, convert-states, evaluate."""
 
 import json
 from collections.abc import Sequence
@@ -35,6 +35,9 @@ def extract(
     max_new_tokens: MaxNewTokens = 50,
     dtype: StoredDtype = None,
     layers: LayerList = None,
+    prompt_rows: Annotated[
+        bool, typer.Option("--prompt-rows", help="Keep the target's states along the prompts too, for served heads.")
+    ] = False,
     batch_size: BatchSize = 64,
     chunk_size: Annotated[int, typer.Option(min=1, help="Samples per file.")] = 1000,
     commit_every: Annotated[int, typer.Option(min=1, help="Most samples that a crash can cost.")] = 50,
@@ -52,7 +55,7 @@ def extract(
 
     settings = pair_settings(pair)
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
-    options |= {"chunk_size": chunk_size, "commit_every": commit_every}
+    options |= {"chunk_size": chunk_size, "commit_every": commit_every, "prompt_rows": prompt_rows}
     options |= {"retry_failed": retry_failed, "max_failures_in_row": max_failures_in_row}
     scenes = scenes_for(pair, dataset, split, event_views, num_scenes)
     try:
@@ -112,6 +115,20 @@ def convert(
     from egptlib.hidden_states import convert as run
 
     print(run(old, new, dtype))
+
+
+@app.command()
+def convert_states(
+    store: Annotated[Path, typer.Argument(help="Hidden states with the target's layers and --prompt-rows.")],
+    out: Annotated[Path, typer.Option(help="Empty or new folder to write to.")],
+    form: Annotated[
+        Literal["speculators"], typer.Option("--format", help="Whose trainer is to read it.")
+    ] = "speculators",
+) -> None:
+    """Write whole sequences with their states, prompt and answer, as another trainer takes them."""
+    from egptlib.hidden_states import convert_states as run
+
+    print(run(store, out))
 
 
 @app.command()

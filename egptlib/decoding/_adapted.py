@@ -59,7 +59,7 @@ class AdapterDrafter(ModelDrafter):
 
 
 class HeadDrafter(ModelDrafter):
-    """A head that runs ahead in feature space from what is known (L5, L5F, B1, E3).
+    """A head that runs ahead in feature space from what is known (L5, L5F, B1, E3, E3S).
 
     The loop hands the target's states over through `watch`. L5 and L5F also want the drafter's, so that it reads the
     prompt, and with L5F every drafted token; B1 and E3 live on the target's states alone, and `model` stays idle. The
@@ -109,6 +109,15 @@ class HeadDrafter(ModelDrafter):
         self._run, self._known = HeadRun(self.head), list[int]()
         self._watched: dict[str, list[Tensor]] = {"target_hidden": [], "target_layers": []}
 
+    @property
+    def reads_prompt(self) -> bool:
+        return self.head.reads_prompt
+
+    @torch.no_grad()
+    def watch_prompt(self, ids: Tensor, layers: Tensor) -> None:
+        tokens = self.head.look_up(ids[1:].to(self.lm_head.weight.device), self.lm_head.weight)
+        self._run.begin(layers[:-1].to(self._place), tokens.to(self._place))
+
     def watch(self, rows: Tensor, layers: Tensor) -> None:
         self._watched["target_hidden"].extend(rows)
         self._watched["target_layers"].extend(layers)
@@ -116,7 +125,7 @@ class HeadDrafter(ModelDrafter):
     @torch.no_grad()
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         tokens, along = list(answer), self.head.drafter_along
-        count = min(count, self.head.settings.max_positions - len(tokens))
+        count = min(count, self._room(tokens))
         if count < 1 or not tokens:
             return Draft()
         # Of two vocabularies the drafter that reads along may have to spell a token in several of its own.
@@ -138,7 +147,7 @@ class HeadDrafter(ModelDrafter):
         if self.head.drafter_along:
             raise ValueError(f"{self.name}: the drafter reads along with it: drafts chains alone, no trees")
         tokens = list(answer)
-        depth = min(depth, self.head.settings.max_positions - len(tokens))
+        depth = min(depth, self._room(tokens))
         if depth < 1 or not tokens:
             return Draft()
 
@@ -149,6 +158,9 @@ class HeadDrafter(ModelDrafter):
             return self._logits(self._run.go_on(*self._ahead(self._ids([])))).expand(len(new), -1)
 
         return grow(self._logits(self._behind(tokens)), read, shape, depth, sampler, self.vocabulary.end_token_ids)
+
+    def _room(self, tokens: list[int]) -> int:
+        return self.head.settings.max_positions - self._run.before - len(tokens)
 
     def _behind(self, tokens: list[int]) -> Tensor:
         """The state predicted behind an answer, whose rows are read as far as they are new."""

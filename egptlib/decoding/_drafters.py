@@ -96,6 +96,27 @@ def source_layers(drafter: object) -> tuple[int, ...]:
 
 
 @runtime_checkable
+class PromptDrafter(WatchingDrafter, Protocol):
+    """A drafter that may build on the target's states along the prompt too.
+
+    Attributes:
+        reads_prompt: whether it does.
+    """
+
+    @property
+    def reads_prompt(self) -> bool: ...
+
+    def watch_prompt(self, ids: Tensor, layers: Tensor) -> None:
+        """Take a prompt: its ids [P], of pictures the placeholder's, and the states [P, layers, H] behind each."""
+        ...
+
+
+def reads_prompt(drafter: object) -> bool:
+    """Whether the target's states along the whole prompt are to be kept for it."""
+    return isinstance(drafter, PromptDrafter) and drafter.reads_prompt
+
+
+@runtime_checkable
 class KeepingDrafter(Protocol):
     """A drafter that can keep what the prompts about one scene have in common; without it each is read whole."""
 

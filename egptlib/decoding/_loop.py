@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Recorder
-from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, source_layers
+from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, reads_prompt, source_layers
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._lengths import DraftLength
 from egptlib.decoding._model_drafter import ModelDrafter
@@ -68,7 +68,8 @@ def speculative_generate(
     options |= {"sampling": sampling, "generator": generator, "rule": rule}
     if not Settings(**options).length.pays(max_new_tokens):
         drafter, options["gamma"] = SequenceDrafter(), 0
-    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, source_layers(drafter))
+    reader = reader or PromptReader(target, scene, "target")
+    state = reader.read(question, recorder, source_layers(drafter), reads_prompt(drafter))
     drafter.start(scene, question, recorder)
     return speculative_decode(target, state, drafter, recorder=recorder, **options)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, Unpack, runtime_checkable
 
 from egptlib._clock import Event, Recorder
-from egptlib.decoding._drafters import Draft, Drafter, source_layers
+from egptlib.decoding._drafters import Draft, Drafter, reads_prompt, source_layers
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import speculative_decode
 from egptlib.decoding._prompts import PromptReader
@@ -79,7 +79,8 @@ def hidden_prefill_generate(
     if not overlap:
         drafter.wait()
     follower = then or drafter
-    state = (reader or PromptReader(target, scene, "target")).read(question, recorder, source_layers(follower))
+    reader = reader or PromptReader(target, scene, "target")
+    state = reader.read(question, recorder, source_layers(follower), reads_prompt(follower))
     free = drafter.take()
     if then is not None:
         then.start(scene, question, recorder)

@@ -38,17 +38,25 @@ class PromptReader:
         with recorder(self.lane, "vision", self.model.device), torch.no_grad():
             return Prompt.of(self.model.embed(self._inputs))
 
-    def read(self, question: str, recorder: Recorder, layers: Sequence[int] = ()) -> State:
-        """Preprocess, see and prefill, each stage recorded; `layers` as in `Model.prefill`."""
-        self._look_at_weights()
-        return self.read_prompt(self.encode(question, recorder), recorder, layers)
+    def read(self, question: str, recorder: Recorder, layers: Sequence[int] = (), whole: bool = False) -> State:
+        """Preprocess, see and prefill, each stage recorded; `layers` as in `Model.prefill`.
 
-    def read_prompt(self, prompt: Prompt, recorder: Recorder, layers: Sequence[int] = ()) -> State:
+        With `whole` all of the prompt is read, whatever was before, and its ids and states are given.
+        """
+        self._look_at_weights()
+        if whole:
+            self._state = None
+        state = self.read_prompt(self.encode(question, recorder), recorder, layers, whole)
+        if whole and self._inputs is not None:
+            state.prompt_ids = self._inputs.input_ids[0]
+        return state
+
+    def read_prompt(self, prompt: Prompt, recorder: Recorder, layers: Sequence[int] = (), whole: bool = False) -> State:
         """Prefill alone: of a prompt that was seen already."""
         with recorder(self.lane, "prefill", self.model.device):
             # At least one position is read: its state predicts the first token of the answer.
             kept, self._state = self._kept(prompt, prompt.embeds.shape[1] - 1), None
-            self._prompt, self._state = prompt, self.model.prefill(prompt, layers, kept)
+            self._prompt, self._state = prompt, self.model.prefill(prompt, layers, kept, whole)
         return self._state
 
     def read_together(self, questions: Sequence[str], recorder: Recorder) -> tuple[State | None, list[Tensor]]:

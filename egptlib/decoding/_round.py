@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Event, Recorder
-from egptlib.decoding._drafters import Draft, WatchingDrafter
+from egptlib.decoding._drafters import Draft, PromptDrafter, WatchingDrafter
 from egptlib.decoding._generation import Generation, Round
 from egptlib.decoding._rules import Rule, Verdict
 from egptlib.decoding._sampling import Sampler
@@ -33,6 +33,12 @@ class OpenAnswer:
         self.tokens, self.rounds = list[int](), list[Round]()
         self._prompt_length = state.length
         self._watch = drafter.watch if isinstance(drafter, WatchingDrafter) else None
+        if isinstance(drafter, PromptDrafter) and drafter.reads_prompt:
+            if state.prompt_ids is None or len(state.prompt_ids) != state.length:
+                raise ValueError(
+                    f"{target.name}: its states along the whole prompt, which the drafter reads, are not kept"
+                )
+            drafter.watch_prompt(state.prompt_ids, layer_states(state))
 
     @property
     def room(self) -> int:

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from egptlib.decoding._adapted import HeadDrafter
-from egptlib.decoding._drafters import Draft, Drafter, NgramDrafter, SequenceDrafter, WatchingDrafter, source_layers
+from egptlib.decoding._drafters import (
+    Draft,
+    Drafter,
+    NgramDrafter,
+    SequenceDrafter,
+    WatchingDrafter,
+    reads_prompt,
+    source_layers,
+)
 from egptlib.decoding._generation import Generation, Recorder, Round
 from egptlib.decoding._lengths import FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter
@@ -69,7 +77,7 @@ def drafts_together(drafter: Drafter, target: Model) -> bool:
             return True
     except ValueError:
         return False
-    return type(drafter) in (SequenceDrafter, NgramDrafter, HeadDrafter)
+    return type(drafter) in (SequenceDrafter, NgramDrafter, HeadDrafter) and not reads_prompt(drafter)
 
 
 @torch.no_grad()

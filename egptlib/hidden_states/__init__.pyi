@@ -7,6 +7,8 @@ from ._index import Damage as Damage
 from ._index import Problem as Problem
 from ._plan import ExtractionPlan as ExtractionPlan
 from ._plan import plan_extraction as plan_extraction
+from ._prompts import PromptRows as PromptRows
+from ._prompts import read_prompt as read_prompt
 from ._reader import HiddenStates as HiddenStates
 from ._recovery import check_store as check_store
 from ._recovery import repair_store as repair_store
@@ -14,5 +16,7 @@ from ._sample import HiddenBatch as HiddenBatch
 from ._sample import HiddenSample as HiddenSample
 from ._sample import RaggedBatch as RaggedBatch
 from ._shards import extract_shards as extract_shards
+from ._speculators import Converted as Converted
+from ._speculators import convert_states as convert_states
 from ._trace import write_trace as write_trace
 from ._writer import HiddenStateWriter as HiddenStateWriter

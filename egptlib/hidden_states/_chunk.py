@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 from egptlib._paths import parse_json
 from egptlib.hidden_states._checksums import sample_checksums
 from egptlib.hidden_states._format import READABLE, MappedFile, as_bytes, chunk_checksum, row_bytes
-from egptlib.hidden_states._sample import HiddenSample, widened
+from egptlib.hidden_states._sample import PROMPTS, HiddenSample, StoredPrompt, widened
 
 LONGEST_RECORD = 2**20  # bytes of a sample's metadata as JSON; what a file declares to be more is not unpacked
-_FIELDS = {field.name for field in fields(HiddenSample)} - {"metadata"}
+_FIELDS = {field.name for field in fields(HiddenSample)} - {"metadata", "prompt"}
 _SMALL = 2**18  # bytes of a sample: where a copy of its rows costs less than handling it by itself
 
 
@@ -69,6 +69,7 @@ class SafetensorsChunk:
     path: Path
     num_samples: int
     file: MappedFile = field(init=False, repr=False)
+    needed: ClassVar[frozenset[str]] = frozenset({"drafter_hidden", "target_hidden"})
 
     def __post_init__(self) -> None:
         self.file = MappedFile(self.path)
@@ -124,7 +125,7 @@ class SafetensorsChunk:
         columns = {name: self.file.tensor(name) for name in self.file.told["columns"].split()}
         if unknown := columns.keys() - _FIELDS:
             raise ValueError(f"{self.path}: unknown column {min(unknown)!r}")
-        if missing := {"drafter_hidden", "target_hidden"} - columns.keys():
+        if missing := self.needed - columns.keys():
             raise ValueError(f"{self.path}: column {min(missing)!r} is missing")
         sizes = [len(self._offsets) - 1, len(self._checksums)]
         if sizes != [self.num_samples] * 2 or any(not c.ndim or len(c) != self._offsets[-1] for c in columns.values()):
@@ -159,9 +160,18 @@ class SafetensorsChunk:
         """All rows of some samples by field, cut into these."""
         columns = {name: widened(name, rows).split(lengths) for name, rows in block.items()}
         return [
-            HiddenSample(**dict(zip(columns, rows)), metadata=dict(self._records[i]))
+            HiddenSample(**dict(zip(columns, rows)), metadata=dict(self._records[i]), prompt=self._prompt(i))
             for i, *rows in zip(numbers, *columns.values())
         ]
+
+    @cached_property
+    def _has_prompts(self) -> bool:
+        return bool(parse_json(self.file.told["config"], f"{self.path}: config").get("prompt_rows"))
+
+    def _prompt(self, i: int) -> StoredPrompt | None:
+        if not self._has_prompts:
+            return None
+        return StoredPrompt(self.path.parent.parent / PROMPTS, *sample_key(self._records[i]))
 
     def split(self, first: int, last: int) -> dict[str, Sequence[Tensor]]:
         """The rows of each of the samples `first` to `last` (exclusive), by field, as they are in the file, checked."""

@@ -19,6 +19,7 @@ from egptlib._progress import progress
 from egptlib.hidden_states._failures import FAILURES, Failures
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import INDEX
+from egptlib.hidden_states._prompts import PromptRows
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._samples import Layers, SampleMaker, Seen
 from egptlib.hidden_states._trace import write_trace
@@ -78,6 +79,7 @@ def extract(
     commit_every: int = 50,
     batch_size: int = 64,
     layers: Layers | None = None,
+    prompt_rows: bool = False,
     retry_failed: bool = False,
     max_failures_in_row: int = 100,
 ) -> Extraction:
@@ -120,6 +122,9 @@ def extract(
         batch_size: samples per batch.
         layers: states to keep besides the last ones, as {"drafter": (1,), "target": (3, 6, 9)}: those after so many
             decoder layers, before the final norm, as EAGLE-3 fuses them (Li et al. 2025).
+        prompt_rows: keep the target's states along the prompts too (`read_prompt`), as heads that are to be served
+            and other trainers want whole sequences; needs layers of the target. What a scene's prompts have in
+            common is kept once.
         retry_failed: try again what an earlier run set aside.
         max_failures_in_row: so many failures without a success between them stop the run.
 
@@ -148,8 +153,12 @@ def extract(
             f"num_questions: {num_questions} asked for, and some scenes have {fewest}: those are asked all they have"
         )
     start = time.perf_counter()
+    if prompt_rows and (path != "target" or not (layers or {}).get("target")):
+        raise ValueError("prompt_rows: expected the target's path and layers of the target")
     config = _configuration(pair, scenes, path, max_new_tokens, layers or {})
-    maker = SampleMaker(pair, path, max_new_tokens, layers or {})
+    if prompt_rows:
+        config["prompt_rows"] = True
+    maker = SampleMaker(pair, path, max_new_tokens, layers or {}, prompt_rows)
     dtype = dtype or str(pair.target.dtype).removeprefix("torch.")
     ids: Sequence[str] = getattr(scenes, "ids", ())
     with HiddenStateWriter(out, config, chunk_size, dtype, commit_every) as writer:
@@ -245,6 +254,12 @@ class _Run:
                 self.batch_size = half
                 log.warning("out of memory with %d samples at once; going on with %d", len(rows), half)
         else:
+            prompts: dict[str, dict[str, PromptRows]] = {}
+            for (seen, question), sample in zip(rows, samples):
+                if "prompt" in sample:
+                    prompts.setdefault(seen.scene.id, {})[question] = sample.pop("prompt")
+            for scene, own in prompts.items():
+                self.writer.add_prompts(scene, own)
             for (seen, question), sample in zip(rows, samples):
                 if (seen.scene.id, question) in wanted:
                     self._keep(seen.scene.id, question, sample)

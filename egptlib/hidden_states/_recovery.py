@@ -26,12 +26,16 @@ from egptlib.hidden_states._index import (
 )
 from egptlib.hidden_states._join import PLAN, join_index
 from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._prompts import read_prompt
+from egptlib.hidden_states._sample import PROMPTS, StoredPrompt
 from egptlib.hidden_states._trace import TRACE
 from egptlib.traces import Trace
 
 _CHUNK = re.compile(r"chunk_(\d+)_(\d+)\.safetensors")
 # What `atomic_write` calls a file of this room before it is whole.
-_TEMPORARY = re.compile(r"\.(chunk_\d+_\d+|index|\w+_head|failures|shards|trace)-\w+\.(safetensors|jsonl?|parquet)")
+_TEMPORARY = re.compile(
+    r"\.(chunk_\d+_\d+|[0-9a-f]{32}|index|\w+_head|failures|shards|trace)-\w+\.(safetensors|jsonl?|parquet)"
+)
 
 
 def check_store(folder: Path, deep: bool = False) -> list[Problem]:
@@ -72,7 +76,9 @@ def check_store(folder: Path, deep: bool = False) -> list[Problem]:
             if deep and sha256(path) != entry.get("sha256"):
                 told = f"{path}: damaged: another SHA-256 than index.json says{_wrong_samples(path, entry)}"
                 problems.append(Problem(Damage.BYTES, told))
-    return problems + [*_doubled(folder, index), *_wrong_trace(folder)] if deep else problems
+    if not deep:
+        return problems
+    return problems + [*_doubled(folder, index), *_wrong_prompts(folder, index), *_wrong_trace(folder)]
 
 
 def _wrong_samples(path: Path, entry: Mapping[str, Any]) -> str:
@@ -107,6 +113,27 @@ def _doubled(folder: Path, index: Mapping[str, Any]) -> Iterator[Problem]:
                 scene, question = sample_key(record)
                 told = f"samples {first} and {number} are both scene {scene!r}, question {question!r}"
                 yield Problem(Damage.DOUBLED, f"{folder / entry['path']}: {told}")
+
+
+def _wrong_prompts(folder: Path, index: Mapping[str, Any]) -> Iterator[Problem]:
+    """Prompts that are gone or have other bytes, of the samples whose metadata can be read."""
+    if not index["config"].get("prompt_rows"):
+        return
+    told = set[str]()
+    for entry in index["chunks"]:
+        path = folder / entry["path"]
+        try:
+            keys = [sample_key(record) for record in SafetensorsChunk(path, entry["num_samples"]).metadata()]
+        except (ValueError, OSError):
+            continue  # named already
+        for key in keys:
+            try:
+                read_prompt(StoredPrompt(path.parent.parent / PROMPTS, *key))
+            except (ValueError, OSError) as error:
+                if str(error) not in told:
+                    told.add(str(error))
+                    missing = isinstance(error, FileNotFoundError)
+                    yield Problem(Damage.MISSING if missing else Damage.BYTES, str(error))
 
 
 def _wrong_trace(folder: Path) -> Iterator[Problem]:
@@ -249,6 +276,6 @@ def remove_leftovers(folder: Path, index: dict[str, Any]) -> None:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove files of this room that a crash left before they were whole; only under the folder's lock."""
-    for path in (*folder.glob("chunks/.*"), *folder.glob(".*")):
+    for path in (*folder.glob("chunks/.*"), *folder.glob(f"{PROMPTS}/.*"), *folder.glob(".*")):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 IDS = ("token_ids", "drafter_top1")
+PROMPTS = "prompts"
+"""Folder, beside the chunks, of what the target has in mind along the prompts."""
 FIGURES = ("overlap", "drafter_confidence", "target_entropy")
 _WIDENED = dict.fromkeys(IDS, torch.int32) | dict.fromkeys(FIGURES, torch.float32)
 
@@ -18,6 +21,14 @@ _WIDENED = dict.fromkeys(IDS, torch.int32) | dict.fromkeys(FIGURES, torch.float3
 def widened(field: str, rows: Tensor) -> Tensor:
     """Stored rows as a reader gets them: ids and figures may be stored narrower."""
     return rows.to(_WIDENED.get(field, rows.dtype))
+
+
+class StoredPrompt(NamedTuple):
+    """Where a sample's prompt is kept; `read_prompt` opens it."""
+
+    folder: Path
+    scene: str
+    question: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class HiddenSample:
         target_entropy: float32 [length] entropy of p in nats.
         drafter_layers: [length, layers, drafter width], only where layers were asked for; before the final norm.
         target_layers: [length, layers, target width].
+        prompt: where the target's states along the prompt are, only where they were asked for.
     """
 
     drafter_hidden: Tensor
@@ -47,6 +59,7 @@ class HiddenSample:
     target_entropy: Tensor | None = None
     drafter_layers: Tensor | None = None
     target_layers: Tensor | None = None
+    prompt: StoredPrompt | None = None
 
     def __len__(self) -> int:
         """Number of positions."""
@@ -83,6 +96,7 @@ class HiddenBatch:
     target_entropy: Tensor | None = None
     drafter_layers: Tensor | None = None
     target_layers: Tensor | None = None
+    prompts: Sequence[StoredPrompt | None] = ()
 
     @property
     def match(self) -> Tensor:
@@ -128,8 +142,9 @@ class RaggedBatch(Sequence[HiddenSample]):
         lengths = self.lengths
         mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
         tensors = {}
-        for name in (f.name for f in fields(HiddenSample) if f.name != "metadata"):
+        for name in (f.name for f in fields(HiddenSample) if f.name not in ("metadata", "prompt")):
             rows = [row for sample in self.samples if (row := getattr(sample, name)) is not None]
             if rows:
                 tensors[name] = pad_sequence(rows, batch_first=True, padding_value=-1 if name in IDS else 0)
-        return HiddenBatch(mask=mask, metadata=[sample.metadata for sample in self.samples], **tensors)
+        metadata, prompts = ([getattr(s, name) for s in self.samples] for name in ("metadata", "prompt"))
+        return HiddenBatch(mask=mask, metadata=metadata, prompts=prompts, **tensors)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from egptlib.hidden_states._prompts import PromptRows
+
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
     from egptlib.models import Inputs, Pair, Prompt, Reading
     from egptlib.scenes import Scene
@@ -33,14 +35,16 @@ class SampleMaker:
             dtype, so that another batch may decide them otherwise.
     """
 
-    def __init__(self, pair: Pair, path: str, max_new_tokens: int, layers: Layers) -> None:
+    def __init__(self, pair: Pair, path: str, max_new_tokens: int, layers: Layers, prompt_rows: bool = False) -> None:
         self.pair, self.path, self.max_new_tokens, self.layers = pair, path, max_new_tokens, layers
+        self.prompt_rows = prompt_rows
+        self._prompt_ids: list[Tensor] = []
         self.num_ties = 0
         for side, numbers in layers.items():
             getattr(pair, side).check_layers(numbers)
 
     def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any]]:
-        """What `HiddenStateWriter.add` takes, per row."""
+        """What `HiddenStateWriter.add` takes, per row; with `prompt`, a `PromptRows`, where these were asked for."""
         from egptlib.models import LookUp
 
         length, vocabulary = self.max_new_tokens, self.pair.vocabulary
@@ -52,7 +56,13 @@ class SampleMaker:
         else:  # it is much like the target's, which drafts for it in turn
             alike = [vocabulary.to_drafter(reading.token_ids.tolist()) for reading in target]
             own = drafter.answer(theirs, length, LookUp(alike))
-        return [self._sample(*row, *readings) for row, *readings in zip(rows, own, target, strict=True)]
+        samples = [self._sample(*row, *readings) for row, *readings in zip(rows, own, target, strict=True)]
+        for sample, ids, reading in zip(samples, self._prompt_ids, target) if self.prompt_rows else ():
+            assert reading.prompt is not None
+            if len(ids) != len(reading.prompt):
+                raise ValueError(f"{self.pair.target.name}: {len(ids)} ids for {len(reading.prompt)} prompt positions")
+            sample["prompt"] = PromptRows(ids, reading.prompt[:, 0], reading.prompt[:, 1:])
+        return samples
 
     def _along(self, reader: Any, prompts: Any, target: list[Reading]) -> list[Reading]:
         """The drafter along the target's answers, one row for each of the target's tokens.
@@ -74,12 +84,17 @@ class SampleMaker:
 
         model = getattr(self.pair, side)
         by_scene: dict[int, list[Prompt]] = {}
+        whole = self.prompt_rows and side == "target"
+        ids = []
         for seen, question in rows:
             inputs = model.encode(seen.scene, question, like=seen.inputs.get(side))
             by_scene.setdefault(id(seen), []).append(model.see(inputs))
             seen.inputs[side] = inputs  # now with its visual tokens
+            ids.append(inputs.input_ids[0].cpu())
+        if whole:
+            self._prompt_ids = ids
         scenes = list(by_scene.values())
-        reader = reader_for(model, self.layers.get(side, ()), scenes)
+        reader = reader_for(model, self.layers.get(side, ()), scenes, whole)
         return reader, reader.prompts(scenes)
 
     @torch.no_grad()

@@ -19,8 +19,9 @@ from egptlib.hidden_states._format import VERSION, write_chunk
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import INDEX, Damage, IndexDamage, is_legacy, new_index, read_index, write_index
 from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._prompts import PromptRows, write_prompts
 from egptlib.hidden_states._recovery import rebuild_index, remove_leftovers
-from egptlib.hidden_states._sample import FIGURES, IDS
+from egptlib.hidden_states._sample import FIGURES, IDS, PROMPTS
 
 _Pending = dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]]  # by scene and question
 log = getLogger(__name__)
@@ -166,6 +167,21 @@ class HiddenStateWriter:
             self.commit()
             if full:
                 self._merge()
+
+    def add_prompts(self, scene: str, prompts: Mapping[str, PromptRows]) -> None:
+        """Keep the target's states along a scene's prompts, by question, before the samples that need them are added.
+
+        Those of other questions that are there stay. Safe on disk when it returns.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        stored = {
+            question: PromptRows(*(self._stored(name, tensor) for name, tensor in rows._asdict().items()))
+            for question, rows in prompts.items()
+        }
+        with _disk(self.folder, self.num_committed):
+            write_prompts(self.folder / PROMPTS, scene, stored, self.config)
 
     def add_heads(self, **heads: Head) -> None:
         """Save `target=` and `drafter=` heads beside the chunks, where the folder does not have them yet.

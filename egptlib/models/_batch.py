@@ -33,12 +33,15 @@ class Reading:
         hidden: [n, H] on the CPU, behind the final norm; row t predicts token t.
         layers: [n, layers, H] on the CPU, before the final norm; None where no layers were asked for.
         rules: what the checkpoint's generation_config.json does to logits after the prompt; mostly None.
+        prompt: [P, 1 + layers, H], the same states along the prompt, whose last row is the answer's first; None where
+            they were not asked for.
     """
 
     token_ids: Tensor
     hidden: Tensor
     layers: Tensor | None
     rules: Rules | None = None
+    prompt: Tensor | None = None
 
 
 @dataclass
@@ -71,13 +74,15 @@ class BatchReader:
     Args:
         model: its language model is a Llama (`_structure.is_llama`), as both models of the pair have.
         layers: numbers of decoder layers after which states are kept besides the last ones.
+        whole: whether the states along the prompts are given too.
 
     Raises:
         ValueError: another language model.
     """
 
-    def __init__(self, model: Model, layers: Sequence[int] = ()) -> None:
-        self.model, self.layers = model, tuple(layers)
+    def __init__(self, model: Model, layers: Sequence[int] = (), whole: bool = False) -> None:
+        self.model, self.layers, self.whole = model, tuple(layers), whole
+        self._beginnings: dict[int, Tensor] = {}  # by row: of a scene's rows one tensor
         self._rows: tuple[Prompts, RowDrafter] | None = None
 
     def prompts(self, scenes: Sequence[Sequence[Prompt]]) -> Prompts:
@@ -115,16 +120,27 @@ class BatchReader:
         if self._rows is None or self._rows[0] is not prompts:
             tracks = RowDrafter(self.model, list, lambda logits: logits, self.model.eos_token_ids, self.layers)
             scenes, number = [], 0
+            self._beginnings = {}
             for beginning, rest in prompts.scenes:
-                state = self.model.prefill(beginning[None]) if len(beginning) else None
+                state = None
+                if len(beginning):
+                    state = self.model.prefill(beginning[None], self.layers if self.whole else (), whole=self.whole)
+                    if self.whole:
+                        read = torch.stack([state.hidden[0], *state.layers.values()], dim=1).cpu()
+                        self._beginnings |= dict.fromkeys(range(number, number + len(rest)), read)
                 if state is not None and isinstance(state.cache, KeyValues):
                     state.cache.trim()
                 scenes.append((state, dict(enumerate(rest, start=number))))
                 number += len(rest)
-            tracks.begin(scenes, max_new_tokens)
+            tracks.begin(scenes, max_new_tokens, self.whole)
             self._rows = (prompts, tracks)
         return self._rows[1]
 
     def _reading(self, ids: Tensor, tracks: Tracks, row: int) -> Reading:
         states = torch.stack(tracks.states[row][: len(ids)]).cpu()
-        return Reading(ids, states[:, 0].contiguous(), states[:, 1:].contiguous() if self.layers else None)
+        prompt = None
+        if self.whole:
+            parts = [*([self._beginnings[row]] if row in self._beginnings else []), tracks.prompts[row].cpu()]
+            prompt = torch.cat(parts)
+        layers = states[:, 1:].contiguous() if self.layers else None
+        return Reading(ids, states[:, 0].contiguous(), layers, prompt=prompt)

@@ -146,7 +146,11 @@ class Model(ABC):
 
     @torch.no_grad()
     def prefill(
-        self, inputs: Inputs | Prompt | Tensor, layers: Sequence[int] = (), after: State | None = None
+        self,
+        inputs: Inputs | Prompt | Tensor,
+        layers: Sequence[int] = (),
+        after: State | None = None,
+        whole: bool = False,
     ) -> State:
         """Read a prompt, given as `Inputs`, as `Prompt` or as embeddings [1, T, H].
 
@@ -156,6 +160,7 @@ class Model(ABC):
             after: where the prompt's beginning has been read already: fewer than T positions, which are not read
                 again. Its cache is taken over, unless the prompt carries more than embeddings, or another pass filled
                 it (a hook was set in between).
+            whole: whether the states of all positions read are given, here alone, and not of the last one.
 
         Raises:
             ValueError: a layer that the model does not have, an incomplete prompt (`see`), or a
@@ -172,15 +177,16 @@ class Model(ABC):
             embeds = embeds[:, kept.get_seq_length() :]
         if lean is not None:
             cache: Any = kept or lean.cache(length + 128)
-            hidden = lean(embeds[0], cache, taken, last=True)[None]
+            hidden = lean(embeds[0], cache, taken, last=not whole)[None]
         else:
             check_length(self.language_model, length)
             cache = kept or whole_cache(self.language_model)
             with layers_taken(self.language_model, taken):
                 hidden = self.language_model(
                     inputs_embeds=embeds, past_key_values=cache, use_cache=True, **prompt.given
-                ).last_hidden_state[:, -1:]
-            taken = {number: states[-1:] for number, states in taken.items()}
+                ).last_hidden_state
+            if not whole:
+                hidden, taken = hidden[:, -1:], {number: states[-1:] for number, states in taken.items()}
         logits = self.lm_head(hidden[:, -1])
         logits = logits if rules is None else rules(logits)
         return State(logits, hidden, cache, length, taken, prompt.offset, rules, lean)

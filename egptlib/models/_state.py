@@ -65,15 +65,17 @@ class State:
     Attributes:
         logits: [1, V], what the last position says about the next token; here and in every `Step` after the rules of
             the checkpoint's generation_config.json (`rules`), as `generate` chooses from them.
-        hidden: [1, 1, H], last hidden state (after the final norm) of the prompt's last position.
+        hidden: [1, 1, H], last hidden state (after the final norm) of the prompt's last position; [1, T, H] where it
+            was read `whole`.
         cache: keys and values of all positions read; `KeyValues` where the model takes the lean pass.
         length: how many that are.
         layers: numbers of decoder layers -> states [n, H] of the n positions read last (of a prompt the last one
-            alone), after so many layers and before the final norm; as asked for at the prefill
-            (`Model.prefill(layers=)`), mostly none.
+            alone, unless it was read `whole`), after so many layers and before the final norm; as asked for at the
+            prefill (`Model.prefill(layers=)`), mostly none.
         offset: position of the next token, less `length` (`Prompt.offset`).
         rules: what the generation_config.json does to logits here; mostly None.
         lean: the lean pass that reads into `cache`, if it is `KeyValues`: a sequence stays with the pass that began it.
+        prompt_ids: int64 [T], where the prompt was read `whole` for whom builds on its states.
         tree: where the last positions are the nodes of a tree, the parent of each (`Model.read`); empty after `settle`.
     """
 
@@ -86,6 +88,7 @@ class State:
     rules: Rules | None = None
     lean: LeanLlama | None = None
     tree: list[int] = field(default_factory=list)
+    prompt_ids: Tensor | None = None
 
 
 class Step(NamedTuple):

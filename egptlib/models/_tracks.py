@@ -30,20 +30,25 @@ class Tracks:
     Attributes:
         ids: by row, the answer tokens that were read.
         states: by row, one [1 + layers, H] more than that; number t predicts token t.
+        prompts: by row, those along the rest of its prompt, where they were to be kept.
     """
 
     def __init__(self, model: Model, layers: Sequence[int] = ()):
         self.model, self.rows = model, Rows(model, layers)
         self.ids: dict[int, list[int]] = {}
         self.states: dict[int, list[Tensor]] = {}
+        self.prompts: dict[int, Tensor] = {}
 
-    def begin(self, scenes: Sequence[tuple[State | None, Mapping[int, Tensor]]], max_new_tokens: int) -> None:
+    def begin(
+        self, scenes: Sequence[tuple[State | None, Mapping[int, Tensor]]], max_new_tokens: int, whole: bool = False
+    ) -> None:
         """Read the rest of every prompt.
 
         Args:
             scenes: the state after a scene's beginning (see `Rows.add`), and by row the embeddings [t, H] that follow,
                 t at least 1.
             max_new_tokens: as many will follow at most, drafts included.
+            whole: whether `prompts` is kept.
         """
         for state, rest in scenes:
             self.rows.add(state, list(rest), max(map(len, rest.values())) + max_new_tokens)
@@ -52,6 +57,8 @@ class Tracks:
         read = self.rows.read(torch.cat([prompts[row] for row in self.rows.rows]), counts)
         for row, states in zip(self.rows.rows, read.split(counts), strict=True):
             self.ids[row], self.states[row] = [], [states[-1].clone()]  # the rest of the prompt's need not stay
+            if whole:
+                self.prompts[row] = states
 
     def drop(self, row: int) -> None:
         """Let a row leave; what it read stays here."""

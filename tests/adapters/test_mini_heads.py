@@ -10,7 +10,7 @@ import torch
 
 from egptlib._sealed import read_sealed
 from egptlib.adapters import MINI_HEADS, judge, load_adapter, train_mini_heads
-from egptlib.hidden_states import Head, HiddenStates, HiddenStateWriter
+from egptlib.hidden_states import Head, HiddenStates, HiddenStateWriter, PromptRows
 from egptlib.models import MINI_FOLDER, fingerprint, load_pair
 
 HIDDEN, VOCAB = 16, 12
@@ -20,11 +20,19 @@ def made(folder: Path, sequences: list[str]) -> HiddenStates:
     """Samples as the mini pair's extraction leaves them: token t + 1 follows from token t."""
     generator = torch.Generator().manual_seed(0)
     lm_head = 4 * torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator))[0][:VOCAB]
-    told = {"pair": "mini", "layers": {"target": [2, 5]}, "drafter_weights": "d", "target_weights": "t"}
+    told = {
+        "pair": "mini",
+        "layers": {"target": [2, 5]},
+        "prompt_rows": True,
+        "drafter_weights": "d",
+        "target_weights": "t",
+    }
     with HiddenStateWriter(folder, config=told) as writer:
         for number, sequence in enumerate(sequences):
             ids = (torch.arange(8) + number) % VOCAB
             rows = lm_head[ids] + 0.1 * torch.randn(8, HIDDEN, generator=generator)
+            layers = torch.stack([rows, -rows], dim=1)
+            writer.add_prompts(str(number), {"q": PromptRows(ids[:3], rows[:3], layers[:3])})
             writer.add(
                 drafter_hidden=rows,
                 target_hidden=rows,
@@ -33,7 +41,7 @@ def made(folder: Path, sequences: list[str]) -> HiddenStates:
                 overlap=torch.ones(8),
                 drafter_confidence=torch.ones(8),
                 target_entropy=torch.zeros(8),
-                target_layers=torch.stack([rows, -rows], dim=1),
+                target_layers=layers,
                 metadata={"scene": str(number), "sequence": sequence, "question": "q"},
             )
         writer.add_heads(target=Head(lm_head, torch.ones(HIDDEN), 1e-6))
@@ -49,13 +57,17 @@ def test_what_is_judged_is_what_was_written(tmp_path: Path) -> None:
     assert json.loads((out / "card.json").read_text()) == card
     told = {row["level"]: row for row in card["heads"]["rows"]}
     page = (out / "README.md").read_text()
-    for level in ("E3", "B1", "L1"):
+    for level in ("E3", "B1", "L1", "E3S"):
         adapter = load_adapter(out / "heads" / level)
         again = judge(adapter, test, states.target_head.lm_head, (5,)).figures()
         assert told[level]["mean_acceptance_length"] == again["mean_acceptance_length"]
         assert all(torch.equal(p, p.bfloat16().float()) for p in adapter.parameters())
         assert f"| {level} | {adapter.num_parameters:,} | {again['mean_acceptance_length']:.2f} |" in page
     assert load_adapter(out / "heads/E3").settings.source_layers == (2, 5)
+    assert card["heads"]["e3s_over_e3"]["low"] <= card["heads"]["e3s_over_e3"]["high"]
+    assert "E3S from 4 answers about 4 sequences, 1 epochs" in page
+    with pytest.raises(ValueError, match="level 'L9': expected one of E3, B1, L1, E3S"):
+        train_mini_heads(states, test, out, tmp_path / "work", levels=["L9"])
     with pytest.raises(ValueError, match="sequence 'train_0' is one of those to train on"):
         train_mini_heads(states, states, out, tmp_path / "work")
     other = replace(test, config=test.config | {"target_weights": "others"})

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from egptlib.adapters import HeadRun, ServedHead, create_adapter, export_head, load_adapter, save_adapter, token_states
 
@@ -104,6 +105,32 @@ def test_read_row_by_row_it_is_the_same() -> None:
             torch.testing.assert_close(state, ahead[depth][0, 3])
         run.crop(2)
         torch.testing.assert_close(run.read(layers[0, 2:6], states[0, 2:6]), ahead[0][0, 5])
+
+
+def test_behind_a_prompt_it_says_what_it_says_along_the_whole_sequence() -> None:
+    """Prompts of two lengths in a batch, training's way and a decoder's, against one long row each."""
+    made, lm_head = head(), torch.randn(V, H)
+    answer, prompts = 6, (11, 4)
+    whole = [(layers, token_states(ids, lm_head)) for layers, ids in (given(p + answer) for p in prompts)]
+    rows = [[part[0, :p] for part in parts] for p, parts in zip(prompts, whole, strict=True)]
+    padded = [pad_sequence(list(parts), batch_first=True, padding_side="left") for parts in zip(*rows, strict=True)]
+    valid = torch.arange(max(prompts)) >= max(prompts) - torch.tensor(prompts)[:, None]
+    behind = [torch.cat([part[:, -answer:] for part in parts]) for parts in zip(*whole, strict=True)]
+    with torch.no_grad():
+        found = made.ahead(*behind, depths=3, before=made.before(valid, *padded))
+        for i, (parts, own) in enumerate(zip(whole, rows, strict=True)):
+            wanted = made.ahead(*parts, depths=3)
+            for depth in range(3):
+                last = answer - depth  # behind it tokens are not known
+                torch.testing.assert_close(found[depth][i, :last], wanted[depth][0, -answer:][:last])
+            run = HeadRun(made)
+            run.begin(*own)
+            run.read(*(part[0, -answer : 3 - answer] for part in parts))
+            run.crop(2)
+            state = run.read(*(part[0, 2 - answer : 4 - answer] for part in parts))
+            torch.testing.assert_close(state, wanted[0][0, 3 - answer])
+            ahead = run.go_on(torch.empty(0), parts[1][0, 4 - answer : 5 - answer])
+            torch.testing.assert_close(ahead, wanted[1][0, 3 - answer])
 
 
 def test_what_cannot_be_served_or_opened_is_named(target: Any, tmp_path: Path) -> None:

@@ -88,19 +88,19 @@ def whole_pass(model: TextModel, prompt: list[int], tokens: list[int]) -> list[t
 
 
 @pytest.mark.parametrize("lean", [True, False])
-@pytest.mark.parametrize("level", ["L5", "L5-reads-last", "L5F", "B1", "E3"])
+@pytest.mark.parametrize("level", ["L5", "L5-reads-last", "L5F", "B1", "E3", "E3S"])
 def test_a_head_drafts_what_its_own_pass_predicts(
     level: str, lean: bool, target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every draft of whole answers against `ahead` on rows of one plain pass over answer and draft."""
+    """Every draft of whole answers against `ahead` on rows of one plain pass over answer and draft; E3S's over all."""
     if not lean:
         monkeypatch.setattr("egptlib.models._interface.lean_pass", lambda *_: None)
     torch.manual_seed(1)
     name, options = VARIANTS[level]
     head: Any = create_adapter(name, hidden_size=32, num_heads=4, ffn_dim=64, num_source_layers=2, **options).eval()
     with torch.no_grad():
-        head.positions.normal_(std=0.5)
-    layers = (1, 2) if level == "E3" else ()
+        getattr(head, "positions", torch.empty(0)).normal_(std=0.5)
+    layers = (1, 2) if level in ("E3", "E3S") else ()
     proposes = Recording(drafter, head, target, shared_vocabulary(drafter, target), layers)
     proposes.made, chance, checked = [], random.Random(level), 0
     for _ in range(5):
@@ -110,8 +110,10 @@ def test_a_head_drafts_what_its_own_pass_predicts(
         assert out.token_ids.tolist() == plain(target, prompt, 15)
         assert ("drafter" in {e.lane for e in out.events if e.stage == "prefill"}) == (name in ("L5", "L5F"))
         for answer, draft in proposes.made:
-            tokens, n = [*answer, *draft.tokens], len(answer)
-            theirs, ours = whole_pass(target, prompt, tokens), whole_pass(drafter, prompt, tokens)
+            before = prompt[1:] if level == "E3S" else []  # it reads them too, as rows before the answer's
+            tokens, n = [*before, *answer, *draft.tokens], len(before) + len(answer)
+            start = prompt[: len(prompt) - len(before)]
+            theirs, ours = whole_pass(target, start, tokens), whole_pass(drafter, start, tokens)
             known = torch.arange(len(tokens))[:, None] < n  # the target has read no further
             given = {
                 "L5": [ours[-1][:n]],
@@ -122,7 +124,7 @@ def test_a_head_drafts_what_its_own_pass_predicts(
                     torch.stack([theirs[i][:-1] * known for i in layers], dim=1) if layers else torch.empty(0),
                     token_states(torch.tensor([tokens]), target.lm_head.weight)[0],
                 ],
-            }[level]
+            }[level.removesuffix("S")]
             with torch.no_grad():
                 ahead = head.ahead(*(rows[None] for rows in given), depths=len(draft.tokens))
             expected = torch.stack([state[0, n - 1] for state in ahead])

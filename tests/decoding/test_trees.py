@@ -67,7 +67,7 @@ class RandomTrees(SequenceDrafter):
 def head_drafter(level: str, target: TextModel) -> HeadDrafter:
     """An untrained head that repeats the state it is given, or nearly."""
     torch.manual_seed(3)
-    layers = (1, 2) if level == "E3" else ()
+    layers = (1, 2) if level in ("E3", "E3S") else ()
     more = {"num_source_layers": 2} if layers else {}
     head: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=48, max_positions=64, **more)
     return HeadDrafter(target, head, target, shared_vocabulary(target, target), layers)
@@ -80,7 +80,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-@pytest.mark.parametrize("kind", ["model", "random", "E3", "B1"])
+@pytest.mark.parametrize("kind", ["model", "random", "E3", "E3S", "B1"])
 def test_greedy_equals_plain_decoding(kind: str, reading: str, target: TextModel, drafter: TextModel) -> None:
     chance = random.Random(kind)
     accepted = branched = 0

@@ -175,18 +175,28 @@ def _tell_heads(heads: dict[str, Any]) -> str:
         f"| {row['gain']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] | {row['top1']:.3f} |"
         for row in heads["rows"]
     )
-    times = ", ".join(f"{level} {seconds / 60:.0f} min" for level, seconds in heads["seconds"].items())
+    learned = ";\n".join(
+        f"{level} from {its['answers']:,} answers about {its['sequences']} sequences, {its['epochs']} epochs, "
+        f"{its['seconds'] / 60:.0f} min"
+        for level, its in heads["trained"].items()
+    )
+    names = ", ".join(f'`"mini-{level}"`' for level in heads["trained"])
+    over = heads.get("e3s_over_e3")
+    served = ""
+    if over is not None:
+        served = (
+            "\nE3S has the architecture that inference servers run, and reads the prompt's rows too. On the same\n"
+            f"answers it makes {over['gain']:+.2f} [{over['low']:+.2f}, {over['high']:+.2f}] tokens a pass beside E3.\n"
+        )
     return f"""## Trained heads
 
-`load_adapter("mini-E3")`, `"mini-B1"` and `"mini-L1"` open them (`heads/`, in bfloat16). They learned from
-{heads["answers"]:,} answers about {heads["sequences"]} sequences of the training split, and are judged as they are \
-stored, on {heads["test_answers"]:,} answers
-about {heads["test_sequences"]} of the test split. *Tokens a pass*: of the target, at gamma 5, along its own answers. \
-The gain is over the
-drafter's own tokens, with a 95 % interval over sequences. Made by `egptlib train-mini-heads`: \
-{heads["epochs"]} epochs, L1 twice as many
-({times} on a machine that others used too).
-
+`load_adapter` opens them by name: {names} (`heads/`, in bfloat16). They learned on the
+training split, and are judged as they are stored, on {heads["test_answers"]:,} answers about \
+{heads["test_sequences"]} sequences of the test split.
+*Tokens a pass*: of the target, at gamma 5, along its own answers. The gain is over the drafter's own tokens, with a
+95 % interval over sequences. Made by `egptlib train-mini-heads`, on a machine that others used too:
+{learned}.
+{served}
 | drafts from | parameters | tokens a pass | gain | first token right |
 | --- | --- | --- | --- | --- |
 {rows}
