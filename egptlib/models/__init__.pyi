@@ -28,6 +28,7 @@ from ._pair_file import PairSettings as PairSettings
 from ._pair_file import pair_settings as pair_settings
 from ._peak import peak_bytes as peak_bytes
 from ._preprocess import Preprocessor as Preprocessor
+from ._quantization import is_quantized as is_quantized
 from ._quantize import quantize_pair as quantize_pair
 from ._random_pair import make_random_pair as make_random_pair
 from ._room import without_room as without_room

@@ -22,7 +22,7 @@ SHARD = 2**31  # bytes of weights in one file
 WORDS = 768  # those of the mini pair's tokenizer: no other id is ever said
 
 
-def make_random_pair(out: str | Path, layers: int = 2, seed: int = 0) -> Path:
+def make_random_pair(out: str | Path, layers: int = 2, seed: int = 0, weights: bool = True) -> Path:
     """Write both checkpoints in bfloat16 and a `pair.toml`.
 
     Classes, widths, picture sizes and vocabulary are those of the published models, 1.5 GB each with two layers, 13 to
@@ -32,6 +32,7 @@ def make_random_pair(out: str | Path, layers: int = 2, seed: int = 0) -> Path:
         out: folder to write.
         layers: of the language models (32 in the published ones), and of the vision towers up to their 24.
         seed: of the weights.
+        weights: False leaves them out, which a rehearsal does not read.
 
     Returns:
         The path of the `pair.toml`.
@@ -56,9 +57,10 @@ def make_random_pair(out: str | Path, layers: int = 2, seed: int = 0) -> Path:
     for side, kind, config in kinds:
         folder = out / side
         folder.mkdir(parents=True, exist_ok=True)
-        with torch.device("meta"):
-            module = kind(config)
-        _write_weights(folder, module)
+        if weights:
+            with torch.device("meta"):
+                module = kind(config)
+            _write_weights(folder, module)
         config.architectures, config.dtype = [kind.__name__], "bfloat16"
         config.save_pretrained(folder)
         GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0).save_pretrained(folder)

@@ -72,7 +72,7 @@ def test_an_adapter_follows_the_device(
     expected = answers()
     assert expected.token_ids.tolist() == plain(target, PROMPT, 8)
     move(models, where)
-    with pretended_devices(monkeypatch):
+    with pretended_devices():
         found = answers()
     assert found.token_ids.tolist() == expected.token_ids.tolist()
     assert [round_.accepted for round_ in found.rounds] == [round_.accepted for round_ in expected.rounds]
@@ -97,20 +97,20 @@ MODES: dict[str, Any] = {
 
 @WHERE
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode(mode: str, where: tuple[str, str], models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_mode(mode: str, where: tuple[str, str], models: Models) -> None:
     expected = MODES[mode](*models)
     move(models, where)
-    with pretended_devices(monkeypatch):
+    with pretended_devices():
         found = MODES[mode](*models)
     assert found.token_ids.tolist() == expected.token_ids.tolist()
     assert [round_.accepted for round_ in found.rounds] == [round_.accepted for round_ in expected.rounds]
 
 
-def test_mixing_is_refused(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixing_is_refused(models: Models) -> None:
     """As CUDA refuses it; otherwise the tests above could not fail."""
     drafter, target = models
     move(models, ("pretend:0", "pretend:1"))
-    with pretended_devices(monkeypatch), pytest.raises(RuntimeError, match="expected all tensors to be on the same"):
+    with pretended_devices(), pytest.raises(RuntimeError, match="expected all tensors to be on the same"):
         target.lm_head(drafter.prefill(drafter.encode(PROMPT, "")).hidden)
 
 
@@ -164,14 +164,14 @@ def draft(models: Models, make: Any, sampling: Any = None, stop: Any = None) -> 
     [*((kind, "greedily") for kind in DRAFTERS)]
     + [(kind, how) for kind in ("model", "L5F", "E3") for how in ("drawn", "asked")],
 )
-def test_the_host_waits_once_a_draft(kind: str, how: str, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_waits_once_a_draft(kind: str, how: str, models: Models) -> None:
     """With the tokens, confidences and states of the CPU; who asks after each token makes it wait for each."""
     options: dict[str, Any] = {"sampling": Sampling(0.8, 10, 0.9)} if how == "drawn" else {}
     options |= {"stop": lambda sure: False} if how == "asked" else {}
     there, waits = draft(models, DRAFTERS[kind], **options)
     assert (len(there.tokens), waits) == (8, 0)
     move(models, ("pretend:0", "pretend:1"))
-    with pretended_devices(monkeypatch):
+    with pretended_devices():
         found, waits = draft(models, DRAFTERS[kind], **options)
     assert (found.tokens, waits) == (there.tokens, 5 if how == "asked" else 1)
     assert found.confidence == pytest.approx(there.confidence, rel=1e-5)
@@ -182,7 +182,7 @@ def test_the_host_waits_once_a_draft(kind: str, how: str, models: Models, monkey
             torch.testing.assert_close(ours.held, theirs)
 
 
-def test_a_cascade_waits_for_each_verdict(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cascade_waits_for_each_verdict(models: Models) -> None:
     """What its inner drafter is asked for depends on it; and once more when the draft is whole."""
     drafter, target = models
 
@@ -194,13 +194,13 @@ def test_a_cascade_waits_for_each_verdict(models: Models, monkeypatch: pytest.Mo
 
     there, _, _ = draft()
     move(models, ("pretend:0", "pretend:0"))
-    with pretended_devices(monkeypatch):
+    with pretended_devices():
         found, waits, verdicts = draft()
     assert (found.tokens, waits) == (there.tokens, verdicts + 1)
     assert found.confidence == pytest.approx(there.confidence, rel=1e-5)
 
 
-def test_a_draft_ends_with_an_end_token(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_ends_with_an_end_token(models: Models) -> None:
     """What was drafted behind it before the host knew is left out, and forgotten by the drafter."""
     drafter, target = models
 
@@ -215,5 +215,5 @@ def test_a_draft_ends_with_an_end_token(models: Models, monkeypatch: pytest.Monk
     there = draft(end)
     assert len(there[0]) == 3
     move(models, ("pretend:0", "pretend:0"))
-    with pretended_devices(monkeypatch):
+    with pretended_devices():
         assert draft(end) == there
