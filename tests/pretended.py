@@ -14,8 +14,8 @@ WAITS: list[str] = []  # what made the host wait for a pretended device
 
 
 class _Waits(Audience):
-    def waited(self, what: str) -> None:
-        WAITS.append(what)
+    def waited(self, device: torch.device) -> None:
+        WAITS.append(str(device))
 
 
 @contextmanager

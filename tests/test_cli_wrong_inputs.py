@@ -66,6 +66,7 @@ NEEDED = {
     "predict-recorded": "{recorded}",
     "quantize": "mini --out {out}",
     "random-pair": "--out {out}",
+    "rehearse": "--out {out}",
     "report": "{runs}",
     "roadmap check": "",
     "roadmap index": "",
@@ -105,14 +106,14 @@ READ = {
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair, "
-    "selftest --pair",
+    "rehearse --pair, selftest --pair",
     "saved": "quantize pair",
     "folder": "findings --recorded, make-pair --trained",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
     "train level, train-mini-heads --level, explain --method, export-head --format, "
     "run -p, cut-dsec --window, make-scenes --window, extract --layers, plan-extraction --layers, "
     "benchmark costs --precision, benchmark divergences --precision, train --device, selftest --device, "
-    "selftest --target-device, extract --cluster, "
+    "selftest --target-device, rehearse --device, rehearse --target-device, rehearse --gpu, extract --cluster, "
     "sweep --cluster",
 }
 # Options whose every value is as good as another, or that are read only with others.

@@ -28,7 +28,7 @@ MOST = 2**53  # of any number: what a float counts exactly, and microseconds sin
 GROUPS = {
     "Explore": "lab make-data make-scenes cut-dsec check show-events explain plan-memory plan-extraction adapters",
     "Measure": "run sweep runs extract train train-tokens evaluate benchmark",
-    "Predict": "predict trace fit-costs findings predict-recorded",
+    "Predict": "rehearse predict trace fit-costs findings predict-recorded",
     "Publish": "report paper export-head",
     "Maintain": "selftest quantize random-pair convert make-pair train-mini train-mini-heads train-midi papers roadmap",
 }

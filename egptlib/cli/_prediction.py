@@ -1,7 +1,7 @@
-"""Verb of replay and prediction: predict."""
+"""Verbs that say what nobody has run: rehearse, predict."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +10,42 @@ from egptlib.cli._app import app
 if TYPE_CHECKING:
     from egptlib.metrics import CostModel
     from egptlib.traces import Trace
+
+
+@app.command()
+def rehearse(
+    pair: Annotated[
+        str, typer.Option(help="eventgpt-videollava (the published pair, nothing of it need be here), or a pair.toml.")
+    ] = "eventgpt-videollava",
+    device: Annotated[str, typer.Option(help="cuda, cuda:1 or cpu; it need not be here.")] = "cuda",
+    target_device: Annotated[str | None, typer.Option(help="The target's, if it is another.")] = None,
+    precision: Annotated[Literal["bfloat16", "int8", "nf4"], typer.Option(help="Of the weights.")] = "bfloat16",
+    gpu: Annotated[list[str] | None, typer.Option(help="A card by name; may be repeated. Left out: all known.")] = None,
+    every_method: Annotated[bool, typer.Option(help="Every drafter, adapter, rule and mode too.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for costs_CARD.json, the least on each card, for `predict --costs`."),
+    ] = None,
+) -> None:
+    """Run the whole pipeline at its real shapes without weights and without a GPU: memory, bounds, what is refused."""
+    from egptlib.rehearsal import CARDS
+    from egptlib.rehearsal import rehearse as run
+
+    if unknown := [name for name in gpu or () if name not in CARDS]:
+        raise ValueError(f"--gpu: expected one of {', '.join(CARDS)}, found {unknown[0]!r}")
+    cards = [CARDS[name] for name in gpu or CARDS]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    found = run(
+        pair, every_method=every_method, device=device, target_device=target_device,
+        quantization=None if precision == "bfloat16" else precision,
+        dtype=None if precision == "int8" else "bfloat16",
+    )  # fmt: skip
+    print(found.page(cards))
+    for card in cards if out is not None else ():
+        path = Path(str(out), f"costs_{card.name.replace(' ', '_')}.json")
+        found.costs(card).save(path)
+        print(f"-> {path}")
 
 
 @app.command()

@@ -1,5 +1,5 @@
-"""The whole pipeline at its real shapes on devices that are not there."""
+"""The whole pipeline at its real shapes, without weights and without the devices: what it asks for, what is refused."""
 
-from egptlib.rehearsal._device import Audience, Pretended, pretended_devices
+import lazy_loader
 
-__all__ = ["Audience", "Pretended", "pretended_devices"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

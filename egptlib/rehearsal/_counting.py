@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,15 @@ class Count:
     """What was asked of one device in one stage.
 
     Attributes:
-        flops: by the dtype of the operands, of matrix products, convolutions and attention: two a multiplication. Causal
-            attention counts half.
+        flops: by the dtype of the operands, of matrix products, convolutions and attention: two a multiplication.
+            Causal attention counts half.
         moved: bytes that have to come from or go to the device's memory whatever the kernels are like: of each
             operation those of its operands that were there before the stage began, i.e. weights and caches.
         launches: kernels, one an operation: the fewest that torch without a compiler can do with.
         waits: where in our code the host asked for a value and waited for it: "file:line" -> how often.
         sends: how often it handed values over, which waits until what was asked before is done.
         peak: most bytes alive at once during the stage, all that was there before included.
+        at: the line of our code that asked for the last of them.
     """
 
     flops: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -47,6 +49,11 @@ class Count:
     waits: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     sends: int = 0
     peak: int = 0
+    at: str = "?"
+
+    def see(self, alive: int) -> None:
+        if alive > self.peak:
+            self.peak, self.at = alive, our_line()
 
 
 class Tally(Audience):
@@ -55,38 +62,39 @@ class Tally(Audience):
     Attributes:
         stages: name -> device -> what was counted.
         alive: device -> bytes alive now.
-        most: device -> the most so far, and the stage and line of our code that took the last of it.
-        tokens: what models say, one element after the other.
     """
 
     keeps_values = False
 
-    def __init__(self, tokens: Iterator[int] | None = None) -> None:
+    def __init__(self) -> None:
         self.stages: dict[str, dict[str, Count]] = {}
         self.alive: dict[str, int] = defaultdict(int)
-        self.most: dict[str, tuple[int, str, str]] = {}
-        self.tokens = tokens
-        self._stage = ""
+        self._tokens: Iterator[int] = repeat(TOKEN)
+        self._stage, self._number = "", TOKEN
         self._sizes: dict[int, int] = {}  # of the storages alive
         self._old: set[int] = set()  # those that were there when the stage began
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """What is counted within belongs to this stage."""
-        before, old = self._stage, self._old
-        self._stage, self._old = name, set(self._sizes)
-        self.stages.setdefault(name, {})
+    def stage(self, name: str, tokens: Iterator[int] | None = None, number: int = TOKEN) -> Iterator[None]:
+        """What is counted within belongs to this stage.
+
+        Args:
+            tokens: what models say there, one after the other; None: always the same, so that every draft is accepted.
+            number: what a sum or a place comes to that nobody knows, such as the length of a common beginning.
+        """
+        before = self._stage, self._tokens, self._number, self._old
+        self._stage, self._tokens, self._number, self._old = name, tokens or repeat(number), number, set(self._sizes)
         for device, size in self.alive.items():
-            self._count(device).peak = max(self._count(device).peak, size)
+            self._count(device).see(size)
         try:
             yield
         finally:
-            self._stage, self._old = before, old
+            self._stage, self._tokens, self._number, self._old = before
 
     def ran(self, func: Any, given: list[Tensor], args: Any, kwargs: dict[str, Any], out: Any) -> None:
         made = [x for x in tensors_in(out) if isinstance(x, Pretended)]
         holders = [x for x in given if isinstance(x, Pretended)]
-        if not made or func in COPIES and not holders:
+        if not made or (func in COPIES and not holders):
             return
         device = str(made[0].device)
         known = {_storage(x) for x in holders}
@@ -94,7 +102,7 @@ class Tally(Audience):
         for x in new:
             self._take(x, device)
         name = func.overloadpacket
-        if not holders and "empty" in func.name() or not new and not func._schema.is_mutable:
+        if (not holders and "empty" in func.name()) or (not new and not func._schema.is_mutable):
             return  # nothing is computed: room is taken, or seen otherwise
         count = self._count(device)
         count.launches += 1
@@ -103,19 +111,22 @@ class Tally(Audience):
         for i, x in enumerate(holders):
             if _storage(x) in self._old and str(x.device) == device:
                 count.moved += made[0].nbytes if i == 0 and name in ROWS_READ else min(x.nbytes, _room(x))
+        if func.name() == "bitsandbytes::int8_vectorwise_quant" and len(args) > 1 and args[1]:
+            count.waits[our_line()] += 1  # whether there are outliers
         self._beside(func, args, device)
 
-    def waited(self, what: str) -> None:
-        for device in self.stages.get(self._stage, {}) or {"": None}:
-            self._count(device).waits[our_line()] += 1
-            break
+    def waited(self, device: torch.device) -> None:
+        self._count(str(device)).waits[our_line()] += 1
 
-    def value(self, dtype: torch.dtype) -> Any:
+    def sent(self, device: torch.device) -> None:
+        self._count(str(device)).sends += 1
+
+    def value(self, dtype: torch.dtype, alone: bool) -> Any:
         if dtype == torch.bool:
             return True
         if dtype.is_floating_point:
             return 0.5
-        return TOKEN if self.tokens is None else next(self.tokens)
+        return self._number if alone and self._number != TOKEN else next(self._tokens)
 
     def _count(self, device: str) -> Count:
         return self.stages.setdefault(self._stage, {}).setdefault(device, Count())
@@ -135,10 +146,7 @@ class Tally(Audience):
 
     def _grow(self, device: str, size: int) -> None:
         self.alive[device] += size
-        now, count = self.alive[device], self._count(device)
-        count.peak = max(count.peak, now)
-        if now > self.most.get(device, (0,))[0]:
-            self.most[device] = (now, self._stage, our_line())
+        self._count(device).see(self.alive[device])
 
     def _beside(self, func: Any, args: Any, device: str) -> None:
         """Room that a kernel takes for itself while it runs."""
@@ -151,8 +159,8 @@ class Tally(Audience):
 def scratch(func: Any, args: Any) -> list[tuple[Any, torch.dtype]]:
     """What bitsandbytes' kernels allocate besides their result, as shapes and dtypes.
 
-    From some number of tokens on (16 to 1,536, by card and shape) a 4-bit product first makes a 16-bit copy of the weight;
-    an 8-bit one has its result as 32-bit integers first.
+    From some number of tokens on (16 to 1,536, by card and shape) a 4-bit product first makes a 16-bit copy of the
+    weight; an 8-bit one has its result as 32-bit integers first.
     """
     name = func.name()
     if name == "bitsandbytes::gemm_4bit" and prod(args[0].shape[:-1]) > 16:
@@ -198,6 +206,6 @@ def our_line() -> str:
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(ROOT) and not name.startswith(HERE):
-            return f"egptlib{name[len(ROOT):]}:{frame.f_lineno}"
+            return f"egptlib{name[len(ROOT) :]}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"

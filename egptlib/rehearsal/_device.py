@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -38,14 +40,14 @@ class Audience:
     def ran(self, func: Any, given: list[Tensor], args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """An operation was asked for; `given` and the tensors in `out` are as the program sees them."""
 
-    def waited(self, what: str) -> None:
+    def waited(self, device: torch.device) -> None:
         """The host wants values, and waits for the device."""
 
-    def sent(self) -> None:
+    def sent(self, device: torch.device) -> None:
         """The host hands values over, from memory that is not pinned."""
 
-    def value(self, dtype: torch.dtype) -> Any:
-        """The value of an element that nobody knows."""
+    def value(self, dtype: torch.dtype, alone: bool) -> Any:
+        """The value of an element that nobody knows; `alone`: a tensor's only one."""
         raise NotImplementedError
 
 
@@ -61,10 +63,12 @@ class Pretended(Tensor):
 
     def tolist(self) -> Any:
         if self.device.type != "cpu":
-            _audience.waited("tolist")
+            _audience.waited(self.device)
         return _told(self.held)
 
     def numpy(self, *, force: bool = False) -> Any:
+        if self.device.type != "cpu":
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy")
         if self.held.is_meta:
             return np.zeros(self.shape, dtype=torch.empty(0, dtype=self.dtype).numpy().dtype)
         return self.held.numpy(force=force)
@@ -123,6 +127,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if asked is not None:
         named = {**named, "device": torch.device("cpu")}
     out = _compute(func, bare, named, own)
+    if own and _reshapes(func):
+        _reshape(func, args, kwargs)
 
     def wrapped(x: Tensor) -> Tensor:
         if where.type == "cpu" and not x.is_meta:
@@ -134,14 +140,30 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return out
 
 
+@cache
+def _reshapes(func: Any) -> bool:
+    return torch.Tag.inplace_view in func.tags
+
+
+def _reshape(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Change the shape that a tensor shows, as torch's own wrappers do."""
+    before = torch._C._meta_in_tls_dispatch_include()
+    torch._C._set_meta_in_tls_dispatch_include(True)
+    try:
+        with no_dispatch():
+            func(*args, **kwargs)
+    finally:
+        torch._C._set_meta_in_tls_dispatch_include(before)
+
+
 def _tell_transfers(func: Any, where: torch.device, given: list[Tensor]) -> None:
     here = [x.device.type == "cpu" for x in given]
     if func is aten._local_scalar_dense.default and not here[0]:
-        _audience.waited(str(func))
+        _audience.waited(where)
     elif func in COPIES and where.type == "cpu" and not all(here):
-        _audience.waited(str(func))
+        _audience.waited(next(x.device for x in given if x.device.type != "cpu"))
     elif func in COPIES and where.type != "cpu" and any(here):
-        _audience.sent()
+        _audience.sent(where)
 
 
 def _common_device(func: Any, given: list[Tensor]) -> torch.device:
@@ -166,7 +188,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any], own: dict[int, Preten
     if all(not x.is_meta and x.numel() <= KNOWN for x in flat):
         return _changed(lambda x: _shape(x) if x.numel() > KNOWN else x, func(*args, **kwargs))
     if func is aten._local_scalar_dense.default:
-        return _audience.value(flat[0].dtype)
+        return _audience.value(flat[0].dtype, True)
     shapes = {id(x): x if x.is_meta else _shape(x) for x in flat}
     for x in flat:
         if func._schema.is_mutable and x is flat[0] and not x.is_meta and id(x) in own:
@@ -180,6 +202,8 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any], own: dict[int, Preten
 
 def _shaped(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation on meta tensors. What comes of one that makes a new tensor is remembered: layers are all alike."""
+    if (kernel := _KERNELS.get(func.name())) is not None:
+        return kernel(*args)
     schema = func._schema
     if schema.is_mutable or len(schema.returns) != 1 or schema.returns[0].alias_info is not None:
         return func(*args, **kwargs)
@@ -191,6 +215,24 @@ def _shaped(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         known = _made[key] = (out.size(), out.stride(), out.dtype)
         return out
     return torch.empty_strided(known[0], known[1], dtype=known[2], device="meta")
+
+
+def _int8_quantized(x: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
+    """bitsandbytes' own rule wants to know how many columns have outliers: none here."""
+    columns = x.new_empty(0, dtype=torch.int64) if threshold else None
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1].numel(), dtype=torch.float32), columns
+
+
+def _int8_product(x: Tensor, _: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(*x.shape[:-1], weight.shape[0]), x.new_empty(0)
+
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "bitsandbytes::int8_vectorwise_quant": _int8_quantized,
+    "bitsandbytes::int8_mixed_scaled_mm": _int8_product,
+    "mkldnn::_reorder_linear_weight": lambda weight, *_: torch.empty_like(weight),
+}
+"""For operations that have no rule for tensors without values, or one that does not serve."""
 
 
 def _place(x: Tensor) -> int:
@@ -213,7 +255,7 @@ def _told(held: Tensor) -> Any:
     if not held.is_meta:
         return held.tolist()
     if held.ndim == 0:
-        return _audience.value(held.dtype)
+        return _audience.value(held.dtype, False)
     return [_told(row) for row in held]
 
 
@@ -226,7 +268,7 @@ def _empty_strided(size: Any, stride: Any, dtype: Any = None, device: Any = None
 def _copy_from(source: Tensor, to: Any, non_blocking: bool = False) -> Tensor:
     """`torch.tensor` builds on the CPU and copies below Python's dispatch."""
     to.held.copy_(getattr(source, "held", source))
-    _audience.sent()
+    _audience.sent(to.device)
     return to
 
 

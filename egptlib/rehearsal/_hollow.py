@@ -54,7 +54,7 @@ def fill(module: nn.Module, device: Any, quantization: Any = None, dtype: torch.
             for name, tensor in tensors.items():
                 if tensor is not None and not isinstance(tensor, Pretended):
                     placed = seen.setdefault(id(tensor), empty(tensor.shape, tensor.dtype, device))
-                    tensors[name] = nn.Parameter(placed, requires_grad=False) if tensors is part._parameters else placed  # type: ignore[assignment]
+                    tensors[name] = nn.Parameter(placed, requires_grad=False) if tensors is part._parameters else placed
 
 
 def empty(shape: Any, dtype: torch.dtype, device: Any) -> Tensor:
@@ -66,8 +66,9 @@ def _quantized(linear: Any, device: Any, quantization: Any, dtype: torch.dtype) 
 
     Its parameter classes cannot hold a pretended tensor; the layers ask no more of a weight than what is set here.
     """
-    import bitsandbytes as bnb
+    import bitsandbytes
 
+    bnb: Any = bitsandbytes
     sizes: Any = (linear.in_features, linear.out_features, linear.bias is not None)
     weight = empty(linear.weight.shape, dtype, device)
     with torch.device("meta"):

@@ -1,0 +1,12 @@
+from ._cards import CARDS as CARDS
+from ._cards import Card as Card
+from ._counting import Count as Count
+from ._counting import Tally as Tally
+from ._device import Audience as Audience
+from ._device import Pretended as Pretended
+from ._device import pretended_devices as pretended_devices
+from ._hollow import hollow_checkpoints as hollow_checkpoints
+from ._rehearse import PUBLISHED as PUBLISHED
+from ._rehearse import Refusal as Refusal
+from ._rehearse import Rehearsal as Rehearsal
+from ._rehearse import rehearse as rehearse
