@@ -37,8 +37,8 @@ class Count:
         moved: bytes that have to come from or go to the device's memory whatever the kernels are like: of each
             operation those of its operands that were there before the stage began, i.e. weights and caches.
         launches: kernels, one an operation: the fewest that torch without a compiler can do with.
-        waits: where in our code the host asked for a value and waited for it: "file:line" -> how often.
-        sends: how often it handed values over, which waits until what was asked before is done.
+        waits: where in our code the host waited for the device, to get values or to hand some over to a device that
+            was at work: "file:line" -> how often.
         peak: most bytes alive at once during the stage, all that was there before included.
         at: the line of our code that asked for the last of them.
     """
@@ -47,7 +47,6 @@ class Count:
     moved: int = 0
     launches: int = 0
     waits: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    sends: int = 0
     peak: int = 0
     at: str = "?"
 
@@ -117,9 +116,6 @@ class Tally(Audience):
 
     def waited(self, device: torch.device) -> None:
         self._count(str(device)).waits[our_line()] += 1
-
-    def sent(self, device: torch.device) -> None:
-        self._count(str(device)).sends += 1
 
     def value(self, dtype: torch.dtype, alone: bool) -> Any:
         if dtype == torch.bool:

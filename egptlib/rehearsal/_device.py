@@ -41,10 +41,7 @@ class Audience:
         """An operation was asked for; `given` and the tensors in `out` are as the program sees them."""
 
     def waited(self, device: torch.device) -> None:
-        """The host wants values, and waits for the device."""
-
-    def sent(self, device: torch.device) -> None:
-        """The host hands values over, from memory that is not pinned."""
+        """The host wants values, or hands some over, and waits until the device has done what it was given."""
 
     def value(self, dtype: torch.dtype, alone: bool) -> Any:
         """The value of an element that nobody knows; `alone`: a tensor's only one."""
@@ -53,6 +50,7 @@ class Audience:
 
 _audience = Audience()
 _made: dict[str, Any] = {}
+_working = set[torch.device]()  # devices that were given work since the host last waited for them
 
 
 class Pretended(Tensor):
@@ -63,7 +61,7 @@ class Pretended(Tensor):
 
     def tolist(self) -> Any:
         if self.device.type != "cpu":
-            _audience.waited(self.device)
+            _wait(self.device)
         return _told(self.held)
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -121,7 +119,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     ours = any(isinstance(x, Pretended) for x in given)
     if where.type == "meta" or (where.type == "cpu" and given and not ours):
         return func(*args, **kwargs)
-    _tell_transfers(func, where, given)
+    _tell_transfers(func, where, given, kwargs)
     own = {id(x.held): x for x in given if isinstance(x, Pretended)}
     bare, named = _changed(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
     if asked is not None:
@@ -156,14 +154,21 @@ def _reshape(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         torch._C._set_meta_in_tls_dispatch_include(before)
 
 
-def _tell_transfers(func: Any, where: torch.device, given: list[Tensor]) -> None:
-    here = [x.device.type == "cpu" for x in given]
-    if func is aten._local_scalar_dense.default and not here[0]:
-        _audience.waited(where)
-    elif func in COPIES and where.type == "cpu" and not all(here):
-        _audience.waited(next(x.device for x in given if x.device.type != "cpu"))
-    elif func in COPIES and where.type != "cpu" and any(here):
-        _audience.sent(where)
+def _tell_transfers(func: Any, where: torch.device, given: list[Tensor], kwargs: dict[str, Any]) -> None:
+    """Looking at a value waits, and so does a copy to a device that is at work."""
+    there = [x.device for x in given if x.device.type != "cpu"]
+    if there and (func is aten._local_scalar_dense.default or where.type == "cpu"):
+        _wait(there[0])
+    elif where.type != "cpu" and func in COPIES and len(there) < len(given):
+        if not kwargs.get("non_blocking") and where in _working:
+            _wait(where)
+    elif where.type != "cpu":
+        _working.add(where)
+
+
+def _wait(device: torch.device) -> None:
+    _working.discard(device)
+    _audience.waited(device)
 
 
 def _common_device(func: Any, given: list[Tensor]) -> torch.device:
@@ -268,7 +273,8 @@ def _empty_strided(size: Any, stride: Any, dtype: Any = None, device: Any = None
 def _copy_from(source: Tensor, to: Any, non_blocking: bool = False) -> Tensor:
     """`torch.tensor` builds on the CPU and copies below Python's dispatch."""
     to.held.copy_(getattr(source, "held", source))
-    _audience.sent(to.device)
+    if not non_blocking and to.device in _working and not isinstance(source, Pretended):
+        _wait(to.device)
     return to
 
 

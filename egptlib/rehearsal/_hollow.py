@@ -74,6 +74,7 @@ def _quantized(linear: Any, device: Any, quantization: Any, dtype: torch.dtype) 
     with torch.device("meta"):
         if quantization.load_in_4bit:
             layer: Any = bnb.nn.Linear4bit(*sizes, compute_dtype=quantization.bnb_4bit_compute_dtype)
+            layer.support_avx512bf16_for_cpu = False  # it would lay the weight out anew
         else:
             layer = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=quantization.llm_int8_threshold)
     if quantization.load_in_4bit:

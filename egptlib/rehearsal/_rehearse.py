@@ -104,12 +104,12 @@ class Rehearsal:
 
     def page(self, cards: Sequence[Card]) -> str:
         """The counts as Markdown."""
-        head = ["stage", "TFLOP", "GiB moved", "launches", "waits", "sends", "peak GiB", "launching, ms"]
+        head = ["stage", "TFLOP", "GiB moved", "launches", "waits", "peak GiB", "launching, ms"]
         head += [f"{card.name}, ms" for card in cards]
         lines = [head, ["---"] * len(head)]
         for stage, counts in self.stages.items():
             for device, count in counts.items():
-                if not (count.launches or count.waits or count.sends):
+                if not (count.launches or count.waits):
                     continue
                 lines.append(
                     [
@@ -118,7 +118,6 @@ class Rehearsal:
                         f"{count.moved / GIB:.2f}",
                         f"{count.launches:,}",
                         f"{sum(count.waits.values()):,}",
-                        f"{count.sends:,}",
                         f"{count.peak / GIB:.2f}",
                         f"{1e3 * LAUNCH * count.launches:.1f}",
                         *(f"{1e3 * card.bound(count):.2f}" for card in cards),
@@ -144,6 +143,7 @@ def rehearse(
     pair: str | Path | PairSettings = PUBLISHED,
     *,
     sizes: Iterable[int] = SIZES,
+    event_images: int = 5,
     every_method: bool = False,
     layers: int = 32,
     **changes: Any,
@@ -154,6 +154,7 @@ def rehearse(
         pair: "eventgpt-videollava" is the published pair, of which nothing need be there; else as in `pair_settings`,
             of whose checkpoints the configs and tokenizers are read.
         sizes: tokens of the passes behind the prompt that are counted; 1 is added.
+        event_images: that the drafter sees, 1 to 8.
         every_method: also rehearse every drafter, adapter, rule and mode, for what is refused.
         layers: of the published pair.
         changes: fields of `PairSettings`. The devices need not be here: "cuda", "cuda:1".
@@ -181,12 +182,11 @@ def rehearse(
         with torch.no_grad(), pretended_devices(tally):
             with tally.stage("load"), hollow_checkpoints():
                 opened = load_pair(_pretended(settings))
-            length = _attempt_all(opened, sizes, every_method, attempt)
+            length = _attempt_all(opened, noise_scene(event_images), sizes, every_method, attempt)
     return Rehearsal(_described(opened, settings), _seen(tally.stages, settings), refusals, length)
 
 
-def _attempt_all(pair: Pair, sizes: Iterable[int], every_method: bool, attempt: Callable[..., Any]) -> int:
-    scene = noise_scene()
+def _attempt_all(pair: Pair, scene: Any, sizes: Iterable[int], every_method: bool, attempt: Callable[..., Any]) -> int:
     benches = {"drafter": Bench(pair.drafter, scene), "target": Bench(pair.target, scene)}
     for side, bench in benches.items():
         for stage, job in bench.stages(sorted({1, *sizes})).items():

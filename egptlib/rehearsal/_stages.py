@@ -39,14 +39,14 @@ NEW_TOKENS = 8  # of an answer: a draft of five, what follows it, and a second r
 WORDS = 700  # ids below it are words of every vocabulary; the first hundred may be special
 
 
-def noise_scene(questions: int = 10) -> Any:
-    """Five event images and eight frames of noise, as large as DSEC's."""
+def noise_scene(event_images: int = 5, questions: int = 10) -> Any:
+    """Event images and eight frames of noise, as large as DSEC's."""
     noise = np.random.default_rng(0).integers(0, 256, (8, 480, 640, 3), dtype=np.uint8)
     asked = [QUESTION, *(f"{QUESTION[:-1]}, part {n}?" for n in range(2, questions + 1))]
     return SimpleNamespace(
         id="noise",
         sequence="noise",
-        event_images=list(noise[:5]),
+        event_images=list(noise[:event_images]),
         frames=noise,
         metadata={},
         questions=asked,

@@ -1,0 +1,85 @@
+"""Is a rehearsal right? Its memory beside runs that were measured, its bounds beside times that were recorded.
+
+    egptlib random-pair --out WIDE
+    python -m benchmarks.rehearsal memory WIDE/pair.toml
+    python -m benchmarks.rehearsal recorded FOLDER
+
+`memory` runs both models of a random pair as wide as the 7B ones on the CPU and lets torch's profiler say what was
+alive at most in each stage; asked: within 5 % of what was rehearsed. The copies that small models make of their weights
+are left out of both, and so is bitsandbytes' AVX-512 layout: 7B models on a card have neither. `recorded` sets the
+earlier runs on an RTX 4090 (NF4, one event image) beside the bounds; asked: no bound above the least time.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from egptlib.models import Pair, load_pair, peak_bytes, stored_bytes
+from egptlib.rehearsal import CARDS, Bench, noise_scene, rehearse, used_shares
+
+SIZES = (1, 6)
+STAGES = ("vision", "prefill", "read 6")
+
+
+def measured(pair: Pair) -> dict[str, int]:
+    """Most bytes alive in each stage, weights of both models and what earlier stages left included."""
+    alive = stored_bytes(pair.drafter.module) + stored_bytes(pair.target.module)
+    most = {}
+    for side in ("drafter", "target"):
+        bench = Bench(getattr(pair, side), noise_scene())
+        for name, job in bench.stages(SIZES).items():
+            most[f"{side} {name}"] = alive + peak_bytes(job, bench.model.device)
+            if name == "vision":
+                alive += bench.embeds.nbytes + bench.inputs.visual.nbytes + bench.inputs.pixel_values.nbytes
+            if name == "prefill":
+                cache: Any = bench.state.cache
+                rooms = (
+                    [cache.buffer] if hasattr(cache, "buffer") else [x for layer in cache.layers for x in layer._room]
+                )
+                alive += sum(room.nbytes for room in rooms)
+    return most
+
+
+def memory(path: str) -> None:
+    print("| precision | stage | measured MiB | rehearsed MiB | off |\n| --- | --- | --- | --- | --- |")
+    for quantization in (None, "nf4"):
+        with patch("egptlib.models._lean.COPY_LIMIT", 0):
+            pair = load_pair(path, quantization=quantization)
+            for model in (pair.drafter, pair.target):
+                for layer in model.module.modules():
+                    if hasattr(layer, "support_avx512bf16_for_cpu"):
+                        layer.support_avx512bf16_for_cpu = False
+            there = measured(pair)
+            del pair
+            found = rehearse(path, sizes=SIZES, device="cpu", quantization=quantization)
+        for refusal in found.refusals:
+            print(refusal)
+        for side in ("drafter", "target"):
+            for stage in STAGES:
+                real, ours = there[f"{side} {stage}"], found.stages[f"{side} {stage}"]["cpu"].peak
+                print(
+                    f"| {quantization or 'bfloat16'} | {side} {stage} | {real / 2**20:,.1f} | {ours / 2**20:,.1f} "
+                    f"| {ours / real - 1:+.2%} |"
+                )
+
+
+def recorded(folder: str) -> None:
+    from egptlib.recorded import open_recorded
+
+    files = [*Path(folder).glob("five_stage_seq2s*.json"), *Path(folder).glob("sd_eval*.json")]
+    rows = [row for file in sorted(files) for row in open_recorded(file).rows]
+    found = rehearse(sizes=(30,), event_images=1, device="cuda", quantization="nf4")
+    print("| stage | times | least, ms | median, ms | bound, ms | used of the card |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for row in used_shares(found, CARDS["RTX 4090"], rows):
+        print(
+            f"| {row.stage} | {row.times} | {1e3 * row.least:.1f} | {1e3 * row.median:.1f} | {1e3 * row.bound:.2f} "
+            f"| {row.share:.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    {"memory": memory, "recorded": recorded}[sys.argv[1]](sys.argv[2])
