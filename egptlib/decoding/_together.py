@@ -97,8 +97,8 @@ def answer_together(
     scenes = [each.reader.read_together(each.questions, recorder) for each in asked]
     with recorder("target", "prefill", target.device):
         rests = [dict(zip(each.rows, rest, strict=True)) for each, (_, rest) in zip(asked, scenes, strict=True)]
-        tracks.begin([(state, rest) for (state, _), rest in zip(scenes, rests, strict=True)], max_new_tokens)
-    drafters = _start(drafter, asked, recorder, max_new_tokens)
+        tracks.begin([(state, rest) for (state, _), rest in zip(scenes, rests, strict=True)])
+    drafters = _start(drafter, asked, recorder)
     seeds = [0] * num_rows if given.greedy else torch.randint(2**62, (num_rows,), generator=given.generator).tolist()
     going = {row: _Row(Sampler(given.sampling, torch.Generator().manual_seed(seed))) for row, seed in enumerate(seeds)}
     done = dict(going)
@@ -144,16 +144,16 @@ def answer_together(
     ]
 
 
-def _start(drafter: Drafter, asked: Sequence[Asked], recorder: Recorder, max_new_tokens: int) -> _Drafters:
+def _start(drafter: Drafter, asked: Sequence[Asked], recorder: Recorder) -> _Drafters:
     if type(drafter) is not ModelDrafter:
         return _Copies(drafter, asked, recorder)
-    return _ModelRows(drafter, asked, recorder, max_new_tokens)
+    return _ModelRows(drafter, asked, recorder)
 
 
 class _ModelRows:
     """A model that drafts for all rows in one pass a token."""
 
-    def __init__(self, drafter: ModelDrafter, asked: Sequence[Asked], recorder: Recorder, max_new_tokens: int):
+    def __init__(self, drafter: ModelDrafter, asked: Sequence[Asked], recorder: Recorder):
         words = drafter.vocabulary
         self._rows = RowDrafter(drafter.model, words.to_drafter, words.to_target, words.end_token_ids)
         scenes = []
@@ -163,7 +163,7 @@ class _ModelRows:
             state, rest = each.drafter.reader(each.reader.scene).read_together(each.questions, recorder)
             scenes.append((state, dict(zip(each.rows, rest, strict=True))))
         with recorder("drafter", "prefill", drafter.device):
-            self._rows.begin(scenes, max_new_tokens)
+            self._rows.begin(scenes)
 
     def propose(
         self, rows: Mapping[int, _Row], counts: Mapping[int, int], stop: Callable[[float], bool]

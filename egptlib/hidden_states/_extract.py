@@ -220,11 +220,13 @@ class _Run:
                 self.num_failed += 1
                 continue
             try:
-                seen = Seen(scenes[i])
+                scene = scenes[i]
+                asked = (questions or scene.questions)[:num_questions]
+                seen = self.maker.look(scene, asked[0])
             except Exception as error:
                 self._failed(name, "", error)
                 continue
-            rows += [(seen, question) for question in (questions or seen.scene.questions)[:num_questions]]
+            rows += [(seen, question) for question in asked]
         keys = [(seen.scene.id, question) for seen, question in rows]
         wanted = {key for key in keys if key not in self.writer and (self.retry_failed or key not in self.failures)}
         self.num_present += sum(key in self.writer for key in keys)

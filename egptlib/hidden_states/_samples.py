@@ -43,6 +43,17 @@ class SampleMaker:
         for side, numbers in layers.items():
             getattr(pair, side).check_layers(numbers)
 
+    def look(self, scene: Scene, question: str) -> Seen:
+        """A scene with its pictures preprocessed for both models, and let go where that worked: they are large."""
+        seen = Seen(scene)
+        try:
+            for side in ("drafter", "target"):
+                seen.inputs[side] = getattr(self.pair, side).encode(scene, question)
+        except Exception:
+            return Seen(scene)  # `make` will say whose fault it is
+        seen.scene = replace(scene, event_images=[], frames=scene.frames[:0].copy())
+        return seen
+
     def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any]]:
         """What `HiddenStateWriter.add` takes, per row; with `prompt`, a `PromptRows`, where these were asked for."""
         from egptlib.models import LookUp
@@ -50,7 +61,7 @@ class SampleMaker:
         length, vocabulary = self.max_new_tokens, self.pair.vocabulary
         drafter, theirs = self._prompts("drafter", rows)
         reader, prompts = self._prompts("target", rows)
-        target = reader.answer(prompts, length, drafter.drafter(theirs, length, vocabulary))
+        target = reader.answer(prompts, length, drafter.drafter(theirs, vocabulary))
         if self.path == "target":
             own = self._along(drafter, theirs, target)
         else:  # it is much like the target's, which drafts for it in turn

@@ -96,26 +96,26 @@ class BatchReader:
         Args:
             drafter: has the same rows, as what another reader's `drafter` gives; the tokens stay the same.
         """
-        tracks = self._tracks(prompts, max_new_tokens)
+        tracks = self._tracks(prompts)
         answers = answer_rows(tracks, max_new_tokens, drafter, GAMMA)
         return [self._reading(torch.tensor(ids), tracks, row) for row, ids in answers.items()]
 
     @torch.no_grad()
     def read(self, prompts: Prompts, answers: Sequence[Tensor]) -> list[Reading]:
         """Read given answers, one token list per row, in one pass (teacher forcing): of each what was not read yet."""
-        tracks = self._tracks(prompts, max(map(len, answers)))
+        tracks = self._tracks(prompts)
         tracks.catch_up({row: ids[:-1].tolist() for row, ids in enumerate(answers)})
         return [self._reading(ids, tracks, row) for row, ids in enumerate(answers)]
 
     @torch.no_grad()
-    def drafter(self, prompts: Prompts, max_new_tokens: int, vocabulary: Vocabulary) -> RowDrafter | None:
+    def drafter(self, prompts: Prompts, vocabulary: Vocabulary) -> RowDrafter | None:
         """Drafts for another model's answers to the same questions; `vocabulary` is between this one and that."""
-        tracks = self._tracks(prompts, max_new_tokens)
+        tracks = self._tracks(prompts)
         tracks.to_own, tracks.to_target = vocabulary.to_drafter, vocabulary.to_target
         tracks.end_token_ids = vocabulary.end_token_ids
         return tracks
 
-    def _tracks(self, prompts: Prompts, max_new_tokens: int) -> RowDrafter:
+    def _tracks(self, prompts: Prompts) -> RowDrafter:
         """The rows of these prompts, their beginnings and ends read; those there are, if they are of the same ones."""
         if self._rows is None or self._rows[0] is not prompts:
             tracks = RowDrafter(self.model, list, lambda logits: logits, self.model.eos_token_ids, self.layers)
@@ -132,7 +132,7 @@ class BatchReader:
                     state.cache.trim()
                 scenes.append((state, dict(enumerate(rest, start=number))))
                 number += len(rest)
-            tracks.begin(scenes, max_new_tokens, self.whole)
+            tracks.begin(scenes, self.whole)
             self._rows = (prompts, tracks)
         return self._rows[1]
 

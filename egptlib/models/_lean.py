@@ -58,20 +58,17 @@ class Projection:
 
     def __init__(self, parts: list[nn.Linear], copy: bool):
         self.parts = parts
-        weight = torch.cat([part.weight.detach() for part in parts]) if copy else None
-        self.packed: Tensor | None = None
-        if copy and weight is not None and weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
-        # From how many tokens on they are the fastest kernel; from one on, one copy is enough.
-        self._packed_from = 1 if parts[0].weight.dtype == torch.bfloat16 else 2
+        self.weight = self.packed = None
         if len(parts) == 1:
-            weight = parts[0].weight.detach()
-        elif self.packed is not None and self._packed_from == 1:
-            weight = None
-        self.weight = weight
+            self.weight = parts[0].weight.detach()
+        elif copy:
+            self.weight = torch.cat([part.weight.detach() for part in parts])
+        if copy and parts[0].weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, PACKED_FOR)
+            self.weight = None  # no number of tokens is faster with it
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is not None and len(x) >= self._packed_from:
+        if self.packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
         if self.weight is not None:
             return F.linear(x, self.weight)

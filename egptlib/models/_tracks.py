@@ -39,19 +39,16 @@ class Tracks:
         self.states: dict[int, list[Tensor]] = {}
         self.prompts: dict[int, Tensor] = {}
 
-    def begin(
-        self, scenes: Sequence[tuple[State | None, Mapping[int, Tensor]]], max_new_tokens: int, whole: bool = False
-    ) -> None:
+    def begin(self, scenes: Sequence[tuple[State | None, Mapping[int, Tensor]]], whole: bool = False) -> None:
         """Read the rest of every prompt.
 
         Args:
             scenes: the state after a scene's beginning (see `Rows.add`), and by row the embeddings [t, H] that follow,
                 t at least 1.
-            max_new_tokens: as many will follow at most, drafts included.
             whole: whether `prompts` is kept.
         """
         for state, rest in scenes:
-            self.rows.add(state, list(rest), max(map(len, rest.values())) + max_new_tokens)
+            self.rows.add(state, list(rest))
         prompts = {row: embeds for _, rest in scenes for row, embeds in rest.items()}
         counts = [len(prompts[row]) for row in self.rows.rows]
         read = self.rows.read(torch.cat([prompts[row] for row in self.rows.rows]), counts)

@@ -1,7 +1,7 @@
 """A trace: what a run left that replay and the cost model need, one row a sample."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -246,11 +246,11 @@ class Trace:
 
 def _flat(row: TraceRow) -> dict[str, Any]:
     """A row as parquet keeps it: maps as lists of pairs, rounds and events as one list a field."""
-    record = asdict(row)
+    record = dict(vars(row))
     for name in ("target_stages", "drafter_stages"):
         record[name] = list(record[name].items())
     record["rounds"] = [dict(zip(("drafted", "accepted", "gained"), numbers)) for numbers in row.rounds]
-    record["events"] = [event | {"info": list(event["info"].items())} for event in record["events"]]
+    record["events"] = [vars(event) | {"info": list(event.info.items())} for event in row.events]
     return record
 
 

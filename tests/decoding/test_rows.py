@@ -24,7 +24,7 @@ def test_rows_equal_each_alone(biases: bool) -> None:
     for length, own in ((0, [4, 1, 7]), (5, [0, 2]), (9, [3])):
         beginning = [chance.randrange(3, 24) for _ in range(length)]
         embeds = model.token_embedding(torch.tensor([beginning], dtype=torch.long))
-        rows.add(model.prefill(Prompt(embeds)) if length else None, own, 4)
+        rows.add(model.prefill(Prompt(embeds)) if length else None, own)
         texts |= {row: list(beginning) for row in own}
         starts |= dict.fromkeys(own, length)
     checked = 0

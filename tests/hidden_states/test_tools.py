@@ -68,7 +68,7 @@ def test_the_verbs_hand_on_what_they_are_told(
     assert [named[name] for name in names] == [True, 7, 5, 4, "bfloat16", 2]
 
     monkeypatch.setattr("egptlib.models.load_pair", lambda _: pair)
-    monkeypatch.setattr("egptlib.hidden_states._extract.Seen", lambda scene: 1 // 0)  # every clip is damaged
+    monkeypatch.setattr("egptlib.hidden_states._samples.Seen", lambda scene: 1 // 0)  # every clip is damaged
     result = run(app, ["extract", "--out", str(tmp_path / "failing"), "--max-failures-in-row", "2"])
     assert result.exit_code == 2 and "egptlib: 2 failures in a row, the last one: " in result.stderr
     monkeypatch.undo()
