@@ -203,14 +203,14 @@ def test_prompts_of_more_than_embeddings_are_answered_one_by_one(
 def test_a_scenes_beginning_is_read_and_stored_once(
     target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, own = list[int](), list[int]()
+    read, kept = list[int](), list[Any]()
     monkeypatch.setattr(target, "prefill", counting(target, read))
     add = Rows.add
 
-    def noted(self: Rows, state: Any, rows: Any, capacity: int) -> None:
-        add(self, state, rows, capacity)
+    def noted(self: Rows, state: Any, rows: Any) -> None:
+        add(self, state, rows)
         if self.model is target:
-            own.append(capacity)
+            kept.append(self._scenes[-1])
             assert self._scenes[-1].prefix[0][0].data_ptr() == state.cache.buffer.data_ptr()
 
     monkeypatch.setattr(Rows, "add", noted)
@@ -220,7 +220,7 @@ def test_a_scenes_beginning_is_read_and_stored_once(
         session.ask_all(["7 8", "9", "7 10 11"], max_new_tokens=20)
     session.ask("9")
     assert read == [200, 1]
-    assert own == [3 + 20] * 2
+    assert [0 < scene.own.shape[3] < 200 for scene in kept] == [True, True]
 
 
 def test_only_what_is_new_is_read(target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
