@@ -1,5 +1,7 @@
 """A run by hand becomes a listed run: its files, its parameters, and the notebook as JupyterLab last saved it."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
@@ -7,13 +9,14 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import nbformat
+from typing import TYPE_CHECKING, Any
 
 from egptlib._paths import write_json
 from egptlib._sealed import folder_digests, write_sealed
 from egptlib.reporting._notebooks import notebook_parameters, plan
+
+if TYPE_CHECKING:  # it takes a second to import, in every kernel, and few runs are kept by hand
+    import nbformat
 
 _WAIT_SECONDS = 60.0  # for the notebook to be saved; our JupyterLab does so every five where it is not busy
 _RESERVED = ("interactive", "report", "shared")
@@ -35,7 +38,7 @@ class Session:
     begun: float
 
     @classmethod
-    def here(cls) -> "Session | None":
+    def here(cls) -> Session | None:
         """That of this kernel; None outside one."""
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if shell is None:
@@ -57,6 +60,8 @@ def keep(session: Session, folder: Path, notebook: str, root: Path, name: str) -
     path = session.notebook(notebook)
     content, remarks = _as_it_ran(path, session)
     declared = notebook_parameters(path)
+    import nbformat
+
     job = plan([path], {k: v for k, v in session.values.items() if k in declared and k != "out"})[0]
     partial = root / f".{name}.{os.getpid()}.keeping"
     try:
@@ -120,6 +125,8 @@ def _is_saved(content: nbformat.NotebookNode, ran: list[str], now: int) -> bool:
 
 
 def _read(path: Path) -> nbformat.NotebookNode:
+    import nbformat
+
     try:
         return nbformat.read(path, as_version=4)
     except FileNotFoundError:

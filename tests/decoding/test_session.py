@@ -244,9 +244,9 @@ def test_only_what_is_new_is_read(target: TextModel, drafter: TextModel, monkeyp
 def counting(model: Model, widths: list[int]) -> Callable[..., Any]:
     original = model.prefill
 
-    def prefill(prompt: Any, layers: Any = (), after: Any = None) -> Any:
+    def prefill(prompt: Any, layers: Any = (), after: Any = None, whole: bool = False) -> Any:
         widths.append(prompt.embeds.shape[1] - (0 if after is None else after.length))
-        return original(prompt, layers, after)
+        return original(prompt, layers, after, whole)
 
     return prefill
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 from tqdm import tqdm
 
@@ -68,6 +67,8 @@ def make_streets(
     out = Path(out)
     settings = cut_settings(window_us)
     indices = [i for i in range(num_sequences) if not is_cut(street_name(split, i), out, settings)]
+    import joblib  # only who makes scenes needs it
+
     make = joblib.delayed(partial(_make_sequence, out=out, split=split, seconds=seconds, window_us=window_us))
     made = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(make(index) for index in indices)
     for _ in tqdm(made, total=len(indices), desc=f"streets {split}", unit="sequence", disable=None):
