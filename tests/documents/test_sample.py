@@ -77,3 +77,5 @@ def test_the_committed_pages_are_those_of_the_notebooks(repository: Path) -> Non
     assert sorted(pages) == [*NOTEBOOKS, "glossary", "index"]
     assert sum(path.stat().st_size for path in pages.values()) < 6_000_000
     assert ", smoke" not in pages["index"].read_text(encoding="utf-8")
+    for path in pages.values():
+        assert not re.search(r"<th[^>]*>[^<]*_", path.read_text(encoding="utf-8")), path.name
