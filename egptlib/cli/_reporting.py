@@ -115,7 +115,7 @@ def compare(
 
     folder = root or default_root()
     table = compare_runs([find_run(folder, name) for name in names])
-    print(table.to_string(na_rep="-") if len(table) else "no difference")
+    print(table.astype(object).where(table.notna(), "-").to_string() if len(table) else "no difference")
 
 
 @runs_app.command()

@@ -37,7 +37,7 @@ def verify_cost_figure(costs: Mapping[str, "Costs"]) -> "Figure":
         ratio.plot(gammas, [cost.verify_cost(gamma) for gamma in gammas], label=told, **line)
         clock.plot(gammas, [1e3 * cost.verify[gamma] for gamma in gammas], **line)
     ratio.axhline(1, color=NEUTRAL_COLOR, linewidth=0.9, linestyle="--")
-    ratio.set(xlabel="draft tokens verified (gamma)", ylabel="verify_cost, in target steps", ylim=(0, None))
+    ratio.set(xlabel="draft tokens verified (gamma)", ylabel="verify cost (target steps)", ylim=(0, None))
     clock.set(xlabel="draft tokens verified (gamma)", ylabel="one target pass (ms)", ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=min(2, len(costs)))
     return figure

@@ -20,7 +20,7 @@ from egptlib.reporting._runs import newest_runs, read_settings, read_status, rea
 from egptlib.reporting._static import POLICY
 from egptlib.reporting._summary import in_order, page_name, shown, summarize
 from egptlib.reporting._sweep import differing
-from egptlib.reporting._tables import in_words
+from egptlib.reporting._tables import align, in_words
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CARD_METRICS = 6
@@ -81,7 +81,7 @@ def _index(runs: Sequence[Path], cards: Sequence[dict[str, Any]], left_out: Mapp
     for given, card in zip(parameters, cards):
         names = [name for name in alike[card["notebook"]] if name not in ("dataset", "split", "pair", "smoke")]
         card["varies"] = ", ".join(f"{in_words(name)} {shown(given.get(name))}" for name in names)
-    return _environment().get_template("index.html.j2").render(
+    index = _environment().get_template("index.html.j2").render(
         policy=POLICY,
         css=_css(),
         runs=cards,
@@ -95,6 +95,7 @@ def _index(runs: Sequence[Path], cards: Sequence[dict[str, Any]], left_out: Mapp
             if len(summary.rows) > 1  # one run's figures stand on its card
         ],
     )  # fmt: skip
+    return align(index)
 
 
 def _page(folder: Path) -> tuple[str, dict[str, Any]]:
