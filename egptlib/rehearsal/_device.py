@@ -273,7 +273,7 @@ def _empty_strided(size: Any, stride: Any, dtype: Any = None, device: Any = None
 def _copy_from(source: Tensor, to: Any, non_blocking: bool = False) -> Tensor:
     """`torch.tensor` builds on the CPU and copies below Python's dispatch."""
     to.held.copy_(getattr(source, "held", source))
-    if not non_blocking and to.device in _working and not isinstance(source, Pretended):
+    if not non_blocking and source.numel() and to.device in _working and not isinstance(source, Pretended):
         _wait(to.device)
     return to
 
