@@ -1,4 +1,4 @@
-"""A text-only language model behind the common interface: a drafter that sees nothing of the scene."""
+"""A text-only language model behind the common interface: as drafter it sees nothing of the scene."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, load_tokenizer
-from egptlib.models._interface import Model
+from egptlib.models._interface import Model, PromptAs
 from egptlib.models._state import Inputs
 
 
@@ -42,3 +42,9 @@ class LanguageModel(Model):
     def embed(self, inputs: Inputs) -> Tensor:
         embeds: Tensor = self.token_embedding(inputs.input_ids.to(self.device))
         return embeds
+
+    def generate_inputs(self, inputs: Inputs, prompt_as: PromptAs | None = None) -> dict[str, Any]:
+        if prompt_as != "ids":
+            return super().generate_inputs(inputs, prompt_as)
+        ids = inputs.input_ids.to(self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

