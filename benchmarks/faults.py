@@ -1,4 +1,4 @@
-"""What survives everything that is stored: kills, interrupts, flipped bits, cuts, a full disk, two at once, readers.
+"""What everything that is stored survives: kills, interrupts, flipped bits, cuts, a full disk, two at once, readers.
 
     python benchmarks/faults.py [--seed 1] [--only PART ...] [--kills 200] [--interrupts 2000] [--flips 500] [--cuts 20]
         [--demo runs] [--folder /dev/shm]
@@ -65,13 +65,13 @@ def forked(action: Callable[[], None]) -> int:
 
 
 def kills(work: Work, folder: Path, count: int, rng: random.Random) -> str:
-    """SIGKILL at any time of the work, look, go on; what was told to be safe must be there."""
+    """Look while the work is done, SIGKILL at any time, look, go on; what was told to be safe must be there."""
     os.waitpid(forked(lambda: work.do(folder / "whole")), 0)
     start = time.monotonic()
     os.waitpid(forked(lambda: work.do(folder / "timed")), 0)
     took, expected = time.monotonic() - start, work.files(folder / "whole")
     compare(work, folder / "timed", expected)
-    done = runs = 0
+    done = runs = looks = 0
     while done < count:
         runs += 1
         out, status, safe = folder / f"kill{runs}", -1, 0
@@ -91,7 +91,11 @@ def kills(work: Work, folder: Path, count: int, rng: random.Random) -> str:
             child = forked(telling)
             os.close(write_end)
             if done < count:
-                time.sleep(rng.uniform(0, took))
+                end = time.monotonic() + rng.uniform(0, took)
+                while (left := end - time.monotonic()) > 0:
+                    work.whole(out)
+                    looks += 1
+                    time.sleep(min(left, took / 100))
                 os.kill(child, signal.SIGKILL)
             with open(read_end, "rb") as pipe:
                 safe = max([safe, *(int(line) for line in pipe.read().split(b"\n")[:-1])])
@@ -101,7 +105,7 @@ def kills(work: Work, folder: Path, count: int, rng: random.Random) -> str:
             work.whole(out)
             assert not safe or len(HiddenStates.open(out)) >= safe, "a committed sample is lost"
         compare(work, out, expected)
-    return f"{done} kills in {runs} runs"
+    return f"{done} kills in {runs} runs, {looks} looks meanwhile"
 
 
 def traced(action: Callable[[], None], stop_at: int) -> int:
@@ -294,7 +298,7 @@ def main() -> int:
     parser.add_argument("--folder", default=None, help="where to work; a tmpfs keeps the disk out of it")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["EGPT_PROGRESS"] = os.devnull
     print(f"seed {given.seed}", flush=True)
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="egptlib-faults-", dir=given.folder) as name:

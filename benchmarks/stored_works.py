@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from egptlib.hidden_states import Head, HiddenStates, HiddenStateWriter, extract
 from egptlib.models import load_pair
 from egptlib.reporting import Job, _runner, check_runs, collect, run_notebooks
 from egptlib.scenes import open_scenes
+from egptlib.traces import Trace
 
 COMMIT, CHUNK, SAMPLES, EPOCHS, POINTS = 5, 20, 130, 4, 6
 Files = dict[str, Any]
@@ -71,6 +73,7 @@ class Writing(Work):
             states = HiddenStates.open(folder)
             found = [metadata["scene"] for metadata in states.metadata()]
             some = {i: states[i] for i in random.sample(range(len(states)), min(3, len(states)))}
+            read_trace(folder)
         except FileNotFoundError:  # none yet, or a small file has just become part of a large one: told, not wrong
             return
         assert found == [sample(number)["metadata"]["scene"] for number in range(len(found))], "doubled or out of order"
@@ -84,6 +87,9 @@ class Extraction(Work):
     def __init__(self) -> None:
         self.pair = load_pair("mini")
         self.scenes = open_scenes("streets", split="test", event_views=5).spread(8)
+        self.asked = [(scene.id, question) for scene in self.scenes for question in scene.questions[:3]]
+        with tempfile.TemporaryDirectory() as folder:  # so that no child imports what this needs
+            extract(self.pair, self.scenes.spread(1), folder, num_questions=1, max_new_tokens=1)
 
     def do(self, folder: Path) -> None:
         options: dict[str, Any] = {"num_questions": 3, "max_new_tokens": 6, "batch_size": 6, "commit_every": 4}
@@ -93,11 +99,11 @@ class Extraction(Work):
         with contextlib.suppress(FileNotFoundError):  # none yet, or several small files have just become a large one
             states = HiddenStates.open(folder)
             found = [(metadata["scene"], metadata["question"]) for metadata in states.metadata()]
-            asked = [(scene.id, question) for scene in self.scenes for question in scene.questions[:3]]
-            assert found == asked[: len(found)], "doubled or out of order"
+            assert found == self.asked[: len(found)], "doubled or out of order"
             if found:
                 number = random.randrange(len(found))
                 assert len(states[number].target_hidden) == states.lengths[number] > 0, "not whole"
+            read_trace(folder)
 
 
 class Training(Work):
@@ -169,6 +175,12 @@ class Sweep(Work):
             assert check_runs(folder) == [], "a run that is not whole"
             frame = collect(folder)
             assert not len(frame) or (frame["product"] == frame["x"] * frame["y"]).all(), "wrong"
+
+
+def read_trace(folder: Path) -> None:
+    """Only a store that was finished has one; it is read whole."""
+    if (folder / "trace.parquet").is_file():
+        assert len(Trace.load(folder / "trace.parquet").rows) <= len(HiddenStates.open(folder)), "of more samples"
 
 
 def sample(number: int) -> dict[str, Any]:

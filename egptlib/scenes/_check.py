@@ -1,5 +1,6 @@
 """Finding every broken sample of a dataset folder, without stopping at the first."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,8 @@ def check_folder(folder: str | PathLike[str]) -> list[Problem]:
     A sample needs a source of event pictures (`event_image/`, `event_image_1f/` or `event_npy/`) and one of frames
     (`mp4/` or `video/`). Every file that exists is read to its end. Where the folder has `event_image/`,
     `event_image_1f/` or `mp4/` at all, every sample must be in it; `event_npy/` and `video/` may hold some
-    sequences only.
+    sequences only. A link that leads out of the folder is told: a copy of the folder would lack what it leads to, and
+    somebody else's could lead anywhere.
     """
     root = Path(folder)
     try:
@@ -50,12 +52,20 @@ def check_folder(folder: str | PathLike[str]) -> list[Problem]:
             return [Problem(_name(number, entry), str(error))]
         return [Problem(record.id, message) for message in _check_sample(root, record)]
 
-    problems = _repeated_ids(root, entries)
+    problems = [*_links_out(root), *_repeated_ids(root, entries)]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(check, enumerate(entries))
         for faults in progress(found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=None):
             problems += faults
     return problems
+
+
+def _links_out(root: Path) -> Iterator[Problem]:
+    inside = root.resolve()
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in sorted(folders + files)):
+            if path.is_symlink() and not (leads_to := path.resolve()).is_relative_to(inside):
+                yield Problem("", f"{path}: a link that leads out of the folder, to {leads_to}")
 
 
 def _repeated_ids(root: Path, entries: list[Any]) -> list[Problem]:

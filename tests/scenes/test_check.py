@@ -68,6 +68,21 @@ def test_every_fault_is_named_in_one_run(users_folder: Path) -> None:
     assert all(str(problem).startswith(problem.sample) for problem in problems)
 
 
+def test_a_link_that_leads_out_of_the_folder_is_told_and_one_inside_is_not(users_folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    clips, clip = users_folder / "mp4/zurich_city_01_b", users_folder / "mp4/interlaken_00_a/000000.mp4"
+    clips.rename(outside / "clips")
+    clips.symlink_to(outside / "clips")
+    clip.rename(outside / "clip.mp4")
+    clip.symlink_to(outside / "clip.mp4")
+    (users_folder / "also.json").symlink_to(users_folder / "EventGPT_Instruction_Subset.json")
+    assert sorted(map(str, check_folder(users_folder))) == [
+        f"{clip}: a link that leads out of the folder, to {outside / 'clip.mp4'}",
+        f"{clips}: a link that leads out of the folder, to {outside / 'clips'}",
+    ]
+
+
 def test_frames_of_several_sizes(users_folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(users_folder / "video/zurich_city_01_b/000000/001003.png")
     (problem,) = check_folder(users_folder)
