@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 import egptlib
 from egptlib._sealed import write_sealed
 from egptlib.cli._app import app
-from egptlib.hidden_states import Damage, HiddenStates, HiddenStateWriter, check_store, repair_store
+from egptlib.hidden_states import Damage, Head, HiddenStates, HiddenStateWriter, check_store, repair_store, write_trace
 from egptlib.hidden_states._format import chunk_checksum, file_header
 from egptlib.hidden_states._index import read_index
+from egptlib.hidden_states._join import join_index, read_plan
 from tests.hidden_states.test_store import assert_same, files, make_sample, write
 
 
@@ -36,6 +38,10 @@ def exchange(rows: bytearray, size: int) -> None:
 
 def exchange_words(rows: bytearray, size: int) -> None:
     rows[:8], rows[size : size + 8] = rows[size : size + 8], rows[:8]
+
+
+def packed(text: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(zlib.compress(text)), dtype=torch.uint8)
 
 
 def move_on(rows: bytearray, size: int) -> None:
@@ -142,6 +148,35 @@ def test_a_damaged_index_that_knew_of_more_samples_says_so(tmp_path: Path) -> No
     assert result.exit_code == 1 and "1 samples are lost" in result.output
 
 
+def test_each_file_that_is_missing_or_harmed_is_named_by_itself(tmp_path: Path) -> None:
+    with HiddenStateWriter(tmp_path, chunk_size=2, commit_every=2) as writer:
+        writer.add_heads(target=Head(torch.eye(8), torch.ones(8), 1e-6))
+        for number in range(6):
+            writer.add(**make_sample(number))
+    write_trace(tmp_path)
+    assert check_store(tmp_path, deep=True) == []
+    gone, cut, flipped = (tmp_path / "chunks" / f"chunk_{i:06d}_{i + 2:06d}.safetensors" for i in (0, 2, 4))
+    head, trace = tmp_path / "target_head.safetensors", tmp_path / "trace.parquet"
+    size = cut.stat().st_size
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    for path in (flipped, head, trace):
+        data = bytearray(path.read_bytes())
+        data[-100] ^= 1
+        path.write_bytes(data)
+    wrong = "damaged: another SHA-256 than index.json says"
+    *told, last = check_store(tmp_path, deep=True)
+    assert told == [
+        f"{gone}: listed in index.json, but not there",
+        f"{cut}: {size - 1} bytes, index.json says {size}",
+        f"{flipped}: {wrong}; none of its samples can be read",
+        f"{head}: {wrong}",
+    ]
+    assert [problem.damage for problem in told] == [Damage.MISSING, *[Damage.BYTES] * 3] and last.damage == Damage.BYTES
+    assert last.startswith(str(trace)) and last.endswith(f"; `egptlib trace {tmp_path}` makes it anew")
+    assert check_store(tmp_path) == told[:2]
+
+
 def test_an_interrupt_at_any_line_doubles_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("egptlib._paths._sync", lambda path: None)  # a disk's time, 40 times over
     writer_module = str(Path(egptlib.__file__).parent / "hidden_states" / "_writer.py")
@@ -215,6 +250,28 @@ def test_metadata_that_cannot_be_stored_is_refused_by_name_and_the_others_are_ke
     assert_same(HiddenStates.open(tmp_path), [*samples[:2], *samples[3:]])
 
 
+def test_shards_are_listed_one_after_another_and_only_those_of_one_configuration(tmp_path: Path) -> None:
+    samples, parts = [make_sample(i) for i in range(5)], [(0, 0), (0, 3), (3, 5)]
+    for number, (first, last) in enumerate(parts):  # all samples of the first shard failed
+        with HiddenStateWriter(tmp_path / f"shards/{number:03d}", {"path": "target"}, chunk_size=2) as writer:
+            writer.add_heads(target=Head(torch.eye(8), torch.ones(8), 1e-6))
+            for sample in samples[first:last]:
+                writer.add(**sample)
+    plan: dict[str, Any] = {"num_shards": 3, "num_scenes": 9, "bounds": [0, 4, 6, 9]}
+    write_sealed(tmp_path / "shards.json", plan)
+    assert join_index(tmp_path) == 5 and check_store(tmp_path, deep=True) == []
+    assert_same(HiddenStates.open(tmp_path), samples)
+    shutil.rmtree(tmp_path / "shards/002")
+    write(tmp_path / "shards/002", samples[3:], config={"path": "free"})
+    with pytest.raises(ValueError, match=r"shards/002: another configuration than the shards before it"):
+        join_index(tmp_path)
+    wrong: list[dict[str, Any]] = [{"num_shards": 2}, {"num_shards": True}, {"num_scenes": -1}, {"num_scenes": None}]
+    for change in [*wrong, {"bounds": 7}, {"bounds": [0, 4, 6]}, {"bounds": [0, 4.0, 6, 9]}]:
+        write_sealed(tmp_path / "shards.json", plan | change)
+        with pytest.raises(ValueError, match=r"shards\.json: expected num_shards, num_scenes and the bounds"):
+            read_plan(tmp_path)
+
+
 DEEP: Any = []
 for _ in range(100_000):
     DEEP = [DEEP]
@@ -263,6 +320,9 @@ def test_a_deeply_nested_index_is_one_line(tmp_path: Path) -> None:
         ({"offsets": torch.zeros(0, dtype=torch.int64)}, "do not fit its 3 samples"),
         ({"checksums": torch.zeros(3, dtype=torch.int32)}, "tensor 'checksums' is torch.int32"),
         ({"metadata": torch.zeros(4, dtype=torch.uint8)}, "metadata cannot be read"),
+        ({"metadata": packed(b"[{}, {}, {}]")}, "expected an object with 'scene' and 'question' for each sample"),
+        ({"metadata": packed(b"[{}, {}]")}, "2 metadata records, index.json says 3"),
+        ({"metadata": packed(b"{}")}, "no list of metadata records, index.json says 3"),
         ({"target_hidden": torch.zeros(())}, "do not fit its 3 samples"),
         ({"version": "4"}, "format version 4"),
         ({"version": "x"}, "format version 0"),
@@ -320,14 +380,12 @@ def test_headers_that_declare_what_is_not_there(tmp_path: Path, entry: Any, mess
 
 
 def test_metadata_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path) -> None:
-    import zlib
-
     write(tmp_path, [make_sample(0)])
     path = only_chunk(tmp_path)
     tensors = load_file(path)
     told = {"format": "egptlib hidden states", "version": "3", "config": "{}", "start": "0"}
     told["columns"] = "drafter_hidden target_hidden"
-    bomb = torch.frombuffer(bytearray(zlib.compress(b"[" + b" " * 5_000_000 + b"]")), dtype=torch.uint8)
+    bomb = packed(b"[" + b" " * 5_000_000 + b"]")
     kept = {name: [tensors[name]] for name in ("offsets", "checksums", "drafter_hidden", "target_hidden")}
     told["checksum"] = chunk_checksum(told, bomb.numpy())
     head = file_header({**kept, "metadata": [bomb]}, told)

@@ -19,13 +19,14 @@ from torch import Tensor
 from egptlib.decoding import speculative_generate
 from egptlib.hidden_states import HiddenSample, HiddenStates, extract, is_complete, write_trace
 from egptlib.hidden_states._extract import Extraction
+from egptlib.hidden_states._index import read_index
 from egptlib.hidden_states._samples import SampleMaker, figures, num_ties
 from egptlib.measuring import record_agreement
 from egptlib.models import EventModel, Model, Pair, Vocabulary, match_vocabularies
 from egptlib.models._batch import GAMMA, BatchReader, Reading
 from egptlib.models._rows import Rows
 from egptlib.models.mini import _sizes as mini
-from egptlib.scenes import Scene
+from egptlib.scenes import Scene, frame_indices
 from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene
 
@@ -37,6 +38,7 @@ class Frames:
     """What `open_scenes` was told, as far as this test needs it."""
 
     num_frames: int
+    sampling: Any = None
 
 
 class Scenes(Sequence[Scene]):
@@ -399,8 +401,11 @@ def test_other_settings_and_other_weights_are_refused(pair: Pair, tmp_path: Path
         with pytest.raises(ValueError, match="field 'quantization' is None in this folder and 'nf4' now"):
             extract(pair, Scenes(1), tmp_path, max_new_tokens=3)
     framed = Scenes(1)
-    framed.options = Frames(8)
+    framed.options = Frames(8, sampling=frame_indices)
     extract(pair, framed, tmp_path / "framed", max_new_tokens=3, num_questions=1)
+    config = read_index(tmp_path / "framed")["config"]
+    names = "dataset drafter_weights dtype layers max_new_tokens num_frames pair path quantization sampling"
+    assert sorted(config) == [*names.split(), "target_weights"] and config["sampling"] == "own"
     framed.options = Frames(16)
     with pytest.raises(ValueError, match="field 'num_frames' is 8 in this folder and 16 now"):
         extract(pair, framed, tmp_path / "framed", max_new_tokens=3, num_questions=1)

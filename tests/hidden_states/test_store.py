@@ -237,25 +237,31 @@ def test_another_configuration_is_refused(tmp_path: Path, config: dict, dtype: s
 
 
 def test_samples_that_do_not_fit_are_refused_whole(tmp_path: Path) -> None:
-    good = make_sample(0)
+    good = make_sample(0) | {"target_layers": torch.ones(5, 2, 3)}
     with HiddenStateWriter(tmp_path, dtype="float16") as writer:
         writer.add(**good)
         cases: list[tuple[dict[str, Any], str]] = [
-            ({}, "already in"),
-            ({"metadata": {"scene": "a"}}, "metadata lacks 'question'"),
-            ({"metadata": {"question": "q"}}, "metadata lacks 'scene'"),
+            ({}, f"scene 'seq_0/000000', question 'Wie viele Fußgänger? 行人': already in {tmp_path}"),
+            ({"metadata": {"scene": "a"}}, "metadata lacks 'question'; expected at least 'scene' and 'question'"),
+            ({"metadata": {"question": "q"}}, "metadata lacks 'scene'; expected at least 'scene' and 'question'"),
+        ]
+        changes: list[tuple[dict[str, Any], str]] = [
+            ({"overlap": torch.rand(4)}, "overlap [4], expected [5]"),
+            ({"target_hidden": torch.ones(5)}, "target_hidden [5], expected [5, width]"),
+            ({"target_layers": torch.ones(5, 3)}, "target_layers [5, 3], expected [5, layers, width]"),
+            ({"target_layers": torch.ones(5, 1, 3)}, "target_layers has shape [1, 3], the folder's is [2, 3]"),
+            ({"drafter_hidden": torch.ones(5, 7)}, "drafter_hidden has width 7, the folder's is 6"),
+            ({"target_hidden": torch.full((5, 8), 1e5)}, "target_hidden is not finite as float16"),
+            ({"overlap": torch.full((5,), torch.nan)}, "overlap is not finite as float16"),
         ]
         other = {"metadata": {"scene": "a", "question": "b"}}
-        cases += [
-            (other | {"overlap": torch.rand(4)}, r"overlap \[4\], expected \[5\]"),
-            (other | {"target_hidden": torch.ones(5)}, r"target_hidden \[5\], expected \[5, width\]"),
-            (other | {"drafter_hidden": torch.ones(5, 7)}, "drafter_hidden has width 7, the folder's is 6"),
-            (other | {"target_hidden": torch.full((5, 8), 1e5)}, "target_hidden is not finite as float16"),
-            (other | {"overlap": torch.full((5,), torch.nan)}, "overlap is not finite"),
-        ]
-        for change, message in cases:
-            with pytest.raises(ValueError, match=message):
+        for change, message in cases + [(other | change, f"scene 'a', question 'b': {m}") for change, m in changes]:
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 writer.add(**(good | change))
+        with pytest.raises(
+            ValueError, match=r"fields drafter_hidden, target_hidden; the folder's samples have .*, over"
+        ):
+            writer.add(good["drafter_hidden"], good["target_hidden"], **other)
         assert len(writer) == 1
     assert len(HiddenStates.open(tmp_path)) == 1
 
