@@ -50,7 +50,7 @@ ROOMS = {
     "adapters": ["adapters/_train.py", "adapters/_fit.py", "adapters/_losses.py"],
 }
 TESTS = {
-    "metrics": ["tests/metrics", "tests/traces/test_fit_trace.py"],
+    "metrics": ["tests/metrics", "tests/traces/test_fit_trace.py", "tests/recorded/test_logs.py"],
     "decoding": ["tests/decoding"],
     "hidden_states": ["tests/hidden_states"],
     "adapters": ["tests/adapters"],

@@ -232,9 +232,7 @@ def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_p
         run(tmp_path / "stopped", stop_after=45)
     assert run(tmp_path / "stopped") == whole
     assert run(tmp_path / "again") == whole
-    told = (
-        r"this run was started with fit .*'batch_size': 8.*, not .*'batch_size': 32.*; give another folder or the same"
-    )
+    told = r"this run was started with adapter \{'level': 'L5', .*, not \{'level': 'L1', .*; give another folder"
     with pytest.raises(ValueError, match=told):
         train_adapter(create_adapter("L1", HIDDEN, **SMALL), states, tmp_path / "whole", FitSettings(epochs=4))
     assert new_run_folder(tmp_path, "L1") != new_run_folder(tmp_path, "L1")

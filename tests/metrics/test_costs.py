@@ -79,6 +79,11 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     assert "c.json" in str(raised.value)
 
 
+def test_a_context_has_a_length() -> None:
+    with pytest.raises(ValueError, match="context_length: expected 0 or more, got -1"):
+        Costs(1.0, 1.0, context_length=-1)
+
+
 def test_no_flipped_bit_gives_other_costs(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     FULL.save(path)
