@@ -261,7 +261,7 @@ def test_samples_that_do_not_fit_are_refused_whole(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match=r"fields drafter_hidden, target_hidden; the folder's samples have .*, over"
         ):
-            writer.add(good["drafter_hidden"], good["target_hidden"], **other)
+            writer.add(good["drafter_hidden"], good["target_hidden"], metadata=other["metadata"])
         assert len(writer) == 1
     assert len(HiddenStates.open(tmp_path)) == 1
 
