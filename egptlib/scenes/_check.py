@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from egptlib._progress import progress
+from egptlib._progress import progress as show_progress
 from egptlib.scenes._images import frame_files, read_image
 from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
 from egptlib.scenes._video import video_frame_count
@@ -27,7 +27,7 @@ class Problem:
         return f"{self.sample}: {self.message}" if self.sample else self.message
 
 
-def check_folder(folder: str | PathLike[str]) -> list[Problem]:
+def check_folder(folder: str | PathLike[str], progress: bool = True) -> list[Problem]:
     """Read every file of a dataset folder and return what is wrong, in the order of the index.
 
     A sample needs a source of event pictures (`event_image/`, `event_image_1f/` or `event_npy/`) and one of frames
@@ -55,7 +55,10 @@ def check_folder(folder: str | PathLike[str]) -> list[Problem]:
     problems = [*_links_out(root), *_repeated_ids(root, entries)]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(check, enumerate(entries))
-        for faults in progress(found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=None):
+        hidden = None if progress else True  # None: shown on a terminal only
+        for faults in show_progress(
+            found, total=len(entries), desc=f"check {root.name}", unit="sample", disable=hidden
+        ):
             problems += faults
     return problems
 

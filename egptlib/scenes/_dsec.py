@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from egptlib._paths import atomic_write, read_json, write_json
-from egptlib._progress import progress
+from egptlib._progress import progress as show_progress
 from egptlib.scenes._cutting import (
     Annotator,
     CutReport,
@@ -121,6 +121,7 @@ def cut_dsec(
     keep_events: bool = False,
     annotate: Annotator | None = None,
     jobs: int = 1,
+    progress: bool = True,
 ) -> CutReport:
     """Cut DSEC sequences into overlapping windows, as the dataset folder that `open_scenes` opens.
 
@@ -137,6 +138,7 @@ def cut_dsec(
         keep_events: also write `event_npy/` (about 175 MB for one second of DSEC).
         annotate: gives further keys of a window's entry, for example "qa".
         jobs: processes, one sequence each.
+        progress: show a bar.
 
     Raises:
         ValueError: a sequence is not in DSEC layout or damaged, or `out` was cut with other settings.
@@ -148,7 +150,8 @@ def cut_dsec(
     todo = [path for path in found if not is_cut(path.resolve().name, out, settings)]
     cut = partial(cut_sequence, out=out, window_us=window_us, views=views, keep_events=keep_events, annotate=annotate)
     done = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(cut)(path) for path in todo)
-    for _ in progress(done, total=len(todo), desc=f"cut {out.name}", unit="sequence", disable=None):
+    hidden = None if progress else True  # None: shown on a terminal only
+    for _ in show_progress(done, total=len(todo), desc=f"cut {out.name}", unit="sequence", disable=hidden):
         pass
     return finish_folder(out, len(todo), len(found) - len(todo))
 
