@@ -20,7 +20,7 @@ from egptlib.models import MINI_FOLDER
 WEIGHTS, SETTINGS = "adapter.safetensors", "adapter.json"
 FORMAT = "egptlib adapter"
 VERSION = 1
-MINI_HEADS = {level: MINI_FOLDER / "heads" / level for level in ("E3", "B1", "L1")}
+MINI_HEADS = {folder.name: folder for folder in sorted((MINI_FOLDER / "heads").iterdir())}
 """Where the trained adapters of the mini pair are."""
 
 

@@ -87,5 +87,5 @@ def test_the_shipped_heads_are_of_the_shipped_pair() -> None:
         notes = read_sealed(folder / "adapter.json")["notes"]
         assert notes["drafter_weights"] == fingerprint(pair.drafter.module)
         assert notes["target_weights"] == fingerprint(pair.target.module)
-    assert sum(path.stat().st_size for path in MINI_FOLDER.glob("heads/*/*")) < 5e6
+    assert sum(path.stat().st_size for path in MINI_FOLDER.glob("heads/*/*")) < 7e6
     assert min(told[level]["low"] for level in ("E3", "B1")) > 0.2  # more than the drafter's own tokens give

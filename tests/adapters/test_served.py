@@ -15,7 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from egptlib.adapters import HeadRun, ServedHead, create_adapter, export_head, load_adapter, save_adapter, token_states
+from egptlib.adapters import (
+    MINI_HEADS,
+    HeadRun,
+    ServedHead,
+    create_adapter,
+    export_head,
+    load_adapter,
+    save_adapter,
+    token_states,
+)
 
 H, V, FFN, LAYERS = 64, 96, 80, (2, 5, 8)
 PUBLISHED = {
@@ -187,33 +196,47 @@ np.savez(out, *said)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("before", [False, True])
-def test_speculators_own_class_opens_it_and_agrees(target: Any, tmp_path: Path, repository: Path, before: bool) -> None:
+def agrees(made: ServedHead, target: Any, tokens: range, folder: Path, repository: Path) -> None:
     """Logits of three steps of training-time test, at every anchor, to 1e-4; they agree to about 1e-6."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     packages = repository / ".venv" / "served"
     if not (packages / "speculators").is_dir():
         pytest.skip("no speculators; `make slow` installs it beside the tested packages (requirements-served.txt)")
+    weight, size = target.lm_head.weight.detach(), made.settings.hidden_size
     verifier = LlamaConfig(
-        hidden_size=H, intermediate_size=32, num_hidden_layers=10, num_attention_heads=4, vocab_size=V
+        hidden_size=size, intermediate_size=32, num_hidden_layers=10, num_attention_heads=4, vocab_size=len(weight)
     )
-    LlamaForCausalLM(verifier).save_pretrained(tmp_path / "verifier")
-    made = head(norm_before_residual=before)
-    folder = export_head(made, target, tmp_path / "head", tokens=range(0, V, 2), verifier=str(tmp_path / "verifier"))
-    layers, ids = given(128)  # a block of its attention
-    np.savez(tmp_path / "given.npz", layers=layers.numpy(), ids=ids.numpy())
+    LlamaForCausalLM(verifier).save_pretrained(folder / "verifier")
+    head = export_head(made, target, folder / "head", tokens=tokens, verifier=str(folder / "verifier"))
+    torch.manual_seed(3)
+    layers, ids = torch.randn(1, 128, 3, size), torch.randint(0, len(weight), (1, 128))  # a block of its attention
+    np.savez(folder / "given.npz", layers=layers.numpy(), ids=ids.numpy())
     environment = os.environ | {"PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-c", _THEIRS, folder, tmp_path / "given.npz", tmp_path / "said.npz"],
-        env=environment,
-        check=True,
-    )
-    said = np.load(tmp_path / "said.npz")
-    weight = target.lm_head.weight
+    command: list[Any] = [sys.executable, "-c", _THEIRS, head, folder / "given.npz", folder / "said.npz"]
+    subprocess.run(command, env=environment, check=True)
+    said = np.load(folder / "said.npz")
     with torch.no_grad():
-        states = made.ahead(layers, token_states(ids, weight), depths=3)
-        for depth, state in enumerate(states):
-            ours, rows = made.logits(state, weight)[0, :, ::2].numpy(), slice(None, 128 - depth)
+        for depth, state in enumerate(made.ahead(layers, token_states(ids, weight), depths=3)):
+            ours, rows = made.logits(state, weight)[0, :, list(tokens)].numpy(), slice(None, 128 - depth)
             np.testing.assert_allclose(ours[rows], said[f"arr_{depth}"][rows], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [False, True])
+def test_speculators_own_class_opens_it_and_agrees(target: Any, tmp_path: Path, repository: Path, before: bool) -> None:
+    agrees(head(norm_before_residual=before), target, range(0, V, 2), tmp_path, repository)
+
+
+@pytest.mark.slow
+def test_it_opens_the_mini_pairs_head(tmp_path: Path, repository: Path) -> None:
+    """The one that is shipped; while there is none, a fresh one of its size."""
+    from egptlib.adapters._mini_heads import SIZES
+    from egptlib.models import load_pair
+
+    pair = load_pair("mini")
+    torch.manual_seed(0)
+    fresh = create_adapter("E3S", pair.target.hidden_size, source_layers=LAYERS, **SIZES["E3S"])
+    made = (load_adapter("mini-E3S") if "E3S" in MINI_HEADS else fresh).float().eval()
+    assert isinstance(made, ServedHead) and made.settings == fresh.settings
+    agrees(made, pair.target, range(pair.target.vocab_size), tmp_path, repository)
