@@ -14,15 +14,15 @@ from egptlib.models._load import Pair
 def describe_pair(pair: Pair) -> dict[str, Any]:
     """Name, device, precision and package versions of a pair, as `Costs` and `Trace` call them.
 
-    `precision` is that of the target's weights: `nf4`, `int8`, or the dtype it computes in; the drafter's stands beside
-    it where it is another one, as in "nf4, drafter bfloat16".
+    `precision` is that of the target's weights: `nf4`, `int8`, or the dtype it computes in. Where the drafter's is
+    another one it stands beside the name, as in "mini (drafter in float32)": that is another pair than `mini` in NF4.
     """
     precision, drafters = pair.target.precision, pair.drafter.precision
     packages = ("torch", "transformers")
     return {
-        "pair": pair.name,
+        "pair": pair.name if drafters == precision else f"{pair.name} (drafter in {drafters})",
         "device": device_name(pair.target.device),
-        "precision": precision if drafters == precision else f"{precision}, drafter {drafters}",
+        "precision": precision,
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
     }
 

@@ -137,14 +137,15 @@ def test_a_pair_of_checkpoints_in_their_own_precision(
         folders: dict[str, Any] = sides | {side: tmp_path / side}
         with pytest.warns(UserWarning, match=rf"{side}/config.json: .* saved as nf4 and open so, .* in bfloat16"):
             pair = load_pair("noise", **folders)
-        told = {"drafter": "bfloat16, drafter nf4", "target": "nf4, drafter bfloat16"}[side]
-        assert describe_pair(pair)["precision"] == told
+        told = describe_pair(pair)
+        precisions = {"drafter": ("bfloat16", "nf4"), "target": ("nf4", "bfloat16")}[side]
+        assert (told["precision"], told["pair"]) == (precisions[0], f"noise (drafter in {precisions[1]})")
         for model in (pair.drafter, pair.target):
             assert model.dtype == torch.bfloat16 and len(model.greedy(scene, "What moves?", 3).token_ids)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             asked = load_pair("noise", **folders, quantization="nf4")
-        assert describe_pair(asked)["precision"] == "nf4"
+        assert (describe_pair(asked)["precision"], describe_pair(asked)["pair"]) == ("nf4", "noise")
         with pytest.raises(ValueError, match=r"config.json: quantization_config: .* saved as nf4 .* opened as int8"):
             load_pair("noise", **folders, quantization="int8")
         with pytest.raises(ValueError, match=r"quantization_config: .* opens in bfloat16 and .* float32; leave dtype"):
