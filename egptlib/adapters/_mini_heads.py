@@ -55,6 +55,8 @@ def train_mini_heads(
         ValueError: samples of another pair, without the target's layers, of other weights in one of the folders, or
             of a sequence that is in both; or another level.
     """
+    if unknown := sorted(set(levels) - set(SIZES)):
+        raise ValueError(f"level {unknown[0]!r}: expected one of {', '.join(SIZES)}")
     for each in (states, test):
         if each.config.get("pair") != "mini" or not len(each) or each[0].target_layers is None:
             raise ValueError(f"{each.folder}: expected samples of the mini pair, with three of the target's layers")
@@ -66,8 +68,6 @@ def train_mini_heads(
     card = read_json(Path(out) / "card.json")
     work = data_root() / "mini_heads" if work is None else Path(work)
     lm_head, loss = states.target_head.lm_head, LossSettings(depths=3)
-    if unknown := sorted(set(levels) - set(SIZES)):
-        raise ValueError(f"level {unknown[0]!r}: expected one of {', '.join(SIZES)}")
     trained: dict[str, Any] = dict(card.get("heads", {}).get("trained", {}))
     widths: dict[str, Any] = {
         "drafter_size": states[0].drafter_hidden.shape[1],

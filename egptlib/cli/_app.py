@@ -29,7 +29,7 @@ GROUPS = {
     "Explore": "lab make-data make-scenes cut-dsec check show-events explain plan-memory plan-extraction adapters",
     "Measure": "run sweep runs extract train train-tokens evaluate benchmark",
     "Predict": "rehearse predict trace fit-costs findings predict-recorded",
-    "Publish": "report paper export-head",
+    "Publish": "report paper export-head convert-states",
     "Maintain": "selftest quantize random-pair convert make-pair train-mini train-mini-heads train-midi papers roadmap",
 }
 

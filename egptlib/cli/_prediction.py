@@ -34,16 +34,17 @@ def rehearse(
     if unknown := [name for name in gpu or () if name not in CARDS]:
         raise ValueError(f"--gpu: expected one of {', '.join(CARDS)}, found {unknown[0]!r}")
     cards = [CARDS[name] for name in gpu or CARDS]
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     found = run(
         pair, every_method=every_method, device=device, target_device=target_device,
         quantization=None if precision == "bfloat16" else precision,
         dtype=None if precision == "int8" else "bfloat16",
     )  # fmt: skip
     print(found.page(cards))
-    for card in cards if out is not None else ():
-        path = Path(str(out), f"costs_{card.name.replace(' ', '_')}.json")
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for card in cards:
+        path = out / f"costs_{card.name.replace(' ', '_')}.json"
         found.costs(card).save(path)
         print(f"-> {path}")
 

@@ -67,15 +67,8 @@ class Sampler:
         return self.sampling.probabilities(logits)
 
     def draw(self, probabilities: Tensor) -> int:
-        """One token from probabilities [V] (any positive sum).
-
-        Raises:
-            ValueError: the sum is no positive number.
-        """
-        token = int(pick(probabilities, self.uniform(1)[0]))
-        if token == len(probabilities):
-            raise ValueError(f"probabilities: expected a positive sum, found {float(probabilities.sum())}")
-        return token
+        """One token from probabilities [V] (any positive sum): with `generate`'s seed the one that it draws."""
+        return int(torch.multinomial(probabilities.cpu(), 1, generator=self.generator))
 
     def uniform(self, count: int) -> list[float]:
         """Numbers in [0, 1)."""

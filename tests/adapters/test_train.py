@@ -48,7 +48,7 @@ from egptlib.adapters._table import _told
 from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import Objective, rows_per_step, shuffled
 from egptlib.hidden_states import Head as SavedHead
-from egptlib.hidden_states import HiddenStates, HiddenStateWriter
+from egptlib.hidden_states import HiddenStates, HiddenStateWriter, PromptRows
 from egptlib.recorded import open_recorded
 
 HIDDEN, VOCAB = 16, 12
@@ -63,13 +63,17 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> HiddenStates:
     lm_head, turn = rows[:VOCAB].clone(), torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator))[0]
     follows = torch.randperm(VOCAB, generator=generator)
     folder = tmp_path_factory.mktemp("states")
-    with HiddenStateWriter(folder) as writer:
+    with HiddenStateWriter(folder, config={"prompt_rows": True}) as writer:
         for number in range(48):
             ids = [number % VOCAB]
             while len(ids) < 7 + number % 3:
                 ids.append(int(follows[ids[-1]]))
             token_ids = torch.tensor(ids)
             target = lm_head[token_ids] + 0.1 * torch.randn(len(ids), HIDDEN, generator=generator)
+            target_layers = torch.stack([target, -target], dim=1)
+            # A prompt ends with the row of the answer's first token.
+            prompt = PromptRows(token_ids[:2], target[[1, 0]], target_layers[[1, 0]])
+            writer.add_prompts(str(number), {str(number % 2): prompt})
             writer.add(
                 drafter_hidden=target @ turn,
                 target_hidden=target,
@@ -78,7 +82,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> HiddenStates:
                 overlap=torch.ones(len(ids)),
                 drafter_confidence=torch.ones(len(ids)),
                 target_entropy=torch.zeros(len(ids)),
-                target_layers=torch.stack([target, -target], dim=1),
+                target_layers=target_layers,
                 metadata={"scene": str(number), "sequence": f"seq_{number // 4:02d}", "question": str(number % 2)},
             )
         writer.add_heads(target=SavedHead(lm_head, torch.ones(HIDDEN), 1e-6))

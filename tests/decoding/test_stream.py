@@ -159,9 +159,9 @@ def test_each_frame_is_seen_once_and_only_the_rest_is_read_at_the_end(
     scene, read = make_scene(), list[tuple[float, int]]()
     hands, prefill = Hands(), target.prefill
 
-    def spy(prompt: Any, layers: Any = (), after: Any = None) -> Any:
+    def spy(prompt: Any, layers: Any = (), after: Any = None, whole: bool = False) -> Any:
         read.append((hands.time - 100, Prompt.of(prompt).embeds.shape[1] - (after.length if after else 0)))
-        return prefill(prompt, layers, after)
+        return prefill(prompt, layers, after, whole)
 
     monkeypatch.setattr(target, "prefill", spy)
     out = run(target, KnowingDrafter(plain(target, scene, 20), 0.3), scene, hands, max_new_tokens=20)

@@ -115,7 +115,7 @@ def test_a_head_reads_the_state_before_each_of_the_targets_tokens(pair: Pair, sc
     own.start(scene, QUESTION, Recorder())
     hidden = pair.target.greedy(scene, QUESTION, LIMIT).hidden
     own.watch(hidden, hidden[:, None][:, :0])
-    rows = own._rows(answer, 0, ahead=False)[own.head.inputs.index("drafter_hidden")]
+    rows = own._rows(answer, 0)[own.head.inputs.index("drafter_hidden")]
     shift = own.head.drafter_shift
     state, expected = pair.drafter.start(scene, QUESTION), []
     begin = state.length
