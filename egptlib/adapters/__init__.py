@@ -2,6 +2,6 @@
 
 import lazy_loader
 
-from egptlib.adapters import _levels, _served  # noqa: F401 (they register their levels)
+from egptlib.adapters import _block, _levels, _served  # noqa: F401 (they register their levels)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,3 +1,5 @@
+from ._block import BlockHead as BlockHead
+from ._block import BlockRun as BlockRun
 from ._build import create_adapter as create_adapter
 from ._files import MINI_HEADS as MINI_HEADS
 from ._files import count_parameters as count_parameters
@@ -16,6 +18,7 @@ from ._levels import CLASSES as CLASSES
 from ._levels import Adapter as Adapter
 from ._levels import AttentionAdapter as AttentionAdapter
 from ._levels import Head as Head
+from ._levels import SteppingHead as SteppingHead
 from ._levels import register as register
 from ._levels import token_states as token_states
 from ._lora import DrafterLora as DrafterLora
@@ -38,6 +41,7 @@ from ._settings import AdapterSettings as AdapterSettings
 from ._settings import level_settings as level_settings
 from ._stepwise import AlignerRun as AlignerRun
 from ._stepwise import HeadRun as HeadRun
+from ._stepwise import head_run as head_run
 from ._table import VARIANTS as VARIANTS
 from ._table import Trained as Trained
 from ._table import find_variant as find_variant

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from egptlib.adapters._layers import Before
-from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, token_states
+from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, SteppingHead, token_states
 from egptlib.hidden_states import HiddenBatch, HiddenSample, read_prompt
 
 Item = TypeVar("Item")
@@ -55,6 +55,7 @@ def before(adapter: Head, batch: HiddenBatch, lm_head: Tensor) -> Before | None:
         pad_sequence(parts, batch_first=True, padding_side="left").to(lm_head.device)
         for parts in ([torch.ones(len(i), dtype=torch.bool) for _, i in rows], *(list(p) for p in zip(*rows)))
     )
+    assert isinstance(adapter, SteppingHead)
     return adapter.before(valid, layers.float(), token_states(ids, lm_head).float())
 
 
@@ -108,5 +109,5 @@ def moved(rows: Tensor, offset: int, fill: Any = 0) -> Tensor:
 def _field(batch: HiddenBatch, name: str) -> Tensor:
     tensor: Tensor | None = getattr(batch, name)
     if tensor is None:
-        raise ValueError(f"these hidden states hold no {name}; extract again (E3 needs layers of the target)")
+        raise ValueError(f"these hidden states hold no {name}; extract again (E3, E3S, DF need layers of the target)")
     return tensor

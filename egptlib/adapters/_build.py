@@ -20,7 +20,7 @@ def create_adapter(level: str, hidden_size: int = 4096, **settings: Any) -> Adap
     """Build an adapter with fresh weights.
 
     Args:
-        level: L1, L2, L3, L4, L5, L5F, B1, E3.
+        level: L1, L2, L3, L4, L5, L5F, B1, E3, E3S, DF.
         hidden_size: width of the target's states; the drafter's too unless `drafter_size` says otherwise.
         settings: any other field of `AdapterSettings`.
 

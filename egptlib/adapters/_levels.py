@@ -162,17 +162,14 @@ class AttentionAdapter(_Aligner):
 
 
 class Head(Adapter):
-    """A level that predicts the next row and can go on from its own predictions.
+    """A level that predicts the rows after the one it is given.
 
     Attributes:
-        layers: what `_enter` leads into, each an `AttentionLayer`.
-        reads_prompt: whether it also takes the rows of the prompt, which stand before those of the answer: its layer is
-            one, and its positions are relative.
+        reads_prompt: whether it also takes the rows of the prompt, which stand before those of the answer.
     """
 
     runs_ahead = True
     reads_prompt: ClassVar[bool] = False
-    layers: nn.ModuleList
 
     def look_up(self, token_ids: Int[Tensor, " rows"], lm_head: Tensor) -> Float[Tensor, "rows hidden"]:
         """What stands for tokens in its input; `lm_head` is the target's."""
@@ -181,6 +178,47 @@ class Head(Adapter):
     def logits(self, states: Float[Tensor, "*rows hidden"], lm_head: Tensor) -> Float[Tensor, "*rows vocab"]:
         """What predicted states say in the target's ids; `lm_head` is the target's."""
         return nn.functional.linear(states.to(lm_head.dtype), lm_head)
+
+    def check_room(self, time: int, depths: int) -> None:
+        """ValueError where `depths` predictions behind `time` rows are more positions than it was built for."""
+        if time + depths - 1 > self.settings.max_positions:
+            raise ValueError(
+                f"{self.level}: {time} positions and {depths - 1} ahead of them; "
+                f"it was built for {self.settings.max_positions}"
+            )
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """Predict row t + 1 from the given rows up to t (at widths as in `inputs`): [b, t, hidden]."""
+        return self.ahead(*given, depths=1)[0]
+
+    @abstractmethod
+    def ahead(self, *given: Tensor, depths: int, before: Before | None = None) -> list[Tensor]:
+        """Run ahead from every row at once.
+
+        Args:
+            given: tensors [b, t, ...] as named by `inputs`.
+            depths: how far.
+            before: what prompts left.
+
+        Returns:
+            For each depth d = 0, 1, ... a tensor [b, t, hidden]: at [:, i] the predicted target state of row
+            i + 1 + d, when the given rows up to i are known. Where i + d is beyond the given rows, and the head
+            takes something of that row, the value means nothing.
+
+        Raises:
+            ValueError: more positions than the level has learned.
+        """
+
+
+class SteppingHead(Head):
+    """A head that goes on from its own last prediction, one row after the other.
+
+    Attributes:
+        layers: what `_enter` leads into, each an `AttentionLayer`; a single one, whose positions are relative, where
+            the head reads the prompt.
+    """
+
+    layers: nn.ModuleList
 
     def _placed(self, x: Tensor, places: Tensor) -> Tensor:
         """Rows [b, t, ...] with their positions, int64 [t], in them; as they are where the layers see to that."""
@@ -200,10 +238,6 @@ class Head(Adapter):
     def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predicted state, and what the next depth is fed with."""
 
-    def forward(self, *given: Tensor) -> Tensor:
-        """Predict row t + 1 from the given rows up to t (at widths as in `inputs`): [b, t, hidden]."""
-        return self.ahead(*given, depths=1)[0]
-
     def before(self, valid: Tensor, *given: Tensor) -> Before:
         """What rows of prompts [b, P, ...] leave to those behind them; `valid` [b, P], padding on the left."""
         (layer,) = self.layers
@@ -213,26 +247,8 @@ class Head(Adapter):
         return Before(keys, values, valid)
 
     def ahead(self, *given: Tensor, depths: int, before: Before | None = None) -> list[Tensor]:
-        """Run ahead from every row at once.
-
-        Args:
-            given: tensors [b, t, ...] as named by `inputs`.
-            depths: how far.
-            before: what prompts left.
-
-        Returns:
-            For each depth d = 0, 1, ... a tensor [b, t, hidden]: at [:, i] the predicted target state of row
-            i + 1 + d, when the given rows up to i are known. Where i + d is beyond the given rows, and the head
-            takes something of that row, the value means nothing.
-
-        Raises:
-            ValueError: more positions than the level has learned.
-        """
-        time, longest = given[0].shape[1], self.settings.max_positions
-        if time + depths - 1 > longest:
-            raise ValueError(
-                f"{self.level}: {time} positions and {depths - 1} ahead of them; it was built for {longest}"
-            )
+        time = given[0].shape[1]
+        self.check_room(time, depths)
         caches: list[Cache] = [[] for _ in self.layers]
         predicted: list[Tensor] = []
         fed: Tensor | None = None
@@ -246,7 +262,7 @@ class Head(Adapter):
         return predicted
 
 
-class LearnedHead(Head):
+class LearnedHead(SteppingHead):
     """A head of this package's own layers, with learned positions."""
 
     def __init__(self, settings: AdapterSettings) -> None:

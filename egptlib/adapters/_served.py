@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egptlib.adapters._layers import AttentionLayer, Dropout
-from egptlib.adapters._levels import Head, _moved, register
+from egptlib.adapters._levels import SteppingHead, _moved, register
 from egptlib.adapters._settings import AdapterSettings
 
 
@@ -79,7 +79,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @register("E3S", dropout=0.0, num_heads=8)
-class ServedHead(Head):
+class ServedHead(SteppingHead):
     """E3S: as E3, in the architecture of published EAGLE-3 heads; `export_head` writes it as servers open it.
 
     The token of a row is looked up in the target's lm head, as E3 does: the layer norms it first, so its length does

@@ -11,7 +11,7 @@ class AdapterSettings:
     """Everything an adapter is built from; saved beside its weights.
 
     Attributes:
-        level: L1, L2, L3, L4, L5, L5F, B1, E3, E3S, or one added with `register`.
+        level: L1, L2, L3, L4, L5, L5F, B1, E3, E3S, DF, or one added with `register`.
         hidden_size: width of the target's states, in which the adapter works.
         drafter_size: width of the drafter's; None when it is the same.
         bottleneck: width inside a bottleneck (L1 to L3).
@@ -24,10 +24,10 @@ class AdapterSettings:
         scale: start of the learned scalar s before what is added to the input.
         causal: whether a level that attends over positions sees only those before. False is what the earlier L4
             did, and what no drafter can do (findings C19).
-        num_source_layers: layers of the target that E3 fuses.
+        num_source_layers: layers of the target that E3, E3S and DF fuse.
         source_layers: their numbers, where they are known: those of the samples it was trained on.
         num_kv_heads: of E3S: heads of keys and values; as many as `num_heads` when left out.
-        rope_theta, norm_eps: of E3S: base of its rotary positions, and what its norms add to a mean square.
+        rope_theta, norm_eps: of E3S and DF: base of their rotary positions, and what their norms add to a mean square.
         norm_before_residual: of E3S: whether its layer adds to the normed state, or to the state as it came.
         draft_vocab, target_vocab: of an E3S that was published with its own lm head and embeddings: tokens that it
             writes, and that it reads. 0: it reads and writes through the target's lm head.
@@ -94,7 +94,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {}
 """By level, what it starts from where it is not told otherwise; filled by `register`."""
 LEVELS = DEFAULTS.keys()
 """Names of the levels that work on hidden states."""
-RUNS_AHEAD = ("L5", "L5F", "B1", "E3", "E3S")
+RUNS_AHEAD = ("L5", "L5F", "B1", "E3", "E3S", "DF")
 """Those of this package whose output at row t stands for row t + 1."""
 
 

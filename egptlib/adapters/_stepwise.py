@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from egptlib.adapters._block import BlockHead, BlockRun
 from egptlib.adapters._layers import AttentionLayer
-from egptlib.adapters._levels import AttentionAdapter, Head
+from egptlib.adapters._levels import AttentionAdapter, Head, SteppingHead
 from egptlib.models import tree_depths, tree_mask
 
 
@@ -92,15 +93,15 @@ class AlignerRun:
 class HeadRun:
     """A head over one growing sequence: it reads what is known, and runs ahead from the last of it.
 
-    The numbers are those of `Head.ahead` at that row. Each known row is read once; what was run ahead is forgotten
-    at the next `read`.
+    The numbers are those of `SteppingHead.ahead` at that row. Each known row is read once; what was run ahead is
+    forgotten at the next `read`.
 
     Attributes:
         length: known rows read.
         before: rows of the prompt.
     """
 
-    def __init__(self, head: Head):
+    def __init__(self, head: SteppingHead):
         self.head, self.cache, self.length, self.before = head, CachedLayers(head.layers), 0, 0
         self._fed = torch.empty(0)
         self._tree, self._fed_by_node = list[int](), list[Tensor]()
@@ -167,3 +168,11 @@ class HeadRun:
         x = self.cache(self.head._placed(x, torch.arange(first, last, device=x.device))[0])
         state, self._fed = self.head._leave(start[:, -1:], x[None, -1:])
         return state[0, 0]
+
+
+def head_run(head: Head) -> HeadRun | BlockRun:
+    """A head at the beginning of a sequence, before it has read anything."""
+    if isinstance(head, BlockHead):
+        return BlockRun(head)
+    assert isinstance(head, SteppingHead)
+    return HeadRun(head)

@@ -32,7 +32,7 @@ def adapters(
 @app.command()
 def train(
     level: Annotated[
-        str, typer.Argument(help="L1 to L5, L5F, B1, E3, E3S, L6; L4-looks-ahead, L5-reads-last, L6-own-head.")
+        str, typer.Argument(help="L1 to L5, L5F, B1, E3, E3S, DF, L6; L4-looks-ahead, L5-reads-last, L6-own-head.")
     ],
     states: Annotated[Path, typer.Option(help="Folder of hidden states to train on, along the target's path.")],
     test: Annotated[Path | None, typer.Option(help="Another such folder, to judge the best weights on.")] = None,

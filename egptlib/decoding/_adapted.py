@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Recorder
-from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, Head, HeadRun
+from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, BlockRun, Head, HeadRun, head_run
 from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import Draft, Stop
 from egptlib.decoding._model_drafter import ModelDrafter
@@ -59,18 +59,18 @@ class AdapterDrafter(ModelDrafter):
 
 
 class HeadDrafter(ModelDrafter):
-    """A head that runs ahead in feature space from what is known (L5, L5F, B1, E3, E3S).
+    """A head that runs ahead in feature space from what is known (L5, L5F, B1, E3, E3S, DF).
 
     The loop hands the target's states over through `watch`. L5 and L5F also want the drafter's, so that it reads the
-    prompt, and with L5F every drafted token; B1 and E3 live on the target's states alone, and `model` stays idle. The
-    head moves to the target's device.
+    prompt, and with L5F every drafted token; the others live on the target's states alone, and `model` stays idle. DF
+    names all tokens of a draft in one pass. The head moves to the target's device.
 
     Args:
-        source_layers: for E3, the numbers of the target's layers whose states it was trained on; those of its settings
-            when left out.
+        source_layers: for E3, E3S and DF, the numbers of the target's layers whose states it was trained on; those of
+            its settings when left out.
 
     Raises:
-        ValueError: E3 without as many source layers as it fuses.
+        ValueError: other than as many source layers as the head fuses.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class HeadDrafter(ModelDrafter):
         self._forget()
 
     def _forget(self) -> None:
-        self._run, self._known = HeadRun(self.head), list[int]()
+        self._run, self._known = head_run(self.head), list[int]()
         self._watched: dict[str, list[Tensor]] = {"target_hidden": [], "target_layers": []}
 
     @property
@@ -115,6 +115,7 @@ class HeadDrafter(ModelDrafter):
 
     @torch.no_grad()
     def watch_prompt(self, ids: Tensor, layers: Tensor) -> None:
+        assert isinstance(self._run, HeadRun)
         tokens = self.head.look_up(ids[1:].to(self.lm_head.weight.device), self.lm_head.weight)
         self._run.begin(layers[:-1].to(self._place), tokens.to(self._place))
 
@@ -131,7 +132,11 @@ class HeadDrafter(ModelDrafter):
         # Of two vocabularies the drafter that reads along may have to spell a token in several of its own.
         spelled = along and not self.vocabulary.is_shared
         chain = Chain(count, sampler, self.vocabulary.end_token_ids, stop, known=spelled)
-        states = [self._behind(tokens)]
+        if isinstance(self._run, BlockRun):
+            block = self._run.read(*self._unread(tokens), depths=count)
+            chain.choose(self._logits(block))
+            return self._with_states(chain.draft(), block)
+        states = [self._run.read(*self._unread(tokens))]
         while chain.choose(self._logits(states[-1])):
             if spelled:
                 self.read_on(self.vocabulary.to_drafter(chain.tokens[-1:]))
@@ -139,7 +144,10 @@ class HeadDrafter(ModelDrafter):
                 self.follow(chain.last)
             states.append(self._run.go_on(*self._ahead(chain.last)))
         draft = chain.draft() if spelled or not along else self.told(chain.draft())
-        draft.hidden = torch.stack(states[: len(draft.tokens)]).to(self.lm_head.weight.dtype)
+        return self._with_states(draft, torch.stack(states))
+
+    def _with_states(self, draft: Draft, states: Tensor) -> Draft:
+        draft.hidden = states[: len(draft.tokens)].to(self.lm_head.weight.dtype)
         return draft
 
     @torch.no_grad()
@@ -151,23 +159,29 @@ class HeadDrafter(ModelDrafter):
         if depth < 1 or not tokens:
             return Draft()
 
+        run, ends = self._run, self.vocabulary.end_token_ids
+        if isinstance(run, BlockRun):
+            # It names no token by another: what it predicts is one for a whole level.
+            levels = iter(self._logits(run.read(*self._unread(tokens), depths=depth)))
+            return grow(next(levels), lambda new, _: next(levels).expand(len(new), -1), shape, depth, sampler, ends)
+
         def read(new: Sequence[int], parents: Sequence[int]) -> Tensor:
             if "token_states" in self.head.inputs:
-                return self._logits(self._run.branch(parents, *self._ahead(self._ids(new))))
+                return self._logits(run.branch(parents, *self._ahead(self._ids(new))))
             # It does not look at tokens: what it predicts is one for a whole level.
-            return self._logits(self._run.go_on(*self._ahead(self._ids([])))).expand(len(new), -1)
+            return self._logits(run.go_on(*self._ahead(self._ids([])))).expand(len(new), -1)
 
-        return grow(self._logits(self._behind(tokens)), read, shape, depth, sampler, self.vocabulary.end_token_ids)
+        return grow(self._logits(run.read(*self._unread(tokens))), read, shape, depth, sampler, ends)
 
     def _room(self, tokens: list[int]) -> int:
         return self.head.settings.max_positions - self._run.before - len(tokens)
 
-    def _behind(self, tokens: list[int]) -> Tensor:
-        """The state predicted behind an answer, whose rows are read as far as they are new."""
+    def _unread(self, tokens: list[int]) -> list[Tensor]:
+        """The rows of an answer that its head is to read, as far as they are new; it forgets what is no longer so."""
         first = min(common_prefix(self._known, tokens), len(tokens) - 1)  # the anchor's row is always read
         self._run.crop(first)
         self._known = list(tokens)
-        return self._run.read(*self._rows(tokens, first))
+        return self._rows(tokens, first)
 
     def _logits(self, states: Tensor) -> Tensor:
         return self.head.logits(states, self.lm_head.weight)
@@ -212,7 +226,7 @@ def adapted_drafter(pair: Pair, adapter: Adapter) -> AdapterDrafter | HeadDrafte
     """A trained adapter of a pair as a drafter, whichever its level.
 
     Raises:
-        ValueError: E3 whose settings do not say which layers it was trained on (see `HeadDrafter`).
+        ValueError: E3, E3S or DF whose settings do not say which layers it was trained on (see `HeadDrafter`).
     """
     if isinstance(adapter, Head):
         return HeadDrafter(pair.drafter, adapter, pair.target, pair.vocabulary)

@@ -1,4 +1,4 @@
-"""Where drafters choose their tokens: one after the other, each from the logits behind the one before."""
+"""Where drafters choose their tokens: one after the other, each from the logits behind the one before, or at once."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ class Chain:
         self._numbers: list[float] = []
 
     def choose(self, logits: Tensor) -> bool:
-        """Choose the next token from logits [V] of the target's vocabulary; whether the draft goes on behind it."""
+        """Choose the next tokens, from logits [V] or [n, V] of the target's vocabulary; whether the draft goes on."""
+        logits = logits.reshape(-1, logits.shape[-1])
         if self.sampler.greedy:
-            return self.add(logits.argmax(dim=-1, keepdim=True), logits[None])
-        law = self.sampler.probabilities(logits)
+            return self.add(logits.argmax(dim=-1), logits)
+        laws = self.sampler.probabilities(logits)
         if not self._numbers:  # all at once: how many are drawn must not depend on where the draft ends
             self._numbers = self.sampler.uniform(self.count)
-        return self.add(pick(law, self._numbers[len(self._ids)]), logits[None], law[None])
+        numbers = self._numbers[sum(map(len, self._ids)) :]
+        ids = [pick(law, number) for law, number in zip(laws, numbers, strict=False)]
+        return self.add(torch.cat(ids), logits, laws)
 
     def add(self, ids: Tensor, logits: Tensor, laws: Tensor | None = None) -> bool:
         """Add tokens [n] that were chosen from logits [n, V]; whether the draft goes on behind them.

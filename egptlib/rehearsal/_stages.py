@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from egptlib.adapters import LEVELS, create_adapter
+from egptlib.adapters import CLASSES, LEVELS, create_adapter
 from egptlib.decoding import (
     CascadeDrafter,
     CosineThreshold,
@@ -130,7 +130,7 @@ def _beside(pair: Pair, generate: Callable[..., Any], scene: Any) -> None:
 def _adapted(pair: Pair, level: str, generate: Callable[..., Any]) -> None:
     layers = len(pair.target.language_model.layers)  # type: ignore[arg-type]
     settings: dict[str, Any] = {}
-    if level.startswith("E3"):
+    if "target_layers" in CLASSES[level].inputs:
         fused = sorted({1, max(1, layers // 2), layers})
         settings = {"source_layers": tuple(fused), "num_source_layers": len(fused)}
     with torch.device("meta"):

@@ -40,11 +40,11 @@ def adapted(level: str, target: TextModel, drafter: TextModel) -> Drafter:
     adapter: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, bottleneck=16)
     vocabulary = shared_vocabulary(drafter, target)
     kind = HeadDrafter if adapter.runs_ahead else AdapterDrafter
-    extra: Any = {"source_layers": (1, 2, 3)} if level == "E3" else {}
+    extra: Any = {"source_layers": (1, 2, 3)} if level in ("E3", "DF") else {}
     return kind(drafter, adapter, target, vocabulary, **extra)
 
 
-@pytest.mark.parametrize("level", ["L1", "L2", "L3", "L4", "L5", "L5F", "B1", "E3"])
+@pytest.mark.parametrize("level", ["L1", "L2", "L3", "L4", "L5", "L5F", "B1", "E3", "DF"])
 def test_adapters_and_heads(level: str, target: TextModel, drafter: TextModel) -> None:
     chance, accepted = random.Random(level), 0
     proposes = adapted(level, target, drafter)
@@ -72,11 +72,11 @@ def test_adapters_and_heads(level: str, target: TextModel, drafter: TextModel) -
 class Recording(HeadDrafter):
     """Keeps what it was asked and what it gave."""
 
-    made: list[tuple[list[int], Draft]]
+    made: list[tuple[list[int], int, Draft]]
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         draft = super().propose(answer, count, sampler, stop)
-        self.made.append((list(answer), draft))
+        self.made.append((list(answer), count, draft))
         return draft
 
 
@@ -88,7 +88,7 @@ def whole_pass(model: TextModel, prompt: list[int], tokens: list[int]) -> list[t
 
 
 @pytest.mark.parametrize("lean", [True, False])
-@pytest.mark.parametrize("level", ["L5", "L5-reads-last", "L5F", "B1", "E3", "E3S"])
+@pytest.mark.parametrize("level", ["L5", "L5-reads-last", "L5F", "B1", "E3", "E3S", "DF"])
 def test_a_head_drafts_what_its_own_pass_predicts(
     level: str, lean: bool, target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_head_drafts_what_its_own_pass_predicts(
     head: Any = create_adapter(name, hidden_size=32, num_heads=4, ffn_dim=64, num_source_layers=2, **options).eval()
     with torch.no_grad():
         getattr(head, "positions", torch.empty(0)).normal_(std=0.5)
-    layers = (1, 2) if level in ("E3", "E3S") else ()
+    layers = (1, 2) if level in ("E3", "E3S", "DF") else ()
     proposes = Recording(drafter, head, target, shared_vocabulary(drafter, target), layers)
     proposes.made, chance, checked = [], random.Random(level), 0
     for _ in range(5):
@@ -109,7 +109,7 @@ def test_a_head_drafts_what_its_own_pass_predicts(
         out = speculative_generate(target, proposes, prompt, "", gamma=3, max_new_tokens=15)
         assert out.token_ids.tolist() == plain(target, prompt, 15)
         assert ("drafter" in {e.lane for e in out.events if e.stage == "prefill"}) == (name in ("L5", "L5F"))
-        for answer, draft in proposes.made:
+        for answer, count, draft in proposes.made:
             before = prompt[1:] if level == "E3S" else []  # it reads them too, as rows before the answer's
             tokens, n = [*before, *answer, *draft.tokens], len(before) + len(answer)
             start = prompt[: len(prompt) - len(before)]
@@ -124,10 +124,10 @@ def test_a_head_drafts_what_its_own_pass_predicts(
                     torch.stack([theirs[i][:-1] * known for i in layers], dim=1) if layers else torch.empty(0),
                     token_states(torch.tensor([tokens]), target.lm_head.weight)[0],
                 ],
-            }[level.removesuffix("S")]
+            }[level if level not in ("E3S", "DF") else "E3"]
             with torch.no_grad():
-                ahead = head.ahead(*(rows[None] for rows in given), depths=len(draft.tokens))
-            expected = torch.stack([state[0, n - 1] for state in ahead])
+                ahead = head.ahead(*(rows[None] for rows in given), depths=count)
+            expected = torch.stack([state[0, n - 1] for state in ahead[: len(draft.tokens)]])
             assert draft.hidden is not None
             torch.testing.assert_close(draft.hidden, expected, atol=2e-4, rtol=2e-4)
             assert draft.tokens == target.lm_head(expected).argmax(dim=-1).tolist()

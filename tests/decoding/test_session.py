@@ -27,6 +27,8 @@ from egptlib.decoding import (
     Sampling,
     SceneSession,
     SequenceDrafter,
+    TreeShape,
+    adapted_drafter,
     ask_together,
     speculative_generate,
 )
@@ -52,7 +54,7 @@ def adapted(level: str, target: TextModel, drafter: TextModel) -> Drafter:
     torch.manual_seed(0)
     adapter: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=64, bottleneck=16)
     kind: Any = HeadDrafter if adapter.runs_ahead else AdapterDrafter
-    extra = {"source_layers": (1, 2, 3)} if level == "E3" else {}
+    extra = {"source_layers": (1, 2, 3)} if level in ("E3", "DF") else {}
     return kind(drafter, adapter, target, shared_vocabulary(drafter, target), **extra)
 
 
@@ -74,7 +76,7 @@ MAKE: dict[str, Callable[[TextModel, TextModel], Drafter]] = {
     ),
     "thread": lambda target, drafter: DrafterThread(MAKE["model"](target, drafter), target.eos_token_ids),
     "process": lambda target, drafter: DrafterProcess(MAKE["model"](target, drafter), target.eos_token_ids),
-    **{level: partial(adapted, level) for level in ("L3", "L5F", "E3")},
+    **{level: partial(adapted, level) for level in ("L3", "L5F", "E3", "DF")},
 }
 
 
@@ -103,12 +105,15 @@ def test_answers_are_those_of_one_call_each(kind: str, target: TextModel, drafte
         options["generator"] = torch.Generator().manual_seed(3)
         expected = speculative_generate(target, MAKE[kind](target, drafter), scene, "5 7", **options)
         assert torch.equal(drawn.token_ids, expected.token_ids)
-    assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3")
+    assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3", "DF")
     if isinstance(proposes, DrafterThread | DrafterProcess):
         proposes.close()
 
 
-@pytest.mark.parametrize("kind", ["model", "narrow", "nothing", "n-grams", "by text", "L5F", "E3"])
+@pytest.mark.parametrize(
+    "kind",
+    ["model", "narrow", "nothing", "n-grams", "by text", "L5F", "E3", pytest.param("DF", marks=pytest.mark.slow)],
+)
 def test_answers_together_are_those_alone(kind: str, target: TextModel, drafter: TextModel) -> None:
     """Three scenes of none to five questions at once; drawn answers depend on nothing but their own chance."""
     chance = random.Random(kind)
@@ -129,7 +134,7 @@ def test_answers_together_are_those_alone(kind: str, target: TextModel, drafter:
                 assert out.token_ids.tolist() == whole[:limit], (whole, limit)
                 assert sum(r.gained for r in out.rounds) == len(out.token_ids) - 1
                 accepted += sum(r.accepted for r in out.rounds)
-    assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3")
+    assert accepted > 0 or kind in ("nothing", "by text", "L5F", "E3", "DF")
     session, questions = asked[2]
     assert session.ask(questions[0]).token_ids.tolist() == session.ask_all(questions)[0].token_ids.tolist()
     options: dict[str, Any] = {"max_new_tokens": 10, "sampling": Sampling(0.9), "gamma": 3}
@@ -301,4 +306,20 @@ def test_a_scene_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
         assert len(seen) == 2
         assert all(len([e for e in out.events if e.stage == "prefill"]) == 2 for out in outs)
     together = SceneSession(pair.target, pair.drafter, scene).ask_all(scene.questions[:3], max_new_tokens=20)
+    assert [out.token_ids.tolist() for out in together] == own
+
+
+@pytest.mark.slow
+def test_a_block_drafts_for_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """DF with random weights, losslessly: a chain, one as long as it is sure, a tree, and two questions together."""
+    monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
+    pair, scene = load_pair("mini"), open_scenes("streets", num_sequences=1, event_views=5)[0]
+    torch.manual_seed(0)
+    head = create_adapter("DF", pair.target.hidden_size, ffn_dim=64, source_layers=(2, 5, 8))
+    proposes, questions = adapted_drafter(pair, head), scene.questions[:2]
+    own = [pair.target.greedy(scene, question, 8).token_ids.tolist() for question in questions]
+    for gamma in (5, FixedLength(4, 0.001), TreeShape(6, 3, 2)):
+        out = speculative_generate(pair.target, proposes, scene, questions[0], gamma=gamma, max_new_tokens=8)
+        assert out.token_ids.tolist() == own[0] and out.num_drafted_tokens > 0
+    together = SceneSession(pair.target, proposes, scene).ask_all(questions, max_new_tokens=8)
     assert [out.token_ids.tolist() for out in together] == own

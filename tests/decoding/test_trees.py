@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from egptlib.adapters import create_adapter
+from egptlib.adapters import HeadRun, create_adapter
 from egptlib.decoding import (
     AdapterDrafter,
     CascadeDrafter,
@@ -67,7 +67,7 @@ class RandomTrees(SequenceDrafter):
 def head_drafter(level: str, target: TextModel) -> HeadDrafter:
     """An untrained head that repeats the state it is given, or nearly."""
     torch.manual_seed(3)
-    layers = (1, 2) if level in ("E3", "E3S") else ()
+    layers = (1, 2) if level in ("E3", "E3S", "DF") else ()
     more = {"num_source_layers": 2} if layers else {}
     head: Any = create_adapter(level, hidden_size=32, num_heads=4, ffn_dim=48, max_positions=64, **more)
     return HeadDrafter(target, head, target, shared_vocabulary(target, target), layers)
@@ -80,7 +80,7 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-@pytest.mark.parametrize("kind", ["model", "random", "E3", "E3S", "B1"])
+@pytest.mark.parametrize("kind", ["model", "random", "E3", "E3S", "B1", pytest.param("DF", marks=pytest.mark.slow)])
 def test_greedy_equals_plain_decoding(kind: str, reading: str, target: TextModel, drafter: TextModel) -> None:
     chance = random.Random(kind)
     accepted = branched = 0
@@ -173,6 +173,7 @@ def test_a_heads_tree_is_what_its_chain_says(target: TextModel) -> None:
     for path in tree_paths(draft.parents):
         tokens = [draft.tokens[node] for node in path]
         run, head = proposes._run, proposes.head
+        assert isinstance(run, HeadRun)
         run.crop(0)
         states = [run.read(*proposes._rows(answer, 0))]
         states += [run.go_on(*proposes._ahead(torch.tensor([token]))) for token in tokens[:-1]]
