@@ -30,6 +30,7 @@ from egptlib.decoding import (
     first_divergence,
     speculative_generate,
 )
+from egptlib.decoding._chain import Chain
 from egptlib.models import Inputs, common_vocabulary, shared_vocabulary, spelling
 
 from .conftest import VOCAB, TextModel, make_model, plain
@@ -133,6 +134,20 @@ def test_a_head_drafts_what_its_own_pass_predicts(
             assert draft.tokens == target.lm_head(expected).argmax(dim=-1).tolist()
             checked += len(draft.tokens)
     assert checked > 20
+
+
+def test_a_block_is_chosen_as_its_tokens_are_one_by_one() -> None:
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(0))
+    for sampling in (None, Sampling(0.8, 10, 0.9)):
+        one, block = (Chain(4, Sampler(sampling, torch.Generator().manual_seed(1)), frozenset()) for _ in range(2))
+        assert [one.choose(row) for row in logits] == [True, True, True, False]
+        assert not block.choose(logits)
+        expected, found = one.draft(), block.draft()
+        assert found.tokens == expected.tokens and found.confidence == pytest.approx(expected.confidence)
+        torch.testing.assert_close(found.logits, expected.logits)
+        assert (found.probabilities is None) == (expected.probabilities is None) == (sampling is None)
+        if sampling is not None:
+            torch.testing.assert_close(found.probabilities, expected.probabilities)
 
 
 def test_an_l4_aligns_what_its_own_pass_aligns(target: TextModel, drafter: TextModel) -> None:
