@@ -69,8 +69,8 @@ class BlockHead(Head):
 
     A block, the last known token and as many masks as are drafted, sees itself whole and the target's rows before it;
     at each mask stands the state predicted there. So a draft costs one pass, and what it says of a place depends on how
-    many it was asked for: train it (`LossSettings.depths`) to draft as many as it will. Tokens are looked up in the
-    target's lm head, as E3 does.
+    many it was asked for: train it (`LossSettings.depths`) to draft as many as it will. As E3, it sees no
+    rows of the prompt, which DFlash does, and tokens are looked up in the target's lm head.
     """
 
     inputs = ("target_layers", "token_states")
