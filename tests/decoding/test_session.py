@@ -63,6 +63,7 @@ def narrow(target: TextModel) -> Drafter:
     return ModelDrafter(model, common_vocabulary(model, target))
 
 
+SLOW = pytest.mark.slow
 MAKE: dict[str, Callable[[TextModel, TextModel], Drafter]] = {
     "model": lambda target, drafter: ModelDrafter(drafter, shared_vocabulary(drafter, target)),
     "narrow": lambda target, drafter: narrow(target),
@@ -84,7 +85,7 @@ def random_questions(chance: random.Random, count: int) -> list[str]:
     return [" ".join(str(chance.randrange(3, VOCAB)) for _ in range(chance.randint(0, 5))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=SLOW if kind == "process" else ()) for kind in MAKE])
 def test_answers_are_those_of_one_call_each(kind: str, target: TextModel, drafter: TextModel) -> None:
     """Greedy against transformers' generate, drawn against `speculative_generate` with the same chance."""
     chance = random.Random(kind)
@@ -112,7 +113,10 @@ def test_answers_are_those_of_one_call_each(kind: str, target: TextModel, drafte
 
 @pytest.mark.parametrize(
     "kind",
-    ["model", "narrow", "nothing", "n-grams", "by text", "L5F", "E3", pytest.param("DF", marks=pytest.mark.slow)],
+    [
+        *("model", "narrow", "nothing", "n-grams"),
+        *(pytest.param(kind, marks=SLOW) for kind in ("by text", "L5F", "E3", "DF")),
+    ],
 )
 def test_answers_together_are_those_alone(kind: str, target: TextModel, drafter: TextModel) -> None:
     """Three scenes of none to five questions at once; drawn answers depend on nothing but their own chance."""
@@ -146,6 +150,7 @@ def test_answers_together_are_those_alone(kind: str, target: TextModel, drafter:
         assert all(torch.equal(a.token_ids, b.token_ids) for a, b in zip(few, many, strict=False))
 
 
+@SLOW
 def test_together_draws_from_the_targets_distribution(target: TextModel, drafter: TextModel) -> None:
     """First two tokens of many rows against the exact distribution."""
     session, sampling = SceneSession(target, drafter, [5, 9, 4]), Sampling(0.8, top_k=6)
@@ -289,6 +294,7 @@ def test_the_reader_gives_the_layers_asked_for(target: TextModel) -> None:
         torch.testing.assert_close(kept.layers[number], states, atol=1e-5, rtol=1e-5)
 
 
+@SLOW
 def test_a_scene_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Towers see the pictures once; with the drafter and with its control the answers are the target's own."""
     monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
@@ -309,7 +315,7 @@ def test_a_scene_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
     assert [out.token_ids.tolist() for out in together] == own
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_block_drafts_for_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """DF with random weights, losslessly: a chain, one as long as it is sure, a tree, and two questions together."""
     monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
