@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from egptlib.adapters import (
-    MINI_HEADS,
     HeadRun,
     ServedHead,
     create_adapter,
@@ -25,6 +24,7 @@ from egptlib.adapters import (
     save_adapter,
     token_states,
 )
+from egptlib.models import load_pair
 
 H, V, FFN, LAYERS = 64, 96, 80, (2, 5, 8)
 PUBLISHED = {
@@ -230,13 +230,6 @@ def test_speculators_own_class_opens_it_and_agrees(target: Any, tmp_path: Path, 
 
 @pytest.mark.slow
 def test_it_opens_the_mini_pairs_head(tmp_path: Path, repository: Path) -> None:
-    """The one that is shipped; while there is none, a fresh one of its size."""
-    from egptlib.adapters._mini_heads import SIZES
-    from egptlib.models import load_pair
-
-    pair = load_pair("mini")
-    torch.manual_seed(0)
-    fresh = create_adapter("E3S", pair.target.hidden_size, source_layers=LAYERS, **SIZES["E3S"])
-    made = (load_adapter("mini-E3S") if "E3S" in MINI_HEADS else fresh).float().eval()
-    assert isinstance(made, ServedHead) and made.settings == fresh.settings
+    pair, made = load_pair("mini"), load_adapter("mini-E3S").float().eval()
+    assert isinstance(made, ServedHead)
     agrees(made, pair.target, range(0, pair.target.vocab_size, 2), tmp_path, repository)
