@@ -24,7 +24,7 @@ def hollow_checkpoints() -> Iterator[None]:
     """
     import bitsandbytes.functional
 
-    tables = patch.dict(bitsandbytes.functional.name2qmap)  # it keeps one on the first device that asks
+    tables = patch.dict(bitsandbytes.functional.name2qmap, clear=True)  # one stays on the first device that asks
     with tables, patch.object(PreTrainedModel, "from_pretrained", classmethod(_from_pretrained)):
         yield
 
