@@ -45,13 +45,16 @@ class SampleMaker:
 
     def look(self, scene: Scene, question: str) -> Seen:
         """A scene with its pictures preprocessed for both models, and let go where that worked: they are large."""
+        from egptlib.scenes import Scene
+
         seen = Seen(scene)
         try:
             for side in ("drafter", "target"):
                 seen.inputs[side] = getattr(self.pair, side).encode(scene, question)
         except Exception:
             return Seen(scene)  # `make` will say whose fault it is
-        seen.scene = replace(scene, event_images=[], frames=scene.frames[:0].copy())
+        if isinstance(scene, Scene):  # a user's own model may read other things
+            seen.scene = replace(scene, event_images=[], frames=scene.frames[:0].copy())
         return seen
 
     def make(self, rows: Sequence[tuple[Seen, str]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -559,3 +560,20 @@ def test_reading_does_not_import_the_models() -> None:
     code = "import sys, egptlib.hidden_states; print('transformers' in sys.modules, 'av' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
+
+
+def test_pictures_are_let_go_of_scenes_that_have_them(pair: Pair) -> None:
+    """A user's own models may read scenes of another kind, of which everything is kept."""
+
+    class Words:
+        def encode(self, scene: Any, question: str) -> Any:
+            return [*scene.words, question]
+
+    maker = SampleMaker(pair, "target", 3, {})
+    maker.pair = SimpleNamespace(drafter=Words(), target=Words())  # type: ignore[assignment]
+    scene: Any = SimpleNamespace(id="s", words=["a", "b"])
+    seen: Any = maker.look(scene, "c")
+    assert seen.scene is scene and seen.inputs == {side: ["a", "b", "c"] for side in ("drafter", "target")}
+    maker.pair, scene = pair, make_scene(0)
+    kept = maker.look(scene, scene.questions[0]).scene
+    assert len(kept.frames) == len(kept.event_images) == 0 < len(scene.frames) and kept.id == scene.id
