@@ -289,6 +289,7 @@ class Counted(CascadeDrafter):
         return draft
 
 
+@pytest.mark.slow
 def test_sampled_drafts_are_accepted_as_far_as_the_overlaps_say(target: TextModel, drafter: TextModel) -> None:
     """The first draft of sampled runs against its expectation over answers that the target drew alone."""
     scene, gamma, limit, sampling = [3, 5, 12, 7, 21], 4, 8, Sampling(temperature=0.7)
