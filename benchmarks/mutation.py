@@ -10,8 +10,8 @@ lines each of them reached and how long it took. Then every mutant, a random sam
 file, and into the functions of a forked child, which runs the tests that reached its statement, the shortest first,
 until one fails. Tests longer than `--longest` seconds are left out, so the score is a lower bound. A mutant that no
 test reached survives; one that takes ten times as long as its tests is found (told apart: a forked child may hang).
-Prints the survivors, the score and its 95 % interval (Wilson); `--json` keeps them, and `--only` runs those again
-that survived in such a file.
+Prints the survivors, the score and its 95 % interval (Wilson). `--json` keeps what was judged, and the same command
+goes on from there; `--only` runs those again that survived in such a file.
 """
 
 import argparse
@@ -207,22 +207,28 @@ class Session:
         control = {"path": paths[-1], "source": paths[-1].read_text(encoding="utf-8")}
         tests = {t for reached in self.reached.values() for t in reached}
         assert self.outcome(control, tests) == "survived", "the tests fail in a forked child without any mutant"
-        outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        outcomes: dict[str, list[dict[str, Any]]] = {outcome: [] for outcome in ("found", "timed out", "survived")}
+        kept_in: Path | None = self.given.json
+        if kept_in and kept_in.is_file():
+            outcomes |= {k: v for k, v in json.loads(kept_in.read_text()).items() if k in outcomes}
+        judged = [told for kind in outcomes.values() for told in kind]
         for number, mutant in enumerate(sorted(chosen, key=lambda m: m["name"]), 1):
-            outcome = self.judge(mutant)
             told = {key: mutant[key] for key in ("name", "line", "old", "new")}
-            outcomes[outcome].append(told)
-            if outcome in ("survived", "timed out"):
-                say(f"{outcome}: {told['name']} line {told['line']}\n    {told['old']}\n    {told['new']}")
+            if told not in judged:
+                outcome = self.judge(mutant)
+                outcomes[outcome].append(told)
+                if kept_in:
+                    kept_in.write_text(json.dumps(outcomes | {"of": len(every)}, indent=1))
+                if outcome != "found":
+                    say(f"{outcome}: {told['name']} line {told['line']}\n    {told['old']}\n    {told['new']}")
             if number % 20 == 0 or number == len(chosen):
-                n, killed = number, number - len(outcomes["survived"])
+                n = sum(map(len, outcomes.values()))
+                killed = n - len(outcomes["survived"])
                 low, high = wilson(killed, n)
                 say(
                     f"{self.room}: {killed} of {n} found ({len(outcomes['timed out'])} by time), {killed / n:.1%} "
                     f"[{low:.1%}, {high:.1%}] of a sample of {len(chosen)} of {len(every)}"
                 )
-                if self.given.json:
-                    self.given.json.write_text(json.dumps(outcomes | {"of": len(every)}, indent=1))
         return True
 
     def baseline(self, paths: set[str]) -> tuple[dict[tuple[str, int], set[int]], list[float]]:

@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from egptlib._processes import sigterm_interrupts
+from egptlib.hidden_states import Head, HiddenStateWriter
 
 
 def waited(condition: Callable[[], object], seconds: float) -> bool:
@@ -56,13 +59,28 @@ def running(out: Path) -> tuple[list[str], Callable[[], bool]]:
     return ["run", "02", "--smoke", "--out", str(out)], lambda: any(out.glob(".*.partial/out.ipynb"))
 
 
+def training(out: Path) -> tuple[list[str], Callable[[], bool]]:
+    states, run = out.parent / "states", out / "L1"
+    with HiddenStateWriter(states) as writer:
+        writer.add_heads(target=Head(torch.randn(64, 256), torch.ones(256), 1e-6))
+        for number in range(800):
+            sequence = str(number % 4)
+            metadata = {"scene": f"{sequence}/{number}", "question": "q", "sequence": sequence}
+            drafter, target = torch.randn(2, 40, 256)
+            writer.add(drafter, target, token_ids=torch.arange(40), metadata=metadata)
+    verb = ["train", "L1", "--states", str(states), "--run", str(run), "--epochs", "100"]
+    return verb, lambda: (run / "history.json").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("what", ["extract", "extract with workers", "run"])
+@pytest.mark.parametrize(("what", "number"), [
+    *product(["extract", "extract with workers", "run"], [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]),
+    ("train", signal.SIGINT),
+])  # fmt: skip
 def test_a_verb_that_is_stopped_leaves_nothing_and_says_what_goes_on(tmp_path: Path, what: str, number: int) -> None:
     out = tmp_path / "out"
-    verbs = {"extract": extracting(out), "extract with workers": extracting(out, "--workers", "2"), "run": running(out)}
-    verb, ready = verbs[what]
+    started_by = {"extract": extracting, "run": running, "train": training}
+    verb, ready = extracting(out, "--workers", "2") if "workers" in what else started_by[what](out)
     command = [sys.executable, "-m", "egptlib", *verb]
     # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

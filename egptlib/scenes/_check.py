@@ -52,7 +52,7 @@ def check_folder(folder: str | PathLike[str], progress: bool = True) -> list[Pro
             return [Problem(_name(number, entry), str(error))]
         return [Problem(record.id, message) for message in _check_sample(root, record)]
 
-    problems = [*_links_out(root), *_repeated_ids(root, entries)]
+    problems = [*links_out(root), *_repeated_ids(root, entries)]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(check, enumerate(entries))
         hidden = None if progress else True  # None: shown on a terminal only
@@ -63,11 +63,12 @@ def check_folder(folder: str | PathLike[str], progress: bool = True) -> list[Pro
     return problems
 
 
-def _links_out(root: Path) -> Iterator[Problem]:
+def links_out(root: Path) -> Iterator[Problem]:
+    """Every link below a folder that leads out of it."""
     inside = root.resolve()
     for folder, folders, files in os.walk(root):
         for path in (Path(folder, name) for name in sorted(folders + files)):
-            if path.is_symlink() and not (leads_to := path.resolve()).is_relative_to(inside):
+            if path.is_symlink() and not (leads_to := Path(os.path.realpath(path))).is_relative_to(inside):
                 yield Problem("", f"{path}: a link that leads out of the folder, to {leads_to}")
 
 

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from egptlib.scenes._check import Problem, check_folder
+from egptlib.scenes._check import Problem, check_folder, links_out
 from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
 from egptlib.scenes._frames import Frames
@@ -21,7 +21,7 @@ _VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".mpg
 
 
 def check_scenes(path: str | PathLike[str]) -> list[Problem]:
-    """Read everything that scenes come from to its end, and return what is wrong.
+    """Read everything that scenes come from to its end, and return what is wrong; links out of a folder too.
 
     Args:
         path: a dataset folder (see `check_folder`), a recording or a video, a sequence of DSEC or a folder of them, or
@@ -31,9 +31,10 @@ def check_scenes(path: str | PathLike[str]) -> list[Problem]:
     if path.is_file():
         return list(_check_file(path))
     if read := published_reader(path):
-        return list(_check_clips(read(path)))
+        return [*links_out(path), *_check_clips(read(path))]
     if not (path / INDEX_NAME).exists() and any(map(is_sequence, [path, *path.glob("*")])):
-        return [problem for sequence in find_sequences([path]) for problem in _check_sequence(sequence)]
+        sequences = map(_check_sequence, find_sequences([path]))
+        return [*links_out(path), *(problem for problems in sequences for problem in problems)]
     return check_folder(path)
 
 

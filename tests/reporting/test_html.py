@@ -277,6 +277,14 @@ def test_a_picture_from_outside_the_run_is_not_embedded(tmp_path: Path) -> None:
     assert len(re.findall('src="', body)) == 1 and 'alt="c"' in body
 
 
+def test_an_attachment_whose_name_has_a_space_is_shown() -> None:
+    cell = _cell("markdown", "![seen](attachment:my%20picture.png) ![gone](attachment:no%20such.png)")
+    cell.attachments = {"my picture.png": {"image/png": _png()}}
+    body, _ = notebook_html(nbformat.v4.new_notebook(cells=[cell]))
+    assert re.findall('src="([^"]*)"', body) == [f"data:image/png;base64,{_png()}"]
+    assert body.index('alt="seen"') < body.index("gone")
+
+
 def test_every_page_forbids_what_it_does_not_need(root: Path) -> None:
     for path in write_report(root).parent.glob("*.html"):
         head = path.read_text(encoding="utf-8").partition("</head>")[0]

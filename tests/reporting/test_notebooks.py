@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,43 @@ def test_a_process_that_dies_is_a_failed_run_and_is_tried_again(
     assert outcome.error == "01_toy: process ended with code -9: Killed by the machine"
     monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", FakeChild(DONE))
     assert run_notebooks(jobs, root)[0].state == "done"
+
+
+def test_a_notebook_that_succeeded_and_has_no_page_stays_and_is_named(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What papermill wrote is cut short; then the folder of the report is somebody's own."""
+
+    def child(command: list[str], **_: Any) -> Any:
+        name, folder = Path(command[-3]).stem, Path(command[-2])
+        text = Path(command[-3]).read_text()
+        (folder / "out.ipynb").write_text(text[: len(text) // 2] if name == "02_cut" else text)
+        write_json(folder / "status.json", DONE | {"notebook": name})
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("egptlib.reporting._runner.subprocess.run", child)
+    notebooks = [str(make_notebook(name)) for name in ("01_toy", "02_cut")]
+    root = tmp_path / "runs"
+
+    def verb(*words: str) -> Any:
+        return CliRunner().invoke(app, [*words])
+
+    first = verb("run", *notebooks, "--out", str(root))
+    assert first.exit_code == 0 and first.stdout.count(": done in") == 2
+    (cut,), (toy,) = root.glob("02_cut*"), root.glob("01_toy*")
+    (line,) = [line for line in first.stderr.splitlines() if "left out" in line]
+    assert str(cut) in line and "out.ipynb" in line
+    pages = {path.stem for path in (root / "report").glob("*.html")}
+    assert pages == {"index", "glossary", toy.name} and cut.name in (root / "report/index.html").read_text()
+    listed = verb("runs", "list", "--root", str(root))
+    assert cut.name in listed.stdout and toy.name in listed.stdout and check_runs(root) == []
+
+    shutil.rmtree(root / "report")
+    (root / "report").write_text("mine")
+    again = verb("run", *notebooks, "--out", str(root))
+    assert again.exit_code == 0 and again.stdout.count("done earlier") == 2
+    assert "egptlib: no report: " in again.stderr and str(root / "report") in again.stderr
+    assert cut.is_dir() and (root / "report").read_text() == "mine"
 
 
 def test_what_a_killed_runner_left_is_removed(

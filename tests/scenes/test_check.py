@@ -83,6 +83,19 @@ def test_a_link_that_leads_out_of_the_folder_is_told_and_one_inside_is_not(users
     ]
 
 
+def test_links_out_of_a_sequence_of_dsec_and_of_another_datasets_folder_are_told(tmp_path: Path) -> None:
+    sequence, _, _ = make_sequence(tmp_path / "dsec/seq", frames=2)
+    write_evqa(tmp_path / "EvQA")
+    (tmp_path / "elsewhere").mkdir()
+    links = [sequence / "images/left/rectified/000001.png", sequence / "events", tmp_path / "EvQA/h5_files/DSEC/10.h5"]
+    for number, path in enumerate(links):
+        path.symlink_to(path.rename(tmp_path / f"elsewhere/{number}"))
+    (sequence / "round").symlink_to(sequence / "round")
+    for place, own in ((sequence, links[:2]), (sequence.parent, links[:2]), (tmp_path / "EvQA", links[2:])):
+        told = {str(problem).split(":")[0] for problem in check_scenes(place) if "leads out of" in str(problem)}
+        assert told == set(map(str, own))
+
+
 def test_frames_of_several_sizes(users_folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(users_folder / "video/zurich_city_01_b/000000/001003.png")
     (problem,) = check_folder(users_folder)
