@@ -53,6 +53,10 @@ def test_what_argues_with_the_earlier_work_stands_in_an_appendix(notebook: Path)
     appendix = next((i for i, source in enumerate(text) if source.startswith("## Appendix")), len(text))
     past = ("earlier work", "earlier L4", "earlier method", "old estimate", "3.4 %")
     assert not [words for source in text[:appendix] for words in past if words in source]
+    page = notebook.parents[1] / "docs/report" / f"{notebook.stem}.html"
+    shown, _, behind = page.read_text(encoding="utf-8").partition('id="appendix')
+    shown = re.sub(r'"data:image[^"]*"|<nav.*?</nav>', "", shown, flags=re.DOTALL)
+    assert bool(behind) == (appendix < len(text)) and not [words for words in past if words in shown]
 
 
 @each

@@ -55,4 +55,5 @@ def waterfall_figure(waterfall: "Waterfall") -> "Figure":
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("speedup over plain decoding")
+    axes.set_title(waterfall.method, loc="left", fontsize="medium")
     return figure

@@ -88,7 +88,7 @@ def _index(runs: Sequence[Path], cards: Sequence[dict[str, Any]], left_out: Mapp
         left_out=left_out,
         failed=sum(card["state"] != "done" for card in cards),
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        facts=_facts(runs[-1]) if runs else {},
+        facts=_versions(runs[-1]) if runs else {},
         summaries=[
             {"summary": summary, "svg": _svg(summary.figure), "title": titles[summary.notebook]}
             for summary in summarize(runs)
@@ -161,10 +161,16 @@ def _read_notebook(path: Path) -> nbformat.NotebookNode:
 def _facts(folder: Path) -> dict[str, Any]:
     """What a run's figures depend on besides its parameters."""
     load = read_settings(folder / "machine.json")
-    told = {"CPU seconds": "cpu_seconds", "until then (s)": "wall_seconds", "load average": "load_average"}
-    seconds = {name: shown(load[key]) for name, key in told.items() if key in load}
+    told = dict[str, Any]()
+    if {"cpu_seconds", "wall_seconds", "load_average"} <= set(load):
+        told["CPU seconds"] = f"{shown(load['cpu_seconds'])} in {shown(load['wall_seconds'])} s"
+        told["load average"] = shown(load["load_average"])
+    return told | _versions(folder)
+
+
+def _versions(folder: Path) -> dict[str, Any]:
     environment = read_settings(folder / "environment.json")
-    return seconds | {name: value for name, value in environment.items() if value is not None}
+    return {name: value for name, value in environment.items() if value is not None}
 
 
 def _disturbed(folder: Path) -> str:

@@ -132,7 +132,7 @@ class Run:
             told = {"times": why} | {name: value for name, value in told.items() if name not in times}
         write_json(self.folder / "headline.json", told)
 
-    def save_figure(self, name: str, figure: "Figure", data: "DataFrame | None" = None) -> None:
+    def save_figure(self, name: str, figure: "Figure", data: "DataFrame | None" = None, show: bool = True) -> None:
         """Save `figure` as ``figures/<name>.png`` and ``.pdf``, the plotted `data` as ``.csv``, and show it.
 
         The PDF has the width of one or two columns of a paper, to which the figure is laid out anew.
@@ -147,7 +147,8 @@ class Run:
                 data.to_csv(temporary, index=False)
         if "matplotlib.pyplot" in sys.modules:  # the notebook would otherwise show it a second time
             sys.modules["matplotlib.pyplot"].close(figure)
-        _show_image(folder / f"{name}.png", width_inches=figure.get_figwidth())
+        if show:
+            _show_image(folder / f"{name}.png", width_inches=figure.get_figwidth())
 
     def save_table(self, name: str, frame: "DataFrame", show: bool = True, digits: int | None = None) -> None:
         """Save `frame` as ``<name>.csv`` with full precision, and show it; `digits` as in `show_table`."""

@@ -9,6 +9,7 @@ import pytest
 from egptlib._paths import project_root
 from egptlib.documents import Papers, Roadmap, check_papers, check_roadmap, read_bibliography, render_index
 from egptlib.documents._bibliography import check_bibliography
+from egptlib.recorded import RTX_4090
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,39 @@ def test_findings_appearing_leaves_the_index_fresh(root: Path, tmp_path: Path) -
     assert render_index(Roadmap.open(tmp_path / "roadmap"), papers) == render_index(
         Roadmap.open(root / "roadmap"), papers
     )
+
+
+def test_readmes_first_screen_tells_the_real_pairs_result_from_the_minis(root: Path) -> None:
+    """Each figure of the table is recomputed, or stands again where the command that measured it is named."""
+    screen, below = (root / "README.md").read_text(encoding="utf-8").split("\n## ", 1)
+    assert len(screen.splitlines()) <= 28
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in screen.splitlines() if line.startswith("|")]
+    _, real, mini = table[0]
+    assert "real pair (recorded, one RTX 4090)" in real and "mini pair" in mini and "ships with this" in mini
+    told = {row[0]: row[1:] for row in table[2:]}
+    findings = (root / "roadmap/FINDINGS.md").read_text(encoding="utf-8")
+    levels = re.search(
+        r"Ratio of sums L1 ([\d.]+), L2 ([\d.]+), L3 ([\d.]+), L4 ([\d.]+) \[computed overlap\]", findings
+    )
+    assert levels
+    low, high = (choose(map(float, levels.groups())) for choose in (min, max))
+    assert (
+        f"**{low:.2f} to {high:.2f}x** [computed overlap]" in told["speed"][0]
+        and f"{RTX_4090.speedup:.2f}" == f"{high:.2f}"
+    )
+    same = re.search(r"(\d+ of \d+) answers the same", told["speed"][0])
+    assert same and f"{same[1]} texts identical" in findings
+    ahead = re.match(r"[\d.]+ of \d+", told["accepted"][0])
+    assert ahead and f"{ahead[0]} free drafts accepted" in findings
+    costs = RTX_4090.costs
+    assert f"{costs.verify_cost:.1f} target steps" in told["why"][0]
+    assert told["why"][0].endswith(f"a drafter step {costs.drafter_step / costs.target_step:.2f}")
+    both = next(row for row in RTX_4090.needed() if row["point"] == "both" and row["goal"] == 2)
+    assert f"2x from {both['acceptance']:.2f} on [estimated]" in told["what would change it"][0]
+    assert f"give {RTX_4090.points()['both'].speedup:.1f}x" in told["what would change it"][0]
+    for figure in (r"\*\*([\d.]+x)\*\* (\[.*?\])", r"^([\d.]+ %)()"):
+        found = re.search(figure, told["speed" if "x" in figure else "accepted"][1])
+        assert found and re.search(rf"\| {re.escape(' '.join(found.groups()).strip())}", below), figure
 
 
 def test_what_contributing_says_is_where_it_says(root: Path) -> None:

@@ -151,7 +151,9 @@ def test_a_page_whose_times_are_disturbed_says_so(root: Path) -> None:
     folder = write_report(root).parent
     busy, calm = ((folder / f"{name}.html").read_text() for name in ("02_busy", "01_toy-streets-aaaa"))
     assert "Times on this page are disturbed." in busy and "took 41% of" in busy
-    assert "disturbed" not in calm and "<th>CPU seconds</th><td>11.5</td>" in calm
+    assert "disturbed" not in calm and "<th>CPU seconds</th><td>11.5 in 20.25 s</td>" in calm
+    index = (folder / "index.html").read_text()
+    assert "<th>revision</th>" in index and "CPU seconds" not in index  # which are of one run
 
 
 def test_only_the_newest_of_equal_runs_has_a_page(root: Path) -> None:
