@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 from pypdf import PdfReader
 
 from egptlib._paths import write_json
@@ -129,6 +130,24 @@ def test_main_compiles(root: Path, tmp_path: Path) -> None:
     text = " ".join(page.extract_text() for page in PdfReader(main.with_suffix(".pdf")).pages)
     for kind, name in (("Figure", "figures"), ("Table", "tables")):
         assert len(set(re.findall(rf"{kind} (\d+):", text))) == counts[name]
+
+
+def test_main_is_well_formed_where_no_latex_is(root: Path, tmp_path: Path) -> None:
+    """A parser of LaTeX reads every file to its end, and what they name is there."""
+    main, counts = write_paper(root, tmp_path / "paper")
+    files = {path: path.read_text(encoding="utf-8") for path in main.parent.rglob("*.tex")}
+    assert len(files) == 2 + counts["tables"]
+    for path, text in files.items():
+        nodes, _, length = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+        assert length == len(text)
+        for table in (n for n in nodes if n.isNodeType(LatexEnvironmentNode) and n.environmentname == "tabular"):
+            rows = re.findall(r"^(.*) \\\\$", table.latex_verbatim(), re.MULTILINE)
+            columns = re.search(r"tabular\}\{([lr]+)\}", table.latex_verbatim())
+            assert columns and len(rows) > 1
+            assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns[1])}, path.name
+    named = re.findall(r"\\(?:input|includegraphics\[[^]]*\])\{([^}]*)\}", files[main])
+    assert len(named) == 1 + counts["figures"] + counts["tables"]
+    assert all((main.parent / (name if "." in name else f"{name}.tex")).is_file() for name in named)
 
 
 def test_what_a_run_says_cannot_become_a_command(root: Path, tmp_path: Path) -> None:
