@@ -7,14 +7,8 @@ READY := $(VENV)/.installed
 .PHONY: demo lab test slow lint docs sample wheel
 
 # Data, notebooks and report, from nothing, on the CPU: all notebooks on streets, those without training on real video.
-# Notebooks whose figures are times run alone, the others two at a time.
 demo: $(READY)
-	$(BIN)/egptlib make-data streets --sequences 8
-	$(BIN)/egptlib make-data clips
-	$(BIN)/egptlib run 02 03 04 05 --dataset streets --workers 2
-	$(BIN)/egptlib run 02 04 --dataset clips --workers 2
-	$(BIN)/egptlib run 01 --dataset clips
-	$(BIN)/egptlib run 01 06 07 08 --dataset streets
+	$(BIN)/egptlib demo
 
 # JupyterLab with the notebooks, for this machine alone.
 lab: $(READY)

@@ -47,6 +47,7 @@ NEEDED = {
     "convert": "{states} {out}",
     "convert-states": "{states} --out {out}",
     "cut-dsec": "{dataset} --out {out}",
+    "demo": "--out {out}",
     "evaluate": "{states}",
     "explain": "{log}",
     "export-head": "{head} --out {out}",

@@ -27,7 +27,7 @@ MOST = 2**53  # of any number: what a float counts exactly, and microseconds sin
 # What the verbs are for, as `egptlib --help` shows them; one that is not here stands last.
 GROUPS = {
     "Explore": "lab make-data make-scenes cut-dsec check show-events explain plan-memory plan-extraction adapters",
-    "Measure": "run sweep runs extract train train-tokens evaluate benchmark",
+    "Measure": "demo run sweep runs extract train train-tokens evaluate benchmark",
     "Predict": "rehearse predict trace fit-costs findings predict-recorded",
     "Publish": "report paper export-head convert-states",
     "Maintain": "selftest quantize random-pair convert make-pair train-mini train-mini-heads train-midi papers roadmap",

@@ -14,6 +14,7 @@ from typing import Any
 
 from egptlib._paths import read_json, write_json
 from egptlib._processes import end_with
+from egptlib.reporting._kernels import forked_kernels
 from egptlib.reporting._notebooks import cell_sources
 from egptlib.reporting._progress import BAR, CELL
 from egptlib.reporting._runner import running_cell
@@ -24,6 +25,8 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
 
     An error in the notebook, a cell slower than `timeout` seconds and a dead kernel all end up in the status.
     """
+    forked = forked_kernels()
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # jsonschema's, if there: a second
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -51,6 +54,7 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
             execution_timeout=timeout,
             start_timeout=120,
             on_cell_start=tell,
+            **forked,
         )
         status["state"] = "done"
     except PapermillExecutionError as error:

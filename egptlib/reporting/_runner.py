@@ -20,6 +20,7 @@ from typing import Any
 from egptlib._cluster import connect
 from egptlib._paths import project_root, read_json, write_json
 from egptlib._sealed import folder_digests, write_sealed
+from egptlib.reporting._kernels import shared_imports
 from egptlib.reporting._notebooks import Job, cell_sources
 from egptlib.reporting._progress import BAR, CELL, ProgressLine
 from egptlib.reporting._runs import read_status
@@ -57,6 +58,7 @@ def run_notebooks(
     notebook_timeout: int | None = None,
     force: bool = False,
     workers: int = 1,
+    alone: Sequence[Job] = (),
     cluster: str | None = None,
     report: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
@@ -72,11 +74,12 @@ def run_notebooks(
         notebook_timeout: seconds one notebook may take; without it only its cells are limited.
         force: run again what is done already.
         workers: notebooks at the same time. The cores are shared out among them. On a cluster its threads count.
+        alone: jobs that follow one by one, each with all cores: those whose times count.
         cluster: address of a Dask scheduler, as in ``tcp://127.0.0.1:8786``, through joblib's Dask backend.
         report: called with each outcome as soon as it is known.
 
     Returns:
-        One outcome per different job, in the order of `jobs`.
+        One outcome per different job, in the order of `jobs` and `alone`.
 
     Raises:
         OSError: no scheduler answers at `cluster`.
@@ -84,24 +87,30 @@ def run_notebooks(
     import joblib
 
     root.mkdir(parents=True, exist_ok=True)
-    unique = {job.name: job for job in jobs}
+    unique = {job.name: job for job in [*jobs, *alone]}
+    first = {job.name for job in jobs}
     # Two notebooks may want the same hidden states: the second waits until the first has extracted them.
-    environment = _HEADLESS | _threads(workers) | {"EGPTLIB_LOCK_SECONDS": str(timeout)}
+    environment = _HEADLESS | {"EGPTLIB_LOCK_SECONDS": str(timeout)}
     outcomes: dict[str, Outcome] = {}
     _interrupted.clear()
     line = ProgressLine(root)
-    with _backend(workers, cluster), _nothing_left(root), line.shown():
-        tasks = (
-            joblib.delayed(_run)(job, name, root.resolve(), timeout, notebook_timeout, force, environment)
-            for name, job in unique.items()
-        )
-        for name, outcome in joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")(
-            tasks
-        ):
-            outcomes[name] = outcome
-            if report is not None:
-                line.clear()
-                report(outcome)
+    with shared_imports(environment, cluster is None) as shared, _nothing_left(root), line.shown():
+        for names, at_once in ((first, workers), (unique.keys() - first, 1)):
+            told = environment | shared | _threads(at_once)
+            tasks = [
+                joblib.delayed(_run)(job, name, root.resolve(), timeout, notebook_timeout, force, told)
+                for name, job in unique.items()
+                if name in names
+            ]
+            if not tasks:
+                continue
+            with _backend(at_once, cluster):
+                parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+                for name, outcome in parallel(tasks):
+                    outcomes[name] = outcome
+                    if report is not None:
+                        line.clear()
+                        report(outcome)
     return [outcomes[name] for name in unique]
 
 
@@ -125,7 +134,8 @@ def _end(partial: Path) -> None:
     running: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
-            if str(partial) in process.cmdline():
+            opened = (file.path for file in process.open_files())  # a forked kernel writes to its log
+            if str(partial) in process.cmdline() or any(path.startswith(f"{partial}/") for path in opened):
                 running += [process, *process.children(recursive=True)]
     for process in running:
         with contextlib.suppress(psutil.Error):

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from egptlib._paths import write_json
 from egptlib.cli._app import app
 from egptlib.reporting import Run, _notebooks, check_runs, collect
+from egptlib.reporting._kernels import _DRIVERS
 from egptlib.reporting._notebooks import Job, convert, find_notebooks, notebook_parameters, plan
 from egptlib.reporting._runner import Outcome, _host, describe_error, run_notebooks
 
@@ -297,9 +299,11 @@ def test_an_error_is_one_line() -> None:
 def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: NotebookMaker, tmp_path: Path) -> None:
     save = "from egptlib.reporting import open_run\nrun = open_run(out, '01_good')\n"
     check = "import os\nassert os.environ['EGPT_HEADLESS'] == '1'\nrun.save_results(scenes=num_scenes, rate=rate)"
+    forked = sys.platform == "linux" and not any(Path(driver).exists() for driver in _DRIVERS)
+    imported = f"import sys\nassert ('torch' in sys.modules) == {forked}\n"
     jobs = plan(
         [
-            make_notebook("01_good", save, check),
+            make_notebook("01_good", imported + save, check),
             make_notebook("02_failing", "x = 1", "{}['missing']"),
             make_notebook("03_dead", "import os\nos._exit(3)"),
             make_notebook("04_slow", "import time\ntime.sleep(60)"),
@@ -316,3 +320,12 @@ def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: Note
     assert dead.error is not None and "DeadKernelError" in dead.error
     assert slow.error is not None and "CellTimeoutError" in slow.error
     assert not list((tmp_path / "runs").glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_kernel_that_cannot_be_forked_starts_as_any_other(make_notebook: NotebookMaker, tmp_path: Path) -> None:
+    toy = make_notebook("01_toy", "import sys\nassert 'torch' not in sys.modules")
+    write_json(tmp_path / "params.json", {})
+    command = [sys.executable, "-m", "egptlib.reporting._execute", str(toy), str(tmp_path), "60"]
+    subprocess.run(command, env=os.environ | {"EGPTLIB_KERNELS": str(tmp_path / "nobody")}, check=True)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
