@@ -106,6 +106,7 @@ def stream(
         clock.start()
         for (at, what), (until, _) in pairwise([*early, frames[-1]]):
             clock.wait(at)
+            ahead.let_rest()
             if what == LOOK:
                 ahead.look(at)
             else:
@@ -115,6 +116,7 @@ def stream(
         if preview:
             ahead.warm_up()
         clock.wait(clock.length)
+        ahead.let_rest(closed=True)
         follower: Any = then or _Earlier([ahead.answer, ahead.drafted()], beside)
         state = ahead.read_to_the_end(source_layers(follower))
         first_token = clock.now()
@@ -182,9 +184,15 @@ class _Ahead:
         self.read_frame(len(self.clock.frame_times) - 1)
         return self._reader.ask(self.recorder, layers)
 
+    def let_rest(self, closed: bool = False) -> None:
+        """A drafter that has finished, or whose draft is no longer wanted, stops: its core is the target's again."""
+        if self._running and (self.beside.is_done() or (closed and self.answer)):
+            self._stop()
+
     def draft(self) -> Draft:
         """What is ready; the drafter stops."""
-        made = self._stop()
+        self._stop()
+        made = self.looks[max(self.looks)] if self.looks else Draft()
         return Draft(self.answer, [1.0] * len(self.answer)) if self.answer else made
 
     def preview(self, until: float) -> None:
@@ -233,13 +241,11 @@ class _Ahead:
     def _in_time(self, until: float, seconds: float) -> bool:
         return self.clock.now() + seconds < self.clock.stamp(until)
 
-    def _stop(self) -> Draft:
-        if not self._running:
-            return Draft()
-        self._running = False
-        made = self.looks[max(self.looks)] = self.beside.take()
-        self.drafting += self.beside.events()
-        return made
+    def _stop(self) -> None:
+        if self._running:
+            self._running = False
+            self.looks[max(self.looks)] = self.beside.take()
+            self.drafting += self.beside.events()
 
 
 class _Earlier:

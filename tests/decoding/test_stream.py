@@ -16,7 +16,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from egptlib.decoding import Draft, Recorder, Sampler, Sampling, SequenceDrafter, Streamed, stream
+from egptlib.decoding import Draft, DrafterThread, Recorder, Sampler, Sampling, SequenceDrafter, Streamed, stream
 from egptlib.decoding._prompts import FrameReader
 from egptlib.models import Prompt, VideoModel
 from egptlib.models._preprocess import Preprocessor
@@ -278,3 +278,21 @@ def test_a_drafter_needs_events_to_look_at() -> None:
         run(video_model(), SequenceDrafter([4]), make_scene(stream=None))
     with pytest.raises(ValueError, match="max_new_tokens"):
         run(video_model(), None, make_scene(), max_new_tokens=0)
+
+
+def test_a_drafter_that_has_finished_gives_its_core_back_before_the_window_closes(target: VideoModel) -> None:
+    scene, hands, taken = make_scene(), Hands(), list[float]()
+
+    class AtOnce(DrafterThread):
+        def begin(self, scene: Any, question: str, limit: int) -> None:
+            super().begin(scene, question, limit)
+            self.wait()
+
+        def take(self) -> Draft:
+            taken.append(hands.time - 100.0)
+            return super().take()
+
+    own = plain(target, scene, 13)
+    drafter = AtOnce(KnowingDrafter(own, errors=0.0), target.eos_token_ids)
+    out = run(target, drafter, scene, hands, looks=(0.6,), preview=False, max_new_tokens=13)
+    assert taken[0] < SensorClock(scene).length and out.token_ids.tolist() == own and out.rounds[0].accepted == 12
