@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from egptlib.adapters._layers import Before, Dropout
+from egptlib.adapters._layers import Before, Dropout, rotated, rotation
 from egptlib.adapters._levels import Head, register
-from egptlib.adapters._served import _rotated, _rotation
 from egptlib.adapters._settings import AdapterSettings
 
 Kept = tuple[Float[Tensor, "batch known heads width"], Float[Tensor, "batch known heads width"]]
@@ -37,9 +36,9 @@ class BlockLayer(nn.Module):
 
     def _turned(self, x: Tensor, places: Tensor) -> Tensor:
         x = x.unflatten(-1, (self.heads, -1))
-        cos, sin = _rotation(places.flatten(), x.shape[-1], self.theta, x.dtype)
+        cos, sin = rotation(places.flatten(), x.shape[-1], self.theta, x.dtype)
         shape = (*places.shape, 1, x.shape[-1])
-        return _rotated(x, cos.view(shape), sin.view(shape))
+        return rotated(x, cos.view(shape), sin.view(shape))
 
     def forward(
         self,

@@ -168,6 +168,19 @@ class Layer(AttentionLayer):
         return x + self.dropout(self.down(self.dropout(F.gelu(self.up(self.ffn_norm(x))))))
 
 
+def rotation(places: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [t, width] of rotary positions (Su et al. 2021), both halves alike, as Llama has them."""
+    rates = theta ** -(torch.arange(0, width, 2, device=places.device) / width)
+    angles = torch.outer(places.float(), rates).repeat(1, 2)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys [..., width] turned to their positions."""
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-high, low], dim=-1) * sin
+
+
 def _attend_ahead(q: Tensor, cache: Cache, before: Before | None = None) -> Tensor:
     """Attention of depth d for all anchors at once (training-time test, Li et al. 2025, EAGLE-3, figure 6).
 

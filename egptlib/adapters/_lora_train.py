@@ -18,7 +18,7 @@ from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import GAMMAS, Judgement, judge_states
 from egptlib.adapters._lora import DrafterLora, fill_lora, save_lora
 from egptlib.adapters._losses import LossSettings, loss_terms, weighed
-from egptlib.adapters._train import train_from_store
+from egptlib.adapters._train import Learner, train_from_store
 from egptlib.hidden_states import HiddenBatch, HiddenStates
 
 if TYPE_CHECKING:
@@ -148,17 +148,13 @@ def train_lora(
     """
     reader, head = AnswerReader(lora, scenes), lora.head
     lm_head = states.target_head.lm_head[: len(head)].to(head)
-    result = train_from_store(
+    learner = Learner(
         _Objective(reader, lm_head, loss),
-        states,
-        validation,
-        None,
         lambda held: _judge(reader, held, (5,), None),
         lambda place, row: save_lora(lora, place, **row),
-        settings or FitSettings(),
-        Path(folder),
         {"adapter": {"level": lora.level, **asdict(lora.settings)}, "loss": asdict(loss)},
     )
+    result = train_from_store(learner, states, validation, settings or FitSettings(), Path(folder))
     fill_lora(lora, Path(folder) / "best" / WEIGHTS)
     lora.eval()
     return result

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egptlib.adapters._layers import AttentionLayer, Dropout
+from egptlib.adapters._layers import AttentionLayer, Dropout, rotated, rotation
 from egptlib.adapters._levels import SteppingHead, _moved, register
 from egptlib.adapters._settings import AdapterSettings
 
@@ -52,10 +52,10 @@ class ServedLayer(AttentionLayer):
             self.self_attn[name](both).unflatten(-1, (-1, self.width)).transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        cos, sin = _rotation(places, self.width, self.theta, x.dtype)
+        cos, sin = rotation(places, self.width, self.theta, x.dtype)
         groups = self.num_heads // self.num_kv_heads
-        k, v = _rotated(k, cos, sin).repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        return _rotated(q, cos, sin), k, v
+        k, v = rotated(k, cos, sin).repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        return rotated(q, cos, sin), k, v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         state = x.chunk(2, dim=-1)[1]
@@ -64,18 +64,6 @@ class ServedLayer(AttentionLayer):
         state = state + self.dropout(self.self_attn["o_proj"](attended))
         inner, mlp = self.post_attention_layernorm(state), self.mlp
         return state + self.dropout(mlp["down_proj"](F.silu(mlp["gate_proj"](inner)) * mlp["up_proj"](inner)))
-
-
-def _rotation(places: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [t, width] of rotary positions (Su et al. 2021), both halves alike, as Llama has them."""
-    rates = theta ** -(torch.arange(0, width, 2, device=places.device) / width)
-    angles = torch.outer(places.float(), rates).repeat(1, 2)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-high, low], dim=-1) * sin
 
 
 @register("E3S", dropout=0.0, num_heads=8)

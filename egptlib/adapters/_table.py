@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
@@ -72,6 +72,24 @@ class Trained:
         return {"level": self.name, **self.verdict.figures(), **told, "training s": self.fit.seconds}
 
 
+class LevelOptions(TypedDict, total=False):
+    """What `train_level` takes by name.
+
+    Attributes:
+        loss: how to train, besides its settings.
+        sizes: fields of `AdapterSettings`, beside the widths, which are those of the samples. Not for L6.
+        device: of the adapter.
+        pair, scenes: for L6 alone, whose drafter is changed and put back: the models, and all scenes of the
+            samples by id (see `ScenesById`).
+    """
+
+    loss: LossSettings
+    sizes: Mapping[str, Any]
+    device: str
+    pair: Pair
+    scenes: Mapping[str, Scene]
+
+
 def train_level(
     name: str,
     train: HiddenStates,
@@ -79,11 +97,7 @@ def train_level(
     folder: str | os.PathLike[str],
     settings: FitSettings,
     validation: HiddenStates | None = None,
-    loss: LossSettings | None = None,
-    sizes: Mapping[str, Any] | None = None,
-    device: str = "cpu",
-    pair: Pair | None = None,
-    scenes: Mapping[str, Scene] | None = None,
+    **options: Unpack[LevelOptions],
 ) -> Trained:
     """Train a level (or go on where `folder` stands) and judge its best epoch on `test`.
 
@@ -91,21 +105,18 @@ def train_level(
         name: of `VARIANTS`, or a registered level.
         train, validation, test: samples along the target's path; `validation` as for `train_adapter`.
         folder: run folder.
-        settings, loss: how to train.
-        sizes: fields of `AdapterSettings`, beside the widths, which are those of the samples. Not for L6.
-        device: of the adapter.
-        pair, scenes: for L6 alone, whose drafter is changed and put back: the models, and all scenes of the
-            samples by id (see `ScenesById`).
+        settings: how to train.
+        options: see `LevelOptions`.
 
     Raises:
         ValueError: an unknown name, or L6 without `pair` and `scenes`; or see `fit`.
     """
-    level, options = find_variant(name)
+    level, own = find_variant(name)
     torch.manual_seed(settings.seed)
     if level == "L6":
-        if pair is None or scenes is None:
+        if not (pair := options.get("pair")) or not (scenes := options.get("scenes")):
             raise ValueError("level L6: trains on scenes with the pair's drafter; give both")
-        lora = DrafterLora(pair, LoraSettings(**options))
+        lora = DrafterLora(pair, LoraSettings(**own))
         try:
             result = train_lora(lora, scenes, train, folder, settings, validation=validation)
             return Trained(name, result, judge_lora(lora, scenes, test, name=name), 0.0)
@@ -116,8 +127,9 @@ def train_level(
     if first.target_layers is not None:
         widths["num_source_layers"] = first.target_layers.shape[1]
         widths["source_layers"] = train.config.get("layers", {}).get("target", ())
-    adapter = create_adapter(level, lm_head.shape[1], **widths, **(sizes or {}), **options).to(device)
-    result = train_adapter(adapter, train, folder, settings, loss, validation=validation)
+    device, widths = options.get("device", "cpu"), widths | dict(options.get("sizes", {})) | own
+    adapter = create_adapter(level, lm_head.shape[1], **widths).to(device)
+    result = train_adapter(adapter, train, folder, settings, options.get("loss"), validation=validation)
     best = load_adapter(Path(folder), device)
     return Trained(name, result, judge(best, test, lm_head, name=name), measure_latency(best, test, lm_head))
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,34 +97,38 @@ def train_adapter(
     loss = loss or LossSettings()
     device = next(adapter.parameters()).device
     head = (states.target_head.lm_head if lm_head is None else lm_head).detach().to(device)
-    return train_from_store(
+    learner = Learner(
         Objective(adapter, head, loss),
-        states,
-        validation,
-        adapter.inputs if adapter.by_position else None,
         lambda held: judge(adapter, held, head, gammas=(5,)),
         lambda place, row: save_adapter(adapter, place, **row),
-        settings or FitSettings(),
-        Path(folder),
         {"adapter": adapter.settings.to_dict(), "loss": asdict(loss)},
+        adapter.inputs if adapter.by_position else None,
     )
+    return train_from_store(learner, states, validation, settings or FitSettings(), Path(folder))
+
+
+class Learner(NamedTuple):
+    """What `train_from_store` trains: `objective`, `save_best` and `description` as for `fit`.
+
+    Attributes:
+        judged: over all validation samples, after every epoch.
+        rows_of: see `shuffled`.
+    """
+
+    objective: nn.Module
+    judged: Callable[[HiddenStates], Judgement]
+    save_best: Callable[[Path, Row], object]
+    description: dict[str, Any]
+    rows_of: Sequence[str] | None = None
 
 
 def train_from_store(
-    objective: nn.Module,
-    states: HiddenStates,
-    validation: HiddenStates | None,
-    rows_of: Sequence[str] | None,
-    judged: Callable[[HiddenStates], Judgement],
-    save_best: Callable[[Path, Row], object],
-    settings: FitSettings,
-    folder: Path,
-    description: dict[str, Any],
+    learner: Learner, states: HiddenStates, validation: HiddenStates | None, settings: FitSettings, folder: Path
 ) -> Fit:
-    """`fit` on shuffled batches of the store (see `shuffled`), with `judged` over all of `validation` every epoch."""
+    """`fit` on shuffled batches of the store; some sequences of it are kept for validation where none is given."""
     if validation is None:
         states, validation = split_by_sequence(states)
-    held = validation
+    held, rows_of = validation, learner.rows_of
 
     def batches(epoch: int) -> Iterator[HiddenBatch]:
         return shuffled(states, settings.batch_size, settings.seed * 1_000_003 + epoch, rows_of)
@@ -132,16 +136,12 @@ def train_from_store(
     steps = -(-len(states) // settings.batch_size)
     if rows_of is not None:
         steps = -(-int(states.lengths.sum()) // rows_per_step(states, settings.batch_size))
-    return fit(
-        objective,
-        batches,
-        steps,
-        lambda: judged(held).figures(),
-        save_best,
-        settings,
-        folder,
-        description | {"num_samples": len(states)},
-    )
+    told = learner.description | {"num_samples": len(states)}
+
+    def figures() -> Row:
+        return learner.judged(held).figures()
+
+    return fit(learner.objective, batches, steps, figures, learner.save_best, settings, folder, told)
 
 
 def shuffled(

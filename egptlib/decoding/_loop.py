@@ -19,7 +19,7 @@ from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._round import OpenAnswer
 from egptlib.decoding._rules import Lossless, Rule
-from egptlib.decoding._sampling import Sampler, Sampling
+from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._settings import Options, Settings
 from egptlib.decoding._trees import TreeDrafter, TreeShape
 from egptlib.models import Matching, Model, State, check_trees, common_prefix, match_vocabularies
@@ -31,24 +31,21 @@ def speculative_generate(
     scene: Any,
     question: str,
     *,
-    gamma: int | DraftLength = 5,
-    max_new_tokens: int = 50,
-    sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-    rule: Rule | None = None,
     reader: PromptReader | None = None,
+    **options: Unpack[Options],
 ) -> Generation:
     """Answer a question about a scene: the drafter proposes, the target verifies. The models run in sequence.
 
     Args:
         target: the model whose answer it is.
         drafter: a model (see `as_drafter`), or anything that follows the `Drafter` protocol.
-        gamma: draft tokens per verification, or a policy (`DraftLength`), or the shape of trees (`TreeShape`).
-        max_new_tokens: the answer ends there, or with an end token of the target.
+        reader: the target's for this scene, with what earlier questions left (see `SceneSession`).
+        gamma: draft tokens per verification, or a policy (`DraftLength`), or the shape of trees (`TreeShape`);
+            5 when left out.
+        max_new_tokens: the answer ends there, or with an end token of the target; 50 when left out.
         sampling: None decodes greedily.
         generator: source of chance, on the CPU.
         rule: the acceptance rule; None is the lossless one.
-        reader: the target's for this scene, with what earlier questions left (see `SceneSession`).
 
     Raises:
         ValueError: a limit below 1, or a drafter without any of the target's tokens; trees where drafter, target or
@@ -64,9 +61,8 @@ def speculative_generate(
         (True, True)
     """
     recorder, drafter = Recorder(), as_drafter(drafter, target)
-    options: Options = {"gamma": gamma, "max_new_tokens": max_new_tokens}
-    options |= {"sampling": sampling, "generator": generator, "rule": rule}
-    if not Settings(**options).length.pays(max_new_tokens):
+    settings = Settings(**options)
+    if not settings.length.pays(settings.max_new_tokens):
         drafter, options["gamma"] = SequenceDrafter(), 0
     reader = reader or PromptReader(target, scene, "target")
     state = reader.read(question, recorder, source_layers(drafter), reads_prompt(drafter))

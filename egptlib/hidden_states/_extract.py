@@ -66,23 +66,62 @@ class Extraction:
         return f"{text} -> {self.folder}"
 
 
-def extract(
-    pair: Pair,
-    scenes: Sequence[Scene],
-    out: str | os.PathLike[str],
-    path: TokenPath = "target",
-    max_new_tokens: int = 50,
-    num_questions: int = 10,
-    questions: Sequence[str] | None = None,
-    dtype: str | None = None,
-    chunk_size: int = 1000,
-    commit_every: int = 50,
-    batch_size: int = 64,
-    layers: Layers | None = None,
-    prompt_rows: bool = False,
-    retry_failed: bool = False,
-    max_failures_in_row: int = 100,
-) -> Extraction:
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """What `extract` takes by name.
+
+    Attributes:
+        path: along whose tokens, "target" or "free".
+        max_new_tokens: longest answer; an end token counts as one.
+        num_questions: the first so many questions of each scene.
+        questions: asked of every scene instead of its own.
+        dtype: of the stored hidden states: "float32", "bfloat16", "float16"; None: the target's own.
+        chunk_size: samples per file.
+        commit_every: most samples that a crash can cost.
+        batch_size: samples per batch.
+        layers: states to keep besides the last ones, as {"drafter": (1,), "target": (3, 6, 9)}: those after so many
+            decoder layers, before the final norm, as EAGLE-3 fuses them (Li et al. 2025).
+        prompt_rows: keep the target's states along the prompts too (`read_prompt`), as heads that are to be served
+            and other trainers want whole sequences; needs layers of the target. What a scene's prompts have in
+            common is kept once.
+        retry_failed: try again what an earlier run set aside.
+        max_failures_in_row: so many failures without a success between them stop the run.
+
+    Raises:
+        ValueError: an unknown path, a count below 1, or `prompt_rows` without the target's path and layers.
+    """
+
+    path: TokenPath = "target"
+    max_new_tokens: int = 50
+    num_questions: int = 10
+    questions: Sequence[str] | None = None
+    dtype: str | None = None
+    chunk_size: int = 1000
+    commit_every: int = 50
+    batch_size: int = 64
+    layers: Layers | None = None
+    prompt_rows: bool = False
+    retry_failed: bool = False
+    max_failures_in_row: int = 100
+
+    def __post_init__(self) -> None:
+        if self.path not in get_args(TokenPath):
+            raise ValueError(f"path {self.path!r}: expected one of {', '.join(get_args(TokenPath))}")
+        if min(self.max_new_tokens, self.num_questions, self.batch_size) < 1:
+            raise ValueError(
+                f"max_new_tokens {self.max_new_tokens}, num_questions {self.num_questions}, batch_size "
+                f"{self.batch_size}: expected at least 1"
+            )
+        if self.prompt_rows and (self.path != "target" or not (self.layers or {}).get("target")):
+            raise ValueError("prompt_rows: expected the target's path and layers of the target")
+
+    @property
+    def scenes_per_batch(self) -> int:
+        """Scenes whose questions fill a batch; shards are cut between batches."""
+        return max(1, self.batch_size // (len(self.questions or ()) or self.num_questions))
+
+
+def extract(pair: Pair, scenes: Sequence[Scene], out: str | os.PathLike[str], **options: Any) -> Extraction:
     """Extract paired hidden states of `scenes` into the chunk folder `out`, or continue there.
 
     Along ``path="target"`` the target answers greedily and the drafter reads the same tokens (one pass, teacher
@@ -112,21 +151,7 @@ def extract(
         scenes: from `open_scenes`, or any sequence of scenes; with an attribute `ids`, scenes that are complete
             in `out` are not read again.
         out: chunk folder; see `HiddenStates.open`.
-        path: along whose tokens.
-        max_new_tokens: longest answer; an end token counts as one.
-        num_questions: the first so many questions of each scene.
-        questions: asked of every scene instead of its own.
-        dtype: of the stored hidden states: "float32", "bfloat16", "float16"; None: the target's own.
-        chunk_size: samples per file.
-        commit_every: most samples that a crash can cost.
-        batch_size: samples per batch.
-        layers: states to keep besides the last ones, as {"drafter": (1,), "target": (3, 6, 9)}: those after so many
-            decoder layers, before the final norm, as EAGLE-3 fuses them (Li et al. 2025).
-        prompt_rows: keep the target's states along the prompts too (`read_prompt`), as heads that are to be served
-            and other trainers want whole sequences; needs layers of the target. What a scene's prompts have in
-            common is kept once.
-        retry_failed: try again what an earlier run set aside.
-        max_failures_in_row: so many failures without a success between them stop the run.
+        options: fields of `ExtractionSettings`.
 
     Raises:
         ValueError: an unknown path or dtype, or `out` was extracted under another configuration.
@@ -140,40 +165,33 @@ def extract(
         >>> len(HiddenStates.open("states"))
         2
     """
-    if path not in get_args(TokenPath):
-        raise ValueError(f"path {path!r}: expected one of {', '.join(get_args(TokenPath))}")
-    if min(max_new_tokens, num_questions, batch_size) < 1:
-        raise ValueError(
-            f"max_new_tokens {max_new_tokens}, num_questions {num_questions}, batch_size {batch_size}: "
-            "expected at least 1"
-        )
-    fewest = getattr(scenes, "num_questions", num_questions)
-    if questions is None and fewest < num_questions:
+    settings = ExtractionSettings(**options)
+    fewest = getattr(scenes, "num_questions", settings.num_questions)
+    if settings.questions is None and fewest < settings.num_questions:
         log.info(
-            f"num_questions: {num_questions} asked for, and some scenes have {fewest}: those are asked all they have"
+            f"num_questions: {settings.num_questions} asked for, and some scenes have {fewest}: those are asked all "
+            "they have"
         )
     start = time.perf_counter()
-    if prompt_rows and (path != "target" or not (layers or {}).get("target")):
-        raise ValueError("prompt_rows: expected the target's path and layers of the target")
-    config = _configuration(pair, scenes, path, max_new_tokens, layers or {})
-    if prompt_rows:
+    layers = settings.layers or {}
+    config = _configuration(pair, scenes, settings.path, settings.max_new_tokens, layers)
+    if settings.prompt_rows:
         config["prompt_rows"] = True
-    maker = SampleMaker(pair, path, max_new_tokens, layers or {}, prompt_rows)
-    dtype = dtype or str(pair.target.dtype).removeprefix("torch.")
+    maker = SampleMaker(pair, settings.path, settings.max_new_tokens, layers, settings.prompt_rows)
+    dtype = settings.dtype or str(pair.target.dtype).removeprefix("torch.")
     ids: Sequence[str] = getattr(scenes, "ids", ())
-    with HiddenStateWriter(out, config, chunk_size, dtype, commit_every) as writer:
+    with HiddenStateWriter(out, config, settings.chunk_size, dtype, settings.commit_every) as writer:
         writer.add_heads(target=Head.of(pair.target), drafter=Head.of(pair.drafter))
-        run = _Run(maker, writer, Failures(Path(out)), batch_size, retry_failed, max_failures_in_row)
-        known = _own_questions(out)
-        per_batch = max(1, batch_size // (len(questions) if questions else num_questions))
-        bar = progress(total=len(scenes), desc=f"extract ({path})", unit="scene")
+        run = _Run(maker, writer, Failures(Path(out)), settings)
+        known, asked, per_batch = _own_questions(out), range(settings.num_questions), settings.scenes_per_batch
+        bar = progress(total=len(scenes), desc=f"extract ({settings.path})", unit="scene")
         with bar, stop_on_signals() as stop:
             for first in range(0, len(scenes), per_batch):
                 numbers = range(first, min(first + per_batch, len(scenes)))
-                if ids and questions is None and all(known[ids[i]].issuperset(range(num_questions)) for i in numbers):
-                    run.num_present += num_questions * len(numbers)
+                if ids and settings.questions is None and all(known[ids[i]].issuperset(asked) for i in numbers):
+                    run.num_present += len(asked) * len(numbers)
                 else:
-                    run.batch(scenes, numbers, ids, questions, num_questions)
+                    run.batch(scenes, numbers, ids)
                 bar.update(len(numbers))
                 if stop.requested:
                     break
@@ -192,43 +210,31 @@ class _Run:
     """The state of one run: what is done, what failed, how large a batch may be."""
 
     def __init__(
-        self,
-        maker: SampleMaker,
-        writer: HiddenStateWriter,
-        failures: Failures,
-        batch_size: int,
-        retry_failed: bool,
-        max_failures_in_row: int,
+        self, maker: SampleMaker, writer: HiddenStateWriter, failures: Failures, settings: ExtractionSettings
     ) -> None:
-        self.maker, self.writer, self.failures = maker, writer, failures
-        self.batch_size, self.retry_failed, self.max_failures_in_row = batch_size, retry_failed, max_failures_in_row
+        self.maker, self.writer, self.failures, self.settings = maker, writer, failures, settings
+        self.batch_size = settings.batch_size
         self.num_extracted = self.num_present = self.num_failed = self._in_row = 0
 
-    def batch(
-        self,
-        scenes: Sequence[Scene],
-        numbers: Sequence[int],
-        ids: Sequence[str],
-        questions: Sequence[str] | None,
-        num_questions: int,
-    ) -> None:
+    def batch(self, scenes: Sequence[Scene], numbers: Sequence[int], ids: Sequence[str]) -> None:
         """Read some scenes and store what is missing of them."""
         rows: list[tuple[Seen, str]] = []
+        retry = self.settings.retry_failed
         for i in numbers:
             name = ids[i] if ids else f"number {i}"
-            if (name, "") in self.failures and not self.retry_failed:
+            if (name, "") in self.failures and not retry:
                 self.num_failed += 1
                 continue
             try:
                 scene = scenes[i]
-                asked = (questions or scene.questions)[:num_questions]
+                asked = (self.settings.questions or scene.questions)[: self.settings.num_questions]
                 seen = self.maker.look(scene, asked[0])
             except Exception as error:
                 self._failed(name, "", error)
                 continue
             rows += [(seen, question) for question in asked]
         keys = [(seen.scene.id, question) for seen, question in rows]
-        wanted = {key for key in keys if key not in self.writer and (self.retry_failed or key not in self.failures)}
+        wanted = {key for key in keys if key not in self.writer and (retry or key not in self.failures)}
         self.num_present += sum(key in self.writer for key in keys)
         self.num_failed += sum(key not in self.writer and key not in wanted for key in keys)
         # All or nothing: the composition of a batch, and so the last bits, must not depend on where a run stopped.
@@ -283,7 +289,7 @@ class _Run:
         self.failures.add(scene, question, error)
         self.num_failed += 1
         self._in_row += 1
-        if self._in_row >= self.max_failures_in_row:
+        if self._in_row >= self.settings.max_failures_in_row:
             raise RuntimeError(f"{self._in_row} failures in a row, the last one: {error}") from error
 
 

@@ -18,7 +18,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from egptlib._cluster import connect
 from egptlib._processes import end_with
 from egptlib._sealed import write_sealed
-from egptlib.hidden_states._extract import Extraction, extract
+from egptlib.hidden_states._extract import Extraction, ExtractionSettings, extract
 from egptlib.hidden_states._gpus import check_gpus, claim_gpus, own_devices
 from egptlib.hidden_states._index import INDEX
 from egptlib.hidden_states._join import PLAN, join_index, read_plan
@@ -72,8 +72,7 @@ def extract_shards(
     start, lock = time.perf_counter(), FolderLock(out)
     try:
         remove_temporaries(out)
-        per_scene = len(options.get("questions") or ()) or options.get("num_questions", 10)
-        parts = _plan(out, scenes, max(1, options.get("batch_size", 64) // per_scene), num_shards or 4 * workers)
+        parts = _plan(out, scenes, ExtractionSettings(**options).scenes_per_batch, num_shards or 4 * workers)
         parent = None if cluster or workers == 1 else os.getpid()
         jobs = [
             delayed(_shard)(dict(pair), scenes[first:last], out / "shards" / f"{number:03d}", options, parent)

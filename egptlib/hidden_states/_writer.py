@@ -27,6 +27,7 @@ _Pending = dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]]  # by
 log = getLogger(__name__)
 STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = torch.iinfo(torch.int16).max
+_FIELDS = ("drafter_hidden", "target_hidden", "drafter_layers", "target_layers", *IDS, *FIGURES)  # as in a file
 
 
 class HiddenStateWriter:
@@ -124,11 +125,7 @@ class HiddenStateWriter:
         drafter_top1: Tensor | None = None,
         overlap: Tensor | None = None,
         metadata: Mapping[str, Any] | None = None,
-        *,
-        drafter_confidence: Tensor | None = None,
-        target_entropy: Tensor | None = None,
-        drafter_layers: Tensor | None = None,
-        target_layers: Tensor | None = None,
+        **more: Tensor | None,
     ) -> None:
         """Add one sample; what the fields mean is said at `HiddenSample`. All samples of a folder have the same ones.
 
@@ -136,9 +133,10 @@ class HiddenStateWriter:
             drafter_hidden: [length, drafter width], any float dtype, stored in the writer's.
             target_hidden: [length, target width].
             token_ids, drafter_top1: integers [length].
-            overlap, drafter_confidence, target_entropy: [length].
+            overlap: [length].
             metadata: plain JSON values, with `scene` and `question`, which together name the sample.
-            drafter_layers, target_layers: [length, layers, width].
+            more: `drafter_confidence` and `target_entropy` [length], `drafter_layers` and `target_layers` [length,
+                layers, width].
 
         Raises:
             ValueError: lengths or widths that do not fit, a value that is not finite once stored, metadata that is
@@ -153,13 +151,11 @@ class HiddenStateWriter:
         where = f"scene {key[0]!r}, question {key[1]!r}"
         if key in self:
             raise ValueError(f"{where}: already in {self.folder}")
-        given = {
-            "drafter_hidden": drafter_hidden, "target_hidden": target_hidden,
-            "drafter_layers": drafter_layers, "target_layers": target_layers,
-            "token_ids": token_ids, "drafter_top1": drafter_top1, "overlap": overlap,
-            "drafter_confidence": drafter_confidence, "target_entropy": target_entropy,
-        }  # fmt: skip
-        tensors = {name: self._stored(name, tensor) for name, tensor in given.items() if tensor is not None}
+        if unknown := more.keys() - set(_FIELDS):
+            raise TypeError(f"add: no such field of a sample: {', '.join(sorted(unknown))}")
+        given = {"drafter_hidden": drafter_hidden, "target_hidden": target_hidden, "token_ids": token_ids}
+        given |= {"drafter_top1": drafter_top1, "overlap": overlap} | more
+        tensors = {name: self._stored(name, own) for name in _FIELDS if (own := given.get(name)) is not None}
         self._check(tensors, len(drafter_hidden), where)
         self._pending[key] = (tensors, _record(metadata or {}, where))
         full = self._tail_size() + len(self._pending) >= self.chunk_size

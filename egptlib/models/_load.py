@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from egptlib.models._checkpoint import checkpoint_folder, read_config
 from egptlib.models._device import usable_device
 from egptlib.models._interface import Model
 from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
-from egptlib.models._quantization import Quantization, loading_options, saved_dtype
-from egptlib.models._video_llava import Form
+from egptlib.models._quantization import loading_options, saved_dtype
 from egptlib.models._vocabulary import Matching, Vocabulary, first_ids_shared, match_vocabularies
 
 
@@ -47,18 +44,9 @@ class Pair:
 def load_pair(
     name: str | Path | PairSettings = "",
     *,
-    drafter: str | Path | None = None,
-    target: str | Path | None = None,
-    visual_tower: str | Path | None = None,
-    quantization: Quantization = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    target_device: str | torch.device | None = None,
-    form: Form | None = None,
-    prompt: str | None = None,
-    matching: Matching | None = None,
     eventgpt: str | Path | None = None,
     video_llava: str | Path | None = None,
+    **changes: Any,
 ) -> Pair:
     """Open a pair of models.
 
@@ -66,7 +54,8 @@ def load_pair(
         name: "mini" (the small pair in this package), the path of a `pair.toml`, or with `drafter` and `target` how
             the pair is called. Any two checkpoints make a pair, see `open_model`.
         eventgpt, video_llava: `drafter` and `target`, called by their models' names.
-        others: as in `PairSettings`; what is given comes before what the file says.
+        changes: fields of `PairSettings` (`drafter`, `target`, `quantization`, `device`, ...); what is given comes
+            before what the file says. Folders may be paths, a dtype torch's, None changes nothing.
 
     Raises:
         ValueError: unknown name, missing or unfit checkpoint, another precision than it is saved in, a device that
@@ -77,19 +66,8 @@ def load_pair(
         >>> pair.drafter.name, pair.target.name, len(pair.vocabulary)
         ('EventGPT', 'Video-LLaVA', 768)
     """
-    settings = pair_settings(
-        name,
-        drafter=drafter or eventgpt,
-        target=target or video_llava,
-        visual_tower=visual_tower,
-        quantization=quantization,
-        dtype=dtype,
-        device=device,
-        target_device=target_device,
-        form=form,
-        prompt=prompt,
-        matching=matching,
-    )
+    named = {"drafter": eventgpt, "target": video_llava}
+    settings = pair_settings(name, **changes | {side: folder for side, folder in named.items() if folder})
     for which in ("device", "target_device"):
         usable_device(getattr(settings, which) or "cpu", f"pair {settings.name!r}: {which}")
     folders = {side: settings.folder(side) for side in ("drafter", "target")}

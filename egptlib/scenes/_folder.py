@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from logging import getLogger
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -22,6 +22,16 @@ from egptlib.scenes.events import load_events
 from egptlib.scenes.streets._world import street_name
 
 log = getLogger(__name__)
+
+
+class Reading(TypedDict, total=False):
+    """What `open_scenes` takes by name about how scenes are read."""
+
+    event_views: int
+    num_frames: int
+    sampling: FrameSampling
+    order: RenderingOrder
+    from_events: bool
 
 
 @dataclass(frozen=True)
@@ -139,13 +149,9 @@ def open_scenes(
     source: str | PathLike[str],
     split: str | None = None,
     *,
-    event_views: int = 1,
-    num_frames: int = 8,
-    sampling: FrameSampling = "even",
-    order: RenderingOrder = "last",
-    from_events: bool = False,
     questions: Sequence[str] | str | PathLike[str] | None = None,
     num_sequences: int | None = None,
+    **options: Unpack[Reading],
 ) -> SceneFolder:
     """Open a dataset folder, or a built-in source that is made on first use.
 
@@ -153,14 +159,14 @@ def open_scenes(
         source: a folder with `EventGPT_Instruction_Subset.json`; or "streets" (alias "mini": procedural scenes) or
             "clips" (two real clips with simulated events), kept under `data_root()`. "./streets" is a folder.
         split: "train" or "test" (default) of "streets". A folder and "clips" are one split: it makes no difference.
-        event_views: event pictures a scene. 1 reads `event_image_1f/`, n reads `event_image/` where it has n
-            pictures; otherwise they are drawn from `event_npy/`.
-        num_frames, sampling: see `read_frames`; a target's own sampling is `sampling=pair.target.sampling`.
-        order: which event wins a pixel, where pictures are drawn here (see `event_images`).
-        from_events: draw from `event_npy/` even where there are pictures.
         questions: asked of every scene instead of its own: the questions, or a file (see `load_questions`). Scenes
             without any get the ten of `QUESTIONS`.
         num_sequences: open only the first of the sequences; of "streets", further ones are made when needed.
+        event_views: event pictures a scene, 1 when left out. 1 reads `event_image_1f/`, n reads `event_image/` where it
+            has n pictures; otherwise they are drawn from `event_npy/`.
+        num_frames, sampling: see `read_frames`; a target's own sampling is `sampling=pair.target.sampling`.
+        order: which event wins a pixel, where pictures are drawn here (see `event_images`).
+        from_events: draw from `event_npy/` even where there are pictures.
 
     Raises:
         FileNotFoundError: no such folder, or it has no index.
@@ -172,17 +178,17 @@ def open_scenes(
         >>> len(scenes[0].event_images), len(scenes[0].frames), scenes[0].questions[0]
         (5, 8, 'What are the key elements in this scene?')
     """
-    options = SceneOptions(event_views, num_frames, sampling, order, from_events, question_tuple(questions))
+    how = SceneOptions(questions=question_tuple(questions), **options)
     if source in ("streets", "mini"):
         folder, names = _streets(split or "test", num_sequences)
-        scenes = SceneFolder(folder, options)
+        scenes = SceneFolder(folder, how)
         # a window without events is left out, and so is a sequence of nothing else
         return scenes.select(set(names) & set(scenes.sequences)) if names else scenes
     if source == "clips":
-        scenes = SceneFolder(_clips(), options)
+        scenes = SceneFolder(_clips(), how)
     else:
         missing = "no such dataset folder, and not one of streets, mini, clips"
-        scenes = SceneFolder(source if Path(source).exists() else find_path(source, missing), options)
+        scenes = SceneFolder(source if Path(source).exists() else find_path(source, missing), how)
     return scenes if num_sequences is None else scenes.select(scenes.sequences[:num_sequences])
 
 

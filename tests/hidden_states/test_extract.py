@@ -411,7 +411,7 @@ def test_other_settings_and_other_weights_are_refused(pair: Pair, tmp_path: Path
     with pytest.raises(ValueError, match="field 'num_frames' is 8 in this folder and 16 now"):
         extract(pair, framed, tmp_path / "framed", max_new_tokens=3, num_questions=1)
     with pytest.raises(ValueError, match="path 'both': expected one of target, free"):
-        extract(pair, Scenes(1), tmp_path, path="both")  # type: ignore[arg-type]
+        extract(pair, Scenes(1), tmp_path, path="both")
 
 
 def test_broken_samples_are_set_aside_and_tried_again(

@@ -65,7 +65,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train-mini"):
         load_pair("mini", drafter=tmp_path)
     with pytest.raises(ValueError, match="quantization: expected 'nf4' or 'int8', found 'int4'"):
-        load_pair("large", drafter=tmp_path, target=tmp_path, quantization="int4")  # type: ignore[arg-type]
+        load_pair("large", drafter=tmp_path, target=tmp_path, quantization="int4")
 
 
 def test_a_file_that_is_not_whole_is_named(event_checkpoint: Path, video_checkpoint: Path, tmp_path: Path) -> None:
