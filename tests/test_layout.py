@@ -63,3 +63,18 @@ def test_a_room_uses_the_rooms_the_map_says_and_no_other() -> None:
 def test_no_room_imports_another_rooms_private_modules() -> None:
     wrong = [f"{p}: {'.'.join(parts)}" for p, _, parts in _between_rooms() if any(n.startswith("_") for n in parts)]
     assert wrong == []
+
+
+def test_no_function_takes_over_eight_arguments() -> None:
+    """More go into a settings object, or are taken by name as a room's `Options`; verbs have an option each."""
+    alone = {"train_language"}  # both trainings of small pairs call it, nobody else
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in ROOT.glob("**/*.py")
+        if "cli" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name not in alone
+        if sum(a.arg not in ("self", "cls") for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
+        > 8
+    ]
+    assert long == []

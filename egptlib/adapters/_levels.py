@@ -263,7 +263,9 @@ class SteppingHead(Head):
 
 
 class LearnedHead(SteppingHead):
-    """A head of this package's own layers, with learned positions."""
+    """A head of this package's own layers, with learned positions, and a step from h to h + s (o - h)."""
+
+    scale: nn.Parameter
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)
@@ -274,6 +276,10 @@ class LearnedHead(SteppingHead):
 
     def _placed(self, x: Tensor, places: Tensor) -> Tensor:
         return x + self.positions[:, places]
+
+    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = start + self.scale * (self.output(self.output_norm(x)) - start)
+        return state, state
 
 
 @register("L5")
@@ -289,10 +295,6 @@ class EagleHead(LearnedHead):
     def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
         h = self.bridge(given[0]) if fed is None else fed
         return h, self.input_norm(h)
-
-    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        state = start + self.scale * (self.output(self.output_norm(x)) - start)
-        return state, state
 
 
 @register("B1")
@@ -332,10 +334,6 @@ class FusedHead(LearnedHead):
         both = torch.cat([drafter, target], dim=-1)  # [b, t, 2 hidden]
         gate = self.gate(both).sigmoid()
         return target, self.input_norm(gate * drafter + (1 - gate) * target + self.fusion(both))
-
-    def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        state = start + self.scale * (self.output(self.output_norm(x)) - start)
-        return state, state
 
 
 @register("E3")

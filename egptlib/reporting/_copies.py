@@ -5,15 +5,13 @@ counts is what the cells say: outputs are no edit.
 """
 
 import difflib
-import hashlib
 import itertools
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from egptlib._paths import atomic_write, project_root, read_json, write_json
-from egptlib.reporting._notebooks import cell_sources, find_notebooks, notebook_folder
+from egptlib.reporting._notebooks import cell_sources, cells_digest, find_notebooks, notebook_folder
 
 _KNOWN = ".copied.json"  # digest of each copy as it was made
 
@@ -36,12 +34,12 @@ def refresh_copies(folder: Path) -> list[str]:
     _copy(start, folder / start.name)
     edited = []
     for notebook in find_notebooks():
-        copy, digest = folder / notebook.name, _digest(notebook)
-        is_ours = not copy.is_file() or _digest(copy) in (digest, known.get(notebook.name))
+        copy, digest = folder / notebook.name, cells_digest(notebook)
+        is_ours = not copy.is_file() or cells_digest(copy) in (digest, known.get(notebook.name))
         if not is_ours:
             edited.append(notebook.stem)
             continue
-        if not copy.is_file() or _digest(copy) != digest:
+        if not copy.is_file() or cells_digest(copy) != digest:
             _copy(notebook, copy)
         known[notebook.name] = digest
     write_json(folder / _KNOWN, known)
@@ -54,13 +52,13 @@ def reset_copies(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in notebooks:
         copy = folder / notebook.name
-        if copy.is_file() and _digest(copy) != _digest(notebook):
+        if copy.is_file() and cells_digest(copy) != cells_digest(notebook):
             (folder / "old").mkdir(exist_ok=True)
             free = (folder / "old" / f"{notebook.stem}-{n}.ipynb" for n in itertools.count(1))
             aside.append(next(path for path in free if not path.exists()))
             copy.rename(aside[-1])
         _copy(notebook, copy)
-        known[notebook.name] = _digest(notebook)
+        known[notebook.name] = cells_digest(notebook)
     write_json(folder / _KNOWN, known)
     return aside
 
@@ -79,10 +77,6 @@ def _lines(notebook: Path) -> Iterator[str]:
     for number, source in enumerate(cell_sources(notebook), 1):
         yield f"# cell {number}"
         yield from source.splitlines()
-
-
-def _digest(notebook: Path) -> str:
-    return hashlib.sha256(json.dumps(cell_sources(notebook)).encode()).hexdigest()
 
 
 def _read_known(folder: Path) -> dict[str, str]:

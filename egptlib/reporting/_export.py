@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from egptlib._paths import atomic_write, read_json, write_json
+from egptlib._sealed import sha256
 
 MANIFEST = ".egptlib-export.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
@@ -60,7 +61,7 @@ class Export:
                 shutil.copyfile(content, temporary)
             else:
                 temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
-        self._written[name] = _checksum(self._out / name)
+        self._written[name] = sha256(self._out / name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
@@ -79,7 +80,7 @@ class Export:
     def _is_edited(self, name: str) -> bool:
         """Whether we wrote this file and somebody has changed it since."""
         path, before = self._out / name, self._before.get(name)
-        return bool(before) and path.is_file() and _checksum(path) != before
+        return bool(before) and path.is_file() and sha256(path) != before
 
     def _require_room(self, name: str) -> None:
         """Only a file of ours that nobody has edited may be there, below folders that are no links."""
@@ -122,8 +123,3 @@ def _read_manifest(out: Path) -> dict[str, str]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{path}: files: expected names inside the folder, found {name!r}")
     return files
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -226,6 +226,11 @@ def cell_sources(notebook: Path) -> list[str]:
     return [cell["source"] for cell in _cells(notebook)]
 
 
+def cells_digest(notebook: Path) -> str:
+    """SHA-256 of what its cells say, in hex."""
+    return hashlib.sha256(json.dumps(cell_sources(notebook)).encode()).hexdigest()
+
+
 @cache
 def _library_digest() -> str:
     """Hash of the version and of every file of the package, weights included: a version alone hides edits."""

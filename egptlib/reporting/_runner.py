@@ -2,8 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,7 +19,7 @@ from egptlib._cluster import connect
 from egptlib._paths import project_root, read_json, write_json
 from egptlib._sealed import folder_digests, write_sealed
 from egptlib.reporting._kernels import shared_imports
-from egptlib.reporting._notebooks import Job, cell_sources
+from egptlib.reporting._notebooks import Job, cells_digest
 from egptlib.reporting._progress import BAR, CELL, ProgressLine
 from egptlib.reporting._runs import read_status
 
@@ -225,8 +223,8 @@ def _run(
 def _source(notebook: Path) -> dict[str, str]:
     """Which notebook ran: its file, from the checkout where it is there, and a digest of what its cells say."""
     path, root = notebook.resolve(), project_root()
-    digest = hashlib.sha256(json.dumps(cell_sources(notebook)).encode()).hexdigest()
-    return {"source": str(path.relative_to(root) if root and path.is_relative_to(root) else path), "cells": digest[:12]}
+    name = str(path.relative_to(root) if root and path.is_relative_to(root) else path)
+    return {"source": name, "cells": cells_digest(notebook)[:12]}
 
 
 def _publish(partial: Path, final: Path) -> None:

@@ -42,6 +42,12 @@ def _word(data, at):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
+def _times(data, at, told, most):  # type: ignore[no-untyped-def]
+    """How often a value occurs, and where it goes on: the next word says it where no more could be told."""
+    return (_word(data, at), at + 2) if told == most else (told, at)
+
+
+@numba.njit(cache=True)
 def _decode(data, size, count, packing, x, y, t, p):  # type: ignore[no-untyped-def]
     """Fill the columns; return where the data ended, or -1 where they do not make sense."""
     now, at = 0, 4
@@ -56,11 +62,7 @@ def _decode(data, size, count, packing, x, y, t, p):  # type: ignore[no-untyped-
             shift += 4
             at += 1
         now += step + (data[at] >> 4)
-        times = _byte(data, at) & 15
-        at += 1
-        if times == 15:
-            times = _word(data, at)
-            at += 2
+        times, at = _times(data, at + 1, _byte(data, at) & 15, 15)
         if at > size or times == 0 or i + times > count:
             return -1
         t[i : i + times] = now
@@ -82,11 +84,7 @@ def _decode(data, size, count, packing, x, y, t, p):  # type: ignore[no-untyped-
     i = 0
     while i < count:
         value = _word(data, at)
-        at += 2
-        times = value & 31
-        if times == 31:
-            times = _word(data, at)
-            at += 2
+        times, at = _times(data, at + 2, value & 31, 31)
         if at > size or times == 0 or i + times > count:
             return -1
         y[i : i + times] = value >> 5
@@ -118,11 +116,7 @@ def _decode(data, size, count, packing, x, y, t, p):  # type: ignore[no-untyped-
     i = 0
     while i < count:
         value = _byte(data, at)
-        at += 1
-        times = value & 127
-        if times == 127:
-            times = _word(data, at)
-            at += 2
+        times, at = _times(data, at + 1, value & 127, 127)
         if at > size or times == 0 or i + times > count:
             return -1
         p[i : i + times] = value >> 7
