@@ -40,7 +40,7 @@ def repository() -> Path:
 def smoke_outcomes(tmp_path_factory: pytest.TempPathFactory) -> "list[Outcome]":
     """All eight notebooks, run in smoke mode on two sequences of streets; 04 with two more thresholds."""
     from egptlib.reporting._notebooks import find_notebooks, plan
-    from egptlib.reporting._runner import run_notebooks
+    from egptlib.reporting._runner import Limits, run_notebooks
     from egptlib.scenes import open_scenes
 
     folder = tmp_path_factory.mktemp("smoke")
@@ -50,7 +50,7 @@ def smoke_outcomes(tmp_path_factory: pytest.TempPathFactory) -> "list[Outcome]":
         jobs = plan(find_notebooks(), {"smoke": True})
         for threshold in (0.1, 0.5):
             jobs += plan(find_notebooks(["04"]), {"smoke": True, "threshold": threshold})
-        return run_notebooks(jobs, folder / "runs", timeout=600)
+        return run_notebooks(jobs, folder / "runs", limits=Limits(600))
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_all_run_on_two_families_with_two_vocabularies(tmp_path: Path, monkeypat
     import torch
 
     from egptlib.models import load_pair
-    from egptlib.reporting import find_notebooks, plan, run_notebooks
+    from egptlib.reporting import Limits, find_notebooks, plan, run_notebooks
     from egptlib.scenes import open_scenes
     from tests.models import families
 
@@ -113,7 +113,7 @@ def test_all_run_on_two_families_with_two_vocabularies(tmp_path: Path, monkeypat
     of_pair = {"smoke": True, "pair": str(tmp_path / "pair.toml"), "layers": "1 2 3"}
     jobs = plan(find_notebooks(), of_pair)
     jobs += plan(find_notebooks(["07", "08"]), {"smoke": True, "pair": str(tmp_path / "by_text.toml")})
-    outcomes = run_notebooks(jobs, tmp_path / "runs", timeout=600)
+    outcomes = run_notebooks(jobs, tmp_path / "runs", limits=Limits(600))
     assert [outcome.error for outcome in outcomes] == [None] * 10
     told = {outcome.folder.name: json.loads((outcome.folder / "metrics.json").read_text()) for outcome in outcomes}
     assert [metrics["identical"] for metrics in told.values() if "identical" in metrics] == [1.0] * 5

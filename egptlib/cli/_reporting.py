@@ -48,7 +48,7 @@ def run(
 
     A run that is done is skipped; it counts as another one when a parameter, the notebook or the library differs.
     """
-    from egptlib.reporting import find_notebooks, plan
+    from egptlib.reporting import Limits, find_notebooks, plan
 
     assigned = dict(_assignment(text) for text in parameter or ())
     optional: dict[str, Any] = {"smoke": smoke} | given(pair=pair)
@@ -58,8 +58,8 @@ def run(
     if dry_run:
         _list_jobs(jobs, out)
         return
-    limits: dict[str, Any] = {"timeout": timeout, "notebook_timeout": notebook_timeout, "force": force}
-    _run_and_report(jobs, out, workers=workers, **limits)
+    limits = Limits(timeout, notebook_timeout)
+    _run_and_report(jobs, out, workers=workers, limits=limits, force=force)
 
 
 @app.command()
@@ -98,15 +98,15 @@ def sweep(
     Given again, it goes on where it stopped. On a cluster every machine must see the notebooks and --out by the same
     names; start its workers with one thread for each notebook that they are to run at the same time.
     """
-    from egptlib.reporting import differing, plan_sweep, read_grid
+    from egptlib.reporting import Limits, differing, plan_sweep, read_grid
 
     jobs = plan_sweep(read_grid(grid), {"smoke": smoke})
     varying = differing([job.parameters for job in jobs])
     if dry_run:
         _list_jobs(jobs, out, varying, here=cluster is None)
         return
-    limits: dict[str, Any] = {"timeout": timeout, "notebook_timeout": notebook_timeout, "force": force}
-    _run_and_report(jobs, out, varying, workers=workers, cluster=cluster, **limits)
+    limits = Limits(timeout, notebook_timeout)
+    _run_and_report(jobs, out, varying, workers=workers, cluster=cluster, limits=limits, force=force)
 
 
 @runs_app.command("list")

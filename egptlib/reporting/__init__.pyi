@@ -8,6 +8,7 @@ from ._notebooks import Job as Job
 from ._notebooks import find_notebooks as find_notebooks
 from ._notebooks import plan as plan
 from ._paper import write_paper as write_paper
+from ._runner import Limits as Limits
 from ._runner import Outcome as Outcome
 from ._runner import run_notebooks as run_notebooks
 from ._runs import Run as Run

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from egptlib._cluster import connect
 from egptlib._paths import project_root, read_json, write_json
@@ -37,6 +37,13 @@ _EXECUTE = "egptlib.reporting._execute"
 _interrupted = threading.Event()  # of this process
 
 
+class Limits(NamedTuple):
+    """Seconds that one cell may take, and one notebook; without the latter only its cells are limited."""
+
+    cell: int = 1800
+    notebook: int | None = None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How one job ended: state is "done", "skipped" (done earlier) or "failed"; error is one line."""
@@ -52,8 +59,7 @@ def run_notebooks(
     jobs: Sequence[Job],
     root: Path,
     *,
-    timeout: int = 1800,
-    notebook_timeout: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008
     force: bool = False,
     workers: int = 1,
     alone: Sequence[Job] = (),
@@ -68,8 +74,7 @@ def run_notebooks(
     Args:
         jobs: what `plan` returned.
         root: folder for the run folders; on a cluster one that all its machines see under this name.
-        timeout: seconds one cell may take.
-        notebook_timeout: seconds one notebook may take; without it only its cells are limited.
+        limits: what may take how long.
         force: run again what is done already.
         workers: notebooks at the same time. The cores are shared out among them. On a cluster its threads count.
         alone: jobs that follow one by one, each with all cores: those whose times count.
@@ -88,7 +93,7 @@ def run_notebooks(
     unique = {job.name: job for job in [*jobs, *alone]}
     first = {job.name for job in jobs}
     # Two notebooks may want the same hidden states: the second waits until the first has extracted them.
-    environment = _HEADLESS | {"EGPTLIB_LOCK_SECONDS": str(timeout)}
+    environment = _HEADLESS | {"EGPTLIB_LOCK_SECONDS": str(limits.cell)}
     outcomes: dict[str, Outcome] = {}
     _interrupted.clear()
     line = ProgressLine(root)
@@ -96,7 +101,7 @@ def run_notebooks(
         for names, at_once in ((first, workers), (unique.keys() - first, 1)):
             told = environment | shared | _threads(at_once)
             tasks = [
-                joblib.delayed(_run)(job, name, root.resolve(), timeout, notebook_timeout, force, told)
+                joblib.delayed(_run)(job, name, root.resolve(), limits, force, told)
                 for name, job in unique.items()
                 if name in names
             ]
@@ -165,8 +170,7 @@ def _run(
     job: Job,
     name: str,
     root: Path,
-    timeout: int,
-    notebook_timeout: int | None,
+    limits: Limits,
     force: bool,
     environment: Mapping[str, str],
 ) -> tuple[str, Outcome]:
@@ -187,17 +191,17 @@ def _run(
     with open(partial / "log.txt", "wb") as log:
         try:
             process = subprocess.run(
-                [*command, str(job.notebook.resolve()), str(partial), str(timeout)],
+                [*command, str(job.notebook.resolve()), str(partial), str(limits.cell)],
                 env=os.environ | environment | {"EGPT_PROGRESS": str(partial / BAR)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                timeout=notebook_timeout,
+                timeout=limits.notebook,
                 check=False,
             )
             ended = f"process ended with code {process.returncode}"
         except subprocess.TimeoutExpired:
-            ended = f"stopped after {notebook_timeout} s"
+            ended = f"stopped after {limits.notebook} s"
     if _interrupted.is_set():
         shutil.rmtree(partial, ignore_errors=True)
         raise KeyboardInterrupt

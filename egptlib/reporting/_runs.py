@@ -39,6 +39,7 @@ Folder of a run::
     machine.json  wall seconds, CPU seconds and what other programs took, until the headline was known
 """
 
+import contextlib
 import json
 import math
 import os
@@ -50,7 +51,6 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 import egptlib
@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-_STATUS: dict[str, type | UnionType] = {"notebook": str, "state": str, "started": str, "seconds": int | float}
-_KINDS: dict[type | UnionType, str] = {str: "text", int | float: "a number"}
+_STATUS: dict[str, Any] = {"notebook": str, "state": str, "started": str, "seconds": int | float}
+_KINDS: dict[Any, str] = {str: "text", int | float: "a number"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -379,10 +379,9 @@ def _save_for_paper(figure: "Figure", path: Path) -> None:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _revision() -> str | None:

@@ -19,7 +19,7 @@ from egptlib.cli._app import app
 from egptlib.reporting import Run, _notebooks, check_runs, collect
 from egptlib.reporting._kernels import _DRIVERS
 from egptlib.reporting._notebooks import Job, convert, find_notebooks, notebook_parameters, plan
-from egptlib.reporting._runner import Outcome, _host, describe_error, run_notebooks
+from egptlib.reporting._runner import Limits, Outcome, _host, describe_error, run_notebooks
 
 from .conftest import NotebookMaker
 
@@ -310,7 +310,7 @@ def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: Note
         ],
         {"num_scenes": "6"},
     )
-    outcomes = run_notebooks(jobs, tmp_path / "runs", timeout=15)
+    outcomes = run_notebooks(jobs, tmp_path / "runs", limits=Limits(15))
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "failed"]
     good, failing, dead, slow = outcomes
     assert json.loads((good.folder / "metrics.json").read_text()) == {"scenes": 6, "rate": 0.5}

@@ -14,7 +14,7 @@ import pytest
 from egptlib._cluster import connect
 from egptlib.reporting import collect
 from egptlib.reporting._notebooks import plan
-from egptlib.reporting._runner import run_notebooks
+from egptlib.reporting._runner import Limits, run_notebooks
 from egptlib.reporting._runs import list_runs
 from egptlib.reporting._sweep import differing, plan_sweep, read_grid
 
@@ -205,7 +205,7 @@ def test_a_notebook_that_takes_too_long_is_stopped_with_its_kernel(
 ) -> None:
     toy = make_notebook("04_toy", "x = 1", "import time\ntime.sleep(600)", parameters=PARAMETERS)
     before = set(psutil.Process(os.getpid()).children(recursive=True))
-    (outcome,) = run_notebooks(plan([toy]), tmp_path / "runs", notebook_timeout=25)
+    (outcome,) = run_notebooks(plan([toy]), tmp_path / "runs", limits=Limits(notebook=25))
     assert outcome.state == "failed" and outcome.error is not None
     assert outcome.error.startswith("04_toy, cell 4: stopped after 25 s")
     time.sleep(3)
