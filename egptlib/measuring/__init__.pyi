@@ -27,6 +27,7 @@ from ._methods import compare_speed as compare_speed
 from ._methods import plain_loop as plain_loop
 from ._methods import run_methods as run_methods
 from ._methods import run_sessions as run_sessions
+from ._methods import steady as steady
 from ._methods import with_threads as with_threads
 from ._selftest import SelfTest as SelfTest
 from ._selftest import selftest as selftest

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from egptlib._clock import READING, timed
 from egptlib.decoding import ConcurrentDrafter, Generation, hidden_prefill_generate
-from egptlib.measuring._methods import plain_loop
+from egptlib.measuring._methods import plain_loop, steady
 from egptlib.models import Model
 
 
@@ -86,21 +86,28 @@ def compare_prefill_hiding(
 
     Args:
         prompts: scene and question.
-        repeats: of each of the three, one after the other; the median time counts.
+        repeats: of each of the three at most, one after the other, until their times are `steady`; the median counts.
         warm_ups: rounds on the first prompt that are thrown away.
     """
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": max_new_tokens}
     plain, runs = plain_loop(target, max_new_tokens), list[HidingRun]()
     for i, (scene, question) in enumerate(prompts):
-        trials = []
-        for _ in range(repeats + (warm_ups if i == 0 else 0)):
-            hide = partial(hidden_prefill_generate, target, drafter, scene, question, **options)
+        trials = list[Trial]()
+        hide = partial(hidden_prefill_generate, target, drafter, scene, question, **options)
+        most = repeats + (warm_ups if i == 0 else 0)
+        while len(trials) < most and not all(steady(seconds) for seconds in _clocks(trials[most - repeats :])):
             own = timed(partial(plain, scene, question))
             beside = timed(partial(hide, max_free_tokens=max_free_tokens))
             alone = timed(partial(hide, overlap=False, max_free_tokens=_free_tokens(beside[1])))
             trials.append(Trial(*own, *beside, *alone))
-        runs.append(_summary(scene.id, question, trials[-repeats:]))
+        runs.append(_summary(scene.id, question, trials[most - repeats :]))
     return runs
+
+
+def _clocks(trials: Sequence[Trial]) -> list[list[float]]:
+    """The seconds of each of the three ways."""
+    taken = [(trial.plain_seconds, trial.overlapped_seconds, trial.in_sequence_seconds) for trial in trials]
+    return [list(way) for way in zip(*taken)] or [[]]
 
 
 class Trial(NamedTuple):

@@ -149,6 +149,11 @@ def run_methods(
     return runs
 
 
+def steady(seconds: Sequence[float], within: float = 0.05) -> bool:
+    """Whether two repeats or more lie so near to one another that a further one would say the same."""
+    return len(seconds) > 1 and max(seconds) <= (1 + within) * min(seconds)
+
+
 def run_sessions(
     answer: Callable[[Any, Sequence[str]], Sequence[Generation]],
     prompts: Sequence[tuple[Any, str]],

@@ -5,7 +5,9 @@ which is this module, when the first kernel is asked for. `forked_kernels` is fo
 safe, and whenever anything fails here, a kernel starts as Jupyter starts it.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -141,6 +143,7 @@ def _connected(address: str) -> socket.socket:
 def _serve(listener: socket.socket) -> None:
     """Fork a kernel for each request until whoever started this process has ended."""
     _import_everything()
+    gc.freeze()  # a collection in a kernel would look at all of it, and copy its pages
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who asked for a kernel sees its connection end
     while True:
         asked, _, _ = select.select([listener.fileno(), 0], [], [])
@@ -195,7 +198,8 @@ def _be_kernel(connection: socket.socket, request: Mapping[str, Any], outputs: l
     connection.send(str(os.getpid()).encode())
     threading.Thread(target=end_with_who_asked, daemon=True).start()
     kernelapp.launch_new_instance()
-    sys.exit()
+    atexit._run_exitfuncs()
+    os._exit(0)  # taking all modules apart takes a second
 
 
 if __name__ == "__main__":
