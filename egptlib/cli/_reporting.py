@@ -1,6 +1,7 @@
 """Verbs of the reporting room: run, sweep, runs, report, paper, lab."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,14 +72,15 @@ def demo(out: Out = None, smoke: Smoke = False, force: Force = False) -> None:
     from egptlib.cli._scenes import make_data
     from egptlib.reporting import find_notebooks, plan
 
-    def planned(dataset: str, *notebooks: str) -> "list[Job]":
-        return plan(find_notebooks(notebooks), {"dataset": dataset}, {"smoke": smoke})
+    def planned(dataset: str, *notebooks: str, alone: bool = False) -> "list[Job]":
+        jobs = plan(find_notebooks(notebooks), {"dataset": dataset}, {"smoke": smoke})
+        return [replace(job, alone=alone) for job in jobs]
 
     make_data("streets", "test", sequences=8)
     make_data("clips", "test", sequences=None)
-    together = planned("streets", "02", "03", "05") + planned("clips", "02", "04") + planned("streets", "04")
-    alone = planned("clips", "01") + planned("streets", "01", "06", "07", "08")
-    _run_and_report(together, out, workers=2, alone=alone, force=force)
+    jobs = planned("streets", "02", "03", "05") + planned("clips", "02", "04") + planned("streets", "04")
+    jobs += planned("clips", "01", alone=True) + planned("streets", "01", "06", "07", "08", alone=True)
+    _run_and_report(jobs, out, workers=2, force=force)
 
 
 @app.command()
@@ -221,18 +223,11 @@ def lab(
     os.execvpe(command[0], command, os.environ | environment)
 
 
-def _run_and_report(
-    first: "Sequence[Job]",
-    out: Path | None,
-    varying: "Sequence[str]" = (),
-    *,
-    alone: "Sequence[Job]" = (),
-    **options: Any,
-) -> None:
+def _run_and_report(jobs: "Sequence[Job]", out: Path | None, varying: "Sequence[str]" = (), **options: Any) -> None:
     """Run the jobs, say how each ended, write the report; exit code 1 when one failed."""
     from egptlib.reporting import default_root, read_status, run_notebooks, write_report
 
-    root, jobs = out or default_root(), [*first, *alone]
+    root = out or default_root()
     ended = 0
 
     def tell(outcome: "Outcome") -> None:
@@ -251,7 +246,7 @@ def _run_and_report(
     _check_inputs(jobs, here=options.get("cluster") is None)
     states = [(read_status(root / job.name) or {}).get("state") for job in jobs]
     _read_scenes([job for job, state in zip(jobs, states) if options["force"] or state != "done"])
-    outcomes = run_notebooks(first, root, alone=alone, report=tell, **options)
+    outcomes = run_notebooks(jobs, root, report=tell, **options)
     try:
         print(f"report -> {write_report(root, tell=_note)}")
     except (OSError, ValueError) as error:  # the notebooks have done what they were to do

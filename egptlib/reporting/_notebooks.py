@@ -24,10 +24,14 @@ _ADAPTERS = ("adapter", "head", "heads", "trained")
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook with all of its parameters (without ``out``, which is the run's own folder)."""
+    """One notebook with all of its parameters (without ``out``, which is the run's own folder).
+
+    Where it is `alone` it runs after the others, one by one, with all cores: its times count.
+    """
 
     notebook: Path
     parameters: Mapping[str, Any]
+    alone: bool = False
 
     @property
     def name(self) -> str:

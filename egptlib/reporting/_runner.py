@@ -62,7 +62,6 @@ def run_notebooks(
     limits: Limits = Limits(),  # noqa: B008
     force: bool = False,
     workers: int = 1,
-    alone: Sequence[Job] = (),
     cluster: str | None = None,
     report: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
@@ -77,12 +76,11 @@ def run_notebooks(
         limits: what may take how long.
         force: run again what is done already.
         workers: notebooks at the same time. The cores are shared out among them. On a cluster its threads count.
-        alone: jobs that follow one by one, each with all cores: those whose times count.
         cluster: address of a Dask scheduler, as in ``tcp://127.0.0.1:8786``, through joblib's Dask backend.
         report: called with each outcome as soon as it is known.
 
     Returns:
-        One outcome per different job, in the order of `jobs` and `alone`.
+        One outcome per different job, in the order of `jobs`.
 
     Raises:
         OSError: no scheduler answers at `cluster`.
@@ -90,20 +88,19 @@ def run_notebooks(
     import joblib
 
     root.mkdir(parents=True, exist_ok=True)
-    unique = {job.name: job for job in [*jobs, *alone]}
-    first = {job.name for job in jobs}
+    unique = {job.name: job for job in jobs}
     # Two notebooks may want the same hidden states: the second waits until the first has extracted them.
     environment = _HEADLESS | {"EGPTLIB_LOCK_SECONDS": str(limits.cell)}
     outcomes: dict[str, Outcome] = {}
     _interrupted.clear()
     line = ProgressLine(root)
     with shared_imports(environment, cluster is None) as shared, _nothing_left(root), line.shown():
-        for names, at_once in ((first, workers), (unique.keys() - first, 1)):
+        for alone, at_once in ((False, workers), (True, 1)):
             told = environment | shared | _threads(at_once)
             tasks = [
                 joblib.delayed(_run)(job, name, root.resolve(), limits, force, told)
                 for name, job in unique.items()
-                if name in names
+                if job.alone == alone
             ]
             if not tasks:
                 continue
