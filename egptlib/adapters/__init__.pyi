@@ -7,6 +7,8 @@ from ._files import load_adapter as load_adapter
 from ._files import save_adapter as save_adapter
 from ._fit import Fit as Fit
 from ._fit import FitSettings as FitSettings
+from ._fit import new_optimiser as new_optimiser
+from ._fit import train_step as train_step
 from ._judge import Judgement as Judgement
 from ._judge import Majority as Majority
 from ._judge import acceptance_length as acceptance_length
@@ -26,6 +28,8 @@ from ._lora import LoraSettings as LoraSettings
 from ._lora import count_lora_parameters as count_lora_parameters
 from ._lora import load_lora as load_lora
 from ._lora import save_lora as save_lora
+from ._lora_train import AnswerReader as AnswerReader
+from ._lora_train import LoraObjective as LoraObjective
 from ._lora_train import ScenesById as ScenesById
 from ._lora_train import judge_lora as judge_lora
 from ._lora_train import train_lora as train_lora
@@ -60,5 +64,6 @@ from ._token_folds import halves as halves
 from ._token_folds import majority_guesses as majority_guesses
 from ._token_folds import score_guesses as score_guesses
 from ._token_folds import top1_gain as top1_gain
+from ._train import Objective as Objective
 from ._train import split_by_sequence as split_by_sequence
 from ._train import train_adapter as train_adapter

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,17 +149,12 @@ def fit(
         for batch in _mine(
             tqdm(batches(epoch), total=steps_per_epoch, desc=f"epoch {epoch}", leave=False, disable=None), accelerator
         ):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                terms: dict[str, Tensor] = prepared(batch)
-            if not torch.isfinite(terms["loss"]):
-                raise ValueError(f"{folder}: the loss is {terms['loss'].item()} in epoch {epoch}; lower learning_rate")
-            accelerator.backward(terms["loss"])
-            nn.utils.clip_grad_norm_([p for _, p in named], settings.clip)
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * _warm_cosine(step, total, warmup)
-            runner.step()
+            rate = settings.learning_rate * _warm_cosine(step, total, warmup)
+            try:
+                terms = train_step(prepared, batch, runner, device, settings.clip, rate, accelerator.backward)
+            except FloatingPointError as error:
+                raise ValueError(f"{folder}: {error} in epoch {epoch}; lower learning_rate") from None
             step += 1
-            runner.zero_grad(set_to_none=True)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.item()
             steps += 1
@@ -177,6 +173,33 @@ def fit(
             write_sealed(folder / "history.json", {"epochs": history})
         accelerator.wait_for_everyone()
     return Fit(folder, history, _best(history, settings.monitor, sign), sum(row["seconds"] for row in history))
+
+
+def train_step(
+    objective: nn.Module,
+    batch: Any,
+    optimiser: Any,
+    device: torch.device,
+    clip: float,
+    rate: float,
+    backward: Callable[[Tensor], object] = torch.Tensor.backward,
+) -> dict[str, Tensor]:
+    """Change the weights once; the terms of the loss come back.
+
+    Raises:
+        FloatingPointError: the loss is no number.
+    """
+    with torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" else nullcontext():
+        terms: dict[str, Tensor] = objective(batch)
+    if not torch.isfinite(terms["loss"]):
+        raise FloatingPointError(f"the loss is {terms['loss'].item()}")
+    backward(terms["loss"])
+    nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], clip)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return terms
 
 
 def new_optimiser(parameters: list[nn.Parameter], settings: FitSettings) -> torch.optim.AdamW:

@@ -95,12 +95,12 @@ class AnswerReader(nn.Module):
         return replace(inputs, pixel_values=inputs.pixel_values[:0])  # the visual tokens are all that is needed
 
 
-class _Objective(nn.Module):
+class LoraObjective(nn.Module):
     """The loss of a batch of stored answers, which the drafter reads with its updates on."""
 
     lm_head: Tensor
 
-    def __init__(self, reader: AnswerReader, lm_head: Tensor, settings: LossSettings) -> None:
+    def __init__(self, reader: AnswerReader, lm_head: Tensor, settings: LossSettings = LOSS) -> None:
         super().__init__()
         self.reader, self.settings = reader, settings
         self.register_buffer("lm_head", lm_head, persistent=False)
@@ -149,7 +149,7 @@ def train_lora(
     reader, head = AnswerReader(lora, scenes), lora.head
     lm_head = states.target_head.lm_head[: len(head)].to(head)
     learner = Learner(
-        _Objective(reader, lm_head, loss),
+        LoraObjective(reader, lm_head, loss),
         lambda held: _judge(reader, held, (5,), None),
         lambda place, row: save_lora(lora, place, **row),
         {"adapter": {"level": lora.level, **asdict(lora.settings)}, "loss": asdict(loss)},

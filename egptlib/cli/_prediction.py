@@ -21,7 +21,7 @@ def rehearse(
     target_device: Annotated[str | None, typer.Option(help="The target's, if it is another.")] = None,
     precision: Annotated[Literal["bfloat16", "int8", "nf4"], typer.Option(help="Of the weights.")] = "bfloat16",
     gpu: Annotated[list[str] | None, typer.Option(help="A card by name; may be repeated. Left out: all known.")] = None,
-    every_method: Annotated[bool, typer.Option(help="Every drafter, adapter, rule and mode too.")] = False,
+    every_method: Annotated[bool, typer.Option(help="Every drafter, adapter, rule and mode, and training.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for costs_CARD.json, the least on each card, for `predict --costs`."),

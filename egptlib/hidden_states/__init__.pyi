@@ -15,6 +15,7 @@ from ._recovery import repair_store as repair_store
 from ._sample import HiddenBatch as HiddenBatch
 from ._sample import HiddenSample as HiddenSample
 from ._sample import RaggedBatch as RaggedBatch
+from ._sample import StoredPrompt as StoredPrompt
 from ._samples import SampleMaker as SampleMaker
 from ._samples import Seen as Seen
 from ._shards import extract_shards as extract_shards

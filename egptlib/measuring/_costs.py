@@ -20,6 +20,7 @@ from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_p
 
 IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
 PART_REPEATS = 40
+ENOUGH = 2.0  # seconds of timings after which three of them will do: what takes so long is hardly disturbed
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def report_costs(
         scene: gives the inputs; its `load_seconds` are noted.
         question: the scene's first when left out.
         gammas: sizes of a draft at which a target pass is timed.
-        repeats: of everything, after one that warms up.
+        repeats: of everything, after one that warms up; fewer, but three, of what takes seconds.
         answer_tokens: length of the answers that the decode stage is timed on.
         measure_contention: also run both models at once (a second process on the CPU, a stream on a GPU).
         precision: what the report calls it; see `describe_pair` for what it is when left out.
@@ -163,9 +164,10 @@ def report_costs(
         context_length=target.length,
         **describe_pair(pair) | ({"precision": precision} if precision else {}),
     )
+    often = max(8, min(PART_REPEATS, int(2 * ENOUGH / (costs.target_step + IN_A_ROW * costs.drafter_step))))
     parts = {
-        "target": step_parts(pair.target, target.state, PART_REPEATS, 1, drafter.row(IN_A_ROW)),
-        "drafter": step_parts(pair.drafter, drafter.state, PART_REPEATS, IN_A_ROW, target.read(IN_A_ROW + 1)),
+        "target": step_parts(pair.target, target.state, often, 1, drafter.row(IN_A_ROW)),
+        "drafter": step_parts(pair.drafter, drafter.state, often, IN_A_ROW, target.read(IN_A_ROW + 1)),
     }
     memory = {side: bench.memory(answer_tokens) for side, bench in benches.items()}
     if measure_contention:
@@ -282,13 +284,16 @@ def _interleaved(jobs: dict[str, Callable[[], None]], repeats: int, device: torc
     for repeat in range(repeats + 1):
         rng.shuffle(order)
         for name in order:
+            if len(seconds[name]) >= 3 and sum(seconds[name]) > ENOUGH:
+                continue
             synchronize(device)
             start = time.perf_counter()
             with torch.no_grad():
                 jobs[name]()
             synchronize(device)
-            if repeat:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
+            took = time.perf_counter() - start
+            if repeat or took > ENOUGH:  # the first one warms up
+                seconds[name].append(took)
     return seconds
 
 
@@ -300,8 +305,11 @@ def concurrent_drafter(pair: Pair) -> DrafterProcess | DrafterThread:
 
 
 def _with_contention(costs: Costs, pair: Pair, scene: Any, question: str) -> Costs:
+    repeats, warm_ups = (5, 3) if costs.target_prefill < ENOUGH else (2, 1)
     with concurrent_drafter(pair) as beside:
-        runs = compare_prefill_hiding(pair.target, beside, [(scene, question)], repeats=5)
+        runs = compare_prefill_hiding(
+            pair.target, beside, [(scene, question)], repeats=repeats, warm_ups=warm_ups, max_new_tokens=34
+        )
     between = contention(runs)
     return replace(costs, contention_target=between.target, contention_drafter=between.drafter)
 

@@ -9,6 +9,7 @@ from egptlib.rehearsal._counting import Count
 LAUNCH = 2e-6
 """Seconds that the host needs at least to launch a kernel, one after the other; 4 to 6 are reported for one launch."""
 _HOPPER = {"float32": 494.7e12, "bfloat16": 989.4e12, "float16": 989.4e12, "int8": 1978.9e12}
+_RATES = "NVIDIA {} datasheet (SXM), without sparsity; compared with https://glennklockwood.com/garden/processors/h100"
 _A100 = {"float32": 156e12, "bfloat16": 312e12, "float16": 312e12, "int8": 624e12}
 
 
@@ -22,7 +23,7 @@ class Card:
         cache: bytes of its last-level cache: so many a stage may find there already.
         rates: dtype -> operations a second of dense matrix products at the boost clock, in the fastest way there is
             (float32 as TF32, float16 with 16-bit sums where the card has that).
-        source: of the numbers.
+        source: of the numbers: the maker's document, and pages that repeat it and were compared.
     """
 
     name: str
@@ -51,7 +52,13 @@ CARDS = {
         ),
         Card("A100 40GB", 40e9, 1555e9, 40 * 2**20, _A100, "NVIDIA A100 datasheet and Ampere whitepaper (SXM4)"),
         Card("A100 80GB", 80e9, 2039e9, 40 * 2**20, _A100, "NVIDIA A100 datasheet and Ampere whitepaper (SXM4)"),
-        Card("H100", 80e9, 3.35e12, 50 * 2**20, _HOPPER, "NVIDIA H100 datasheet (SXM), without sparsity"),
-        Card("H200", 141e9, 4.8e12, 50 * 2**20, _HOPPER, "NVIDIA H200 datasheet (SXM), without sparsity"),
+        Card(
+            "H100", 80e9, 3.35e12, 50 * 2**20, _HOPPER,
+            _RATES.format("H100") + " and https://archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html",
+        ),
+        Card(
+            "H200", 141e9, 4.8e12, 50 * 2**20, _HOPPER,
+            _RATES.format("H200") + " and, its memory, https://www.aiminingco.com/gpu/h200/specs",
+        ),
     )
 }  # fmt: skip

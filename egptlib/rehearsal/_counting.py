@@ -177,10 +177,11 @@ def _flops(func: Any, args: Any, kwargs: dict[str, Any], out: Tensor) -> dict[st
         causal = kwargs.get("is_causal") or (len(args) > 5 and args[5])
         return {_dtype(q): sdpa_flop_count(q.shape, k.shape, v.shape) / (2 if causal else 1)}
     if func.overloadpacket in flop_registry:
-        dtypes = {x.dtype for x in tensors_in(args)}
+        share = 0.5 if name == "aten::_scaled_dot_product_flash_attention_backward" and args[11] else 1
+        dtypes = {x.dtype for x in tensors_in(args[:4])}
         if len(dtypes) > 1:
             raise RuntimeError(f"{func}: expected operands of one dtype, found {', '.join(sorted(map(str, dtypes)))}")
-        return {_dtype(args[1]): flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)}
+        return {_dtype(args[1]): share * flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)}
     return {}
 
 

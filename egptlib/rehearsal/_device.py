@@ -27,6 +27,7 @@ NAME = "pretend"
 KNOWN = 2**16  # elements up to which values are kept
 COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
 ACROSS = COPIES | {aten.is_same_size.default}
+_BACKWARDS = aten._scaled_dot_product_flash_attention_backward.default  # which no CPU has
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._unsafe_index.Tensor}
 
 _setup_privateuseone_for_python_backend(NAME)
@@ -58,6 +59,16 @@ class Pretended(Tensor):
 
     held: Tensor
     __torch_function__: Any = torch._C._disabled_torch_function_impl
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Any) -> None:
+        """As torch does, which does not know of what is held."""
+        self.held = other.held
+        torch.Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
 
     def tolist(self) -> Any:
         if self.device.type != "cpu":
@@ -186,11 +197,13 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any], own: dict[int, Preten
     """With values where they are kept, else with shapes alone."""
     if _audience.keeps_values:
         return func(*args, **kwargs)
+    if func in INDEXED:
+        args = (args[0], _places(args[1]), *args[2:])
     flat = [*tensors_in(args), *tensors_in(kwargs)]
     if not flat and "device" in kwargs:
         shaped = func(*args, **{**kwargs, "device": torch.device("meta"), **_no_chance(kwargs)})
         return shaped if shaped.numel() > KNOWN else func(*args, **kwargs)
-    if all(not x.is_meta and x.numel() <= KNOWN for x in flat):
+    if func is not _BACKWARDS and all(not x.is_meta and x.numel() <= KNOWN for x in flat):
         return _changed(lambda x: _shape(x) if x.numel() > KNOWN else x, func(*args, **kwargs))
     if func is aten._local_scalar_dense.default:
         return _audience.value(flat[0].dtype, True)
@@ -203,6 +216,15 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any], own: dict[int, Preten
     if "device" in named:
         named = {**named, "device": torch.device("meta")}
     return _shaped(func, bare, named | _no_chance(named))
+
+
+def _places(indices: Any) -> list[Any]:
+    """Where known masks are true: how many that are decides a shape."""
+    found: list[Any] = []
+    for index in indices:
+        known = index is not None and index.dtype == torch.bool and not index.is_meta
+        found += index.nonzero().unbind(1) if known else [index]
+    return found
 
 
 def _shaped(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -282,12 +304,46 @@ def _copy_from(source: Tensor, to: Any, non_blocking: bool = False) -> Tensor:
 _everything = torch.library.Library("_", "IMPL")
 _everything.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
 
-# Kernels of their own on a GPU; torch would take them apart for a device that it does not know.
-for _whole in ("scaled_dot_product_attention", "rms_norm"):
 
-    @torch.library.impl(f"aten::{_whole}", "PrivateUse1")
+class _Whole(torch.autograd.Function):
+    """A kernel of its own on a GPU, forwards and backwards; torch would take it apart for a device it does not know."""
+
+    @staticmethod
+    def forward(ctx: Any, func: Any, options: dict[str, Any], *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            out = func(*args, **options)
+        ctx.causal, ctx.places = options.get("is_causal", False), [isinstance(x, Tensor) for x in args]
+        ctx.attends = func is aten.scaled_dot_product_attention.default
+        ctx.save_for_backward(out, *tensors_in(args))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        out, *given = ctx.saved_tensors
+        made: list[Any] = [torch.empty_like(x) for x in given] if not ctx.attends else []
+        if ctx.attends:
+            q, k, v, *masks = given
+            sums = q.new_empty(q.shape[:-1], dtype=torch.float32)
+            lengths = q.shape[-2], k.shape[-2]
+            found = _BACKWARDS(grads[0], q, k, v, out, sums, None, None, *lengths, 0.0, ctx.causal, sums, sums)
+            made = [*found, *[None] * len(masks)]
+        return None, None, *(made.pop(0) if place else None for place in ctx.places)
+
+
+def _whole(func: Any) -> None:
+    name = func.name().removesuffix(".default")
+
+    @torch.library.impl(name, "PrivateUse1")
     def _never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("answered above")
+
+    @torch.library.impl(name, "AutogradPrivateUse1")
+    def _learned(*args: Any, **kwargs: Any) -> Any:
+        return _Whole.apply(func, kwargs, *args)
+
+
+for _func in (aten.scaled_dot_product_attention.default, aten.rms_norm.default):
+    _whole(_func)
 
 
 @contextmanager

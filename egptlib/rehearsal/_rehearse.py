@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from egptlib.rehearsal._counting import HERE, ROOT, Count, Tally
 from egptlib.rehearsal._device import NAME, pretended_devices
 from egptlib.rehearsal._hollow import hollow_checkpoints
 from egptlib.rehearsal._stages import Bench, methods, noise_scene, numbers_of
+from egptlib.rehearsal._training import lessons
 
 PUBLISHED = "eventgpt-videollava"
 SIZES = (1, 2, 3, 4, 5, 6, 9, 17, 33)  # tokens of the passes behind the prompt
@@ -155,7 +157,8 @@ def rehearse(
             of whose checkpoints the configs and tokenizers are read.
         sizes: tokens of the passes behind the prompt that are counted; 1 is added.
         event_images: that the drafter sees, 1 to 8.
-        every_method: also rehearse every drafter, adapter, rule and mode, for what is refused.
+        every_method: also rehearse every drafter, adapter, rule and mode, for what is refused, and a step of training
+            each level.
         layers: of the published pair.
         changes: fields of `PairSettings`. The devices need not be here: "cuda", "cuda:1".
 
@@ -183,7 +186,12 @@ def rehearse(
             with tally.stage("load"), hollow_checkpoints():
                 opened = load_pair(_pretended(settings))
             length = _attempt_all(opened, noise_scene(event_images), sizes, every_method, attempt)
-    return Rehearsal(_described(opened, settings), _seen(tally.stages, settings), refusals, length)
+            told, taught = _described(opened, settings), lessons(opened, length) if every_method else {}
+            del opened  # notebook 03 has no models either
+            gc.collect()
+            for name, job in taught.items():
+                attempt(name, job)
+    return Rehearsal(told, _seen(tally.stages, settings), refusals, length)
 
 
 def _attempt_all(pair: Pair, scene: Any, sizes: Iterable[int], every_method: bool, attempt: Callable[..., Any]) -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from egptlib.adapters import CLASSES, LEVELS, create_adapter
+from egptlib.adapters import LEVELS
 from egptlib.decoding import (
     CascadeDrafter,
     CosineThreshold,
@@ -29,28 +28,36 @@ from egptlib.decoding import (
     hidden_prefill_generate,
     pipelined_generate,
     speculative_generate,
+    stream,
 )
 from egptlib.hidden_states import SampleMaker, Seen
 from egptlib.models import Model, Pair, State
 from egptlib.rehearsal._hollow import fill
+from egptlib.rehearsal._training import LoraLesson, hollow_adapter
+from egptlib.scenes import Scene, SensorClock
+from egptlib.scenes.events import Events
 
 QUESTION = "What is happening in this scene?"
 NEW_TOKENS = 8  # of an answer: a draft of five, what follows it, and a second round
 WORDS = 700  # ids below it are words of every vocabulary; the first hundred may be special
 
 
-def noise_scene(event_images: int = 5, questions: int = 10) -> Any:
-    """Event images and eight frames of noise, as large as DSEC's."""
-    noise = np.random.default_rng(0).integers(0, 256, (8, 480, 640, 3), dtype=np.uint8)
-    asked = [QUESTION, *(f"{QUESTION[:-1]}, part {n}?" for n in range(2, questions + 1))]
-    return SimpleNamespace(
+def noise_scene(event_images: int = 5, questions: int = 10) -> Scene:
+    """Events, their images and eight frames of noise, as large as DSEC's."""
+    rng, count = np.random.default_rng(0), 20_000
+    noise = rng.integers(0, 256, (8, 480, 640, 3), dtype=np.uint8)
+    places = {"x": rng.integers(0, 640, count, np.uint16), "y": rng.integers(0, 480, count, np.uint16)}
+    events = Events(**places, t=np.linspace(0, 4e5, count).astype(np.int64), p=rng.integers(0, 2, count, np.uint8))
+    events.size = (480, 640)
+    return Scene(
         id="noise",
         sequence="noise",
         event_images=list(noise[:event_images]),
         frames=noise,
-        metadata={},
-        questions=asked,
-        answers=None,
+        questions=(QUESTION, *(f"{QUESTION[:-1]}, part {n}?" for n in range(2, questions + 1))),
+        metadata={"clip": (8, 20.0)},
+        frame_indices=tuple(range(8)),
+        stream=events,
     )
 
 
@@ -85,7 +92,7 @@ class Bench:
 
 
 def methods(pair: Pair, scene: Any) -> dict[str, Callable[[], Any]]:
-    """Every drafter, adapter, rule and mode: an answer of a few tokens by each."""
+    """Every drafter, adapter, rule and mode: an answer of a few tokens by each; and a step of training L6."""
     target, drafter = pair.target, pair.drafter
     options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS}
     generate = partial(speculative_generate, target, scene=scene, question=QUESTION, **options)
@@ -98,6 +105,7 @@ def methods(pair: Pair, scene: Any) -> dict[str, Callable[[], Any]]:
         "by text": lambda: generate(drafter=as_drafter(drafter, target, "text")),
         "hidden prefill": lambda: _beside(pair, partial(hidden_prefill_generate, overlap=False), scene),
         "pipelined": lambda: _beside(pair, pipelined_generate, scene),
+        "stream": lambda: stream(target, drafter, scene, QUESTION, clock=_clock(scene), **options),
         "questions together": lambda: SceneSession(target, drafter, scene).ask_all(scene.questions, **options),
         "extraction": lambda: SampleMaker(pair, "target", NEW_TOKENS, {"target": (1,)}).make(
             [(seen, question) for seen in [Seen(scene)] for question in scene.questions]
@@ -109,7 +117,14 @@ def methods(pair: Pair, scene: Any) -> dict[str, Callable[[], Any]]:
         told["cascade"] = lambda: generate(drafter=CascadeDrafter(drafter, NgramDrafter(), pair.vocabulary))
     for level in LEVELS:
         told[level] = partial(_adapted, pair, level, generate)
+    served = {"draft_vocab": WORDS // 2, "target_vocab": target.lm_head.weight.shape[0]}
+    told["E3S, own vocabulary"] = partial(_adapted, pair, "E3S", generate, **served)
     told["L1, cosine"] = partial(_adapted, pair, "L1", partial(generate, rule=CosineThreshold()))
+    if pair.vocabulary.is_shared:  # the last ones, since they change the drafter
+        lora = LoraLesson(pair, scene, QUESTION)
+        told["train L6"] = lora.learn
+        if drafter.precision not in ("nf4", "int8"):  # merging into those is refused
+            told["L6"] = partial(lora.decode, generate)
     return told
 
 
@@ -117,6 +132,8 @@ def numbers_of(name: str, length: int) -> dict[str, Any]:
     """What models say and how much prompts share in a method, as `Tally.stage` takes it."""
     if name in ("questions together", "extraction"):
         return {"number": length - 16}
+    if name == "stream":  # prompts of a part of the frames share their first words at least
+        return {"number": 16}
     if name == "in sequence":  # every draft is wrong, and is rolled back
         return {"tokens": (100 + n % (WORDS - 100) for n in count())}
     return {}
@@ -127,15 +144,13 @@ def _beside(pair: Pair, generate: Callable[..., Any], scene: Any) -> None:
         generate(pair.target, beside, scene, QUESTION, max_new_tokens=NEW_TOKENS)
 
 
-def _adapted(pair: Pair, level: str, generate: Callable[..., Any]) -> None:
-    layers = len(pair.target.language_model.layers)  # type: ignore[arg-type]
-    settings: dict[str, Any] = {}
-    if "target_layers" in CLASSES[level].inputs:
-        fused = sorted({1, max(1, layers // 2), layers})
-        settings = {"source_layers": tuple(fused), "num_source_layers": len(fused)}
-    with torch.device("meta"):
-        adapter = create_adapter(
-            level, hidden_size=pair.target.hidden_size, drafter_size=pair.drafter.hidden_size, **settings
-        )
+def _clock(scene: Scene) -> SensorClock:
+    """So slow that all is done in time, and nobody waits for it."""
+    times = [0.0]
+    return SensorClock(scene, 1e-4, now=lambda: times[0], sleep=lambda left: times.append(times.pop() + left))
+
+
+def _adapted(pair: Pair, level: str, generate: Callable[..., Any], **settings: Any) -> None:
+    adapter = hollow_adapter(level, pair, **settings)
     fill(adapter, "cpu")  # where a trained one is loaded to
     generate(drafter=adapted_drafter(pair, adapter))

@@ -114,6 +114,15 @@ def test_merged_equals_unmerged_and_is_what_the_lean_pass_reads(pair: Pair, head
     assert not any("lora" in name for name in drafter.module.state_dict())
 
 
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_quantized_weights_take_no_updates(pair: Pair, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their packed bytes have another shape, which peft adds to all the same."""
+    lora = DrafterLora(pair)
+    monkeypatch.setattr(type(pair.drafter), "precision", precision)
+    with pytest.raises(ValueError, match="not merged into them; open the pair in bfloat16"):
+        lora.merge()
+
+
 def test_merging_at_once_renews_the_lean_pass(pair: Pair) -> None:
     """Nothing is read between attaching and merging, so only the weights' versions can tell."""
     before = last_states(pair)

@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from egptlib.adapters import LEVELS
 from egptlib.cli import app
 from egptlib.metrics import Costs
 from egptlib.models import Model, plan_memory
-from egptlib.recorded import open_recorded
+from egptlib.recorded import open_recorded, trace_from_recorded
 from egptlib.rehearsal import CARDS, Count, Rehearsal, Tally, pretended_devices, rehearse, used_shares
+from egptlib.traces import Trace, TraceRow
 
 PLACES = pytest.mark.parametrize("target_device", [None, "cuda:1"], ids=["one", "two"])
 PRECISIONS = pytest.mark.parametrize("quantization", [None, "int8", "nf4"], ids=["bfloat16", "int8", "nf4"])
@@ -44,6 +47,28 @@ def test_operands_of_two_dtypes_are_refused() -> None:
         weight = torch.empty(300, 500, dtype=torch.bfloat16, device="pretend:0")
         with pytest.raises(RuntimeError, match=r"of one dtype, found torch\.bfloat16, torch\.float32"):
             weight @ torch.empty(500, 300, device="pretend:0")
+
+
+def test_what_learning_asks_for() -> None:
+    """By hand: attention is counted twice and a half as much backwards, a known mask decides a shape, all is freed."""
+    tally = Tally()
+    with pretended_devices(tally):
+        q, k = (torch.ones(2, 4, 300, 64, device="pretend:0", requires_grad=True) for _ in range(2))
+        weight = torch.ones(64, device="pretend:0", requires_grad=True)
+        with tally.stage("forwards"):
+            attended = F.scaled_dot_product_attention(q, k, k, is_causal=True)
+            seen = torch.arange(300, device="pretend:0") < 200
+            chosen = F.rms_norm(attended, (64,), weight)[:, :, seen]
+        with tally.stage("backwards"):
+            chosen.sum().backward()
+        assert chosen.shape == (2, 4, 200, 64) and all(
+            x.grad is not None and x.grad.shape == x.shape for x in (q, k, weight)
+        )
+        del attended, chosen, seen
+    products = 2 * 2 * 2 * 4 * 300 * 300 * 64 / 2  # two products, of which a causal one needs half
+    assert tally.stages["forwards"]["pretend:0"].flops == {"float32": products}
+    assert tally.stages["backwards"]["pretend:0"].flops == {"float32": 2.5 * products}
+    assert tally.alive["pretend:0"] <= 2 * (2 * q.nbytes + 512)  # what is learned, and its gradients
 
 
 @pytest.mark.slow
@@ -97,7 +122,13 @@ def test_every_drafter_adapter_rule_and_mode(quantization: Any, target_device: s
         layers=3, sizes=(), every_method=True, device="cuda", target_device=target_device, quantization=quantization
     )
     assert found.refusals == []
-    assert {"E3S", "L4", "cascade", "trees", "pipelined", "extraction", "questions together"} <= set(found.stages)
+    ways = {"E3S", "E3S, own vocabulary", "cascade", "trees", "pipelined", "stream", "extraction", "questions together"}
+    trained = {f"train {level}" for level in (*LEVELS, "L6")}
+    assert ways | trained <= set(found.stages) and ("L6" in found.stages) == (quantization is None)
+    # Learned in float32 over 16-bit weights that stay, and without the models: their weights are gone by then.
+    place = found.stages["train L1"]["cuda:0"]
+    assert place.peak < 1.5 * 2**30
+    assert sum(place.flops.values()) > 3 * 2 * 32 * 50 * 2 * 4096 * 256  # forwards, and twice that backwards
 
 
 def test_a_bound_is_the_longer_of_both() -> None:
@@ -107,14 +138,50 @@ def test_a_bound_is_the_longer_of_both() -> None:
     assert card.bound(Count(moved=1000)) <= 0  # its cache may hold that
 
 
-@pytest.mark.slow
-def test_the_verb_gives_costs_that_predict_takes(tmp_path: Path) -> None:
-    run = CliRunner().invoke(app, ["rehearse", "--gpu", "RTX 4090", "--precision", "nf4", "--out", str(tmp_path)])
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the verb says, and its folder."""
+    folder = tmp_path_factory.mktemp("costs")
+    run = CliRunner().invoke(app, ["rehearse", "--gpu", "RTX 4090", "--precision", "nf4", "--out", str(folder)])
     assert run.exit_code == 0, run.output
-    assert "refused: nothing" in run.stdout and "| target prefill | " in run.stdout
-    costs = Costs.load(tmp_path / "costs_RTX_4090.json")
+    return run.stdout, folder
+
+
+@pytest.mark.slow
+def test_the_verb_gives_costs_that_predict_takes(rehearsed: tuple[str, Path]) -> None:
+    said, folder = rehearsed
+    assert "refused: nothing" in said and "| target prefill | " in said
+    costs = Costs.load(folder / "costs_RTX_4090.json")
     assert costs.device == "RTX 4090, estimated bound" and costs.precision == "nf4"
     assert 0.003 < costs.target_step < 0.006 and costs.verify_cost(5) < 1.1
+
+
+@pytest.mark.slow
+def test_predict_says_what_a_card_would_give_at_best_with_recorded_acceptance(
+    rehearsed: tuple[str, Path], shared: Path, tmp_path: Path
+) -> None:
+    """The speedup by hand, of an answer with the rounds that the earlier L4 had on a prompt, drafts of five."""
+    recorded = trace_from_recorded(open_recorded(shared / "recorded" / "e2e_wallclock_20260207_113610_LVL.json"))
+    rounds = [round_ for row in recorded.method("L4+VL").rows for round_ in row.rounds or ()]
+    accepted = [min(accepted, 5) for drafted, accepted, _ in rounds if drafted >= 5]
+    assert 0 < sum(accepted) < 5 * len(accepted)
+    right = [True]
+    for count in accepted:
+        right += [True] * count + [count == 5]
+    ids = list(range(100, 100 + len(right)))
+    said = [token if ok else 7 for token, ok in zip(ids, right, strict=True)]
+    trace, out, costs = tmp_path / "trace.parquet", tmp_path / "out.csv", rehearsed[1] / "costs_RTX_4090.json"
+    Trace([TraceRow("a", "What?", ids, said)], pair="eventgpt-videollava", end_token_ids=(2,)).save(trace)
+    options = ["--gamma", "5", "--costs", str(costs), "--out", str(out)]
+    run = CliRunner().invoke(app, ["predict", str(trace), *options])
+    assert run.exit_code == 0, run.output
+    assert "costs of eventgpt-videollava, nf4, RTX 4090, estimated bound" in run.stdout and "[estimated]" in run.stdout
+    c = Costs.load(costs)
+    plain = c.target_prefill + (len(ids) - 1) * c.target_step
+    passes = [c.verify[5] + 4 * c.drafter_step] * len(accepted)
+    reads = [c.drafter_step, *(c.drafter_passes[2] if count == 5 else c.drafter_step for count in accepted[:-1])]
+    expected = c.target_prefill + c.drafter_prefill + sum(passes) + sum(reads)
+    assert pd.read_csv(out).speedup.tolist() == pytest.approx([plain / expected], rel=0.02)  # the last draft is cut
 
 
 def test_no_room_is_told_per_device() -> None:
