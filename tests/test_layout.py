@@ -17,7 +17,7 @@ USES = {
     "hidden_states": {"scenes", "models", "traces"},
     "adapters": {"scenes", "models", "metrics", "hidden_states"},
     "decoding": {"scenes", "models", "metrics", "adapters"},
-    "rehearsal": {"models", "metrics", "adapters", "hidden_states", "decoding"},
+    "rehearsal": {"scenes", "models", "metrics", "adapters", "hidden_states", "decoding"},
     "measuring": {"scenes", "models", "metrics", "hidden_states", "decoding"},
     "figures": {"scenes", "metrics"},
     "reporting": {"figures"},
