@@ -312,7 +312,8 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, func: Any, options: dict[str, Any], *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             out = func(*args, **options)
-        ctx.causal, ctx.places = options.get("is_causal", False), [isinstance(x, Tensor) for x in args]
+        ctx.causal = bool(options.get("is_causal") or args[5:6] == (True,))
+        ctx.places = [isinstance(x, Tensor) for x in args]
         ctx.attends = func is aten.scaled_dot_product_attention.default
         ctx.save_for_backward(out, *tensors_in(args))
         return out
