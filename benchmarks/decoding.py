@@ -2,6 +2,7 @@
 
     python -m benchmarks.decoding --only drafting --minutes 8 --json runs/decoding.json
     python -m benchmarks.decoding --only best adapters --adapters FOLDER --minutes 8 --json runs/decoding.json
+    python -m benchmarks.decoding --only sequence --pair midi --threads 2 --minutes 3 --json runs/midi.json
     python -m benchmarks.decoding --only baselines --pair my_pair.toml --assistant SMALL_LANGUAGE_MODEL
     python -m benchmarks.decoding --json runs/decoding.json --only nothing      # print the tables of what is there
 
@@ -188,7 +189,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the target's process")
     parser.add_argument("--minutes", type=float, default=8, help="of each part")
     parser.add_argument("--adapters", type=Path, help="folder with trained adapters, one folder a level")
-    parser.add_argument("--pair", default="mini", help="mini, or a pair.toml")
+    parser.add_argument("--pair", default="mini", help="mini, midi, or a pair.toml")
     parser.add_argument("--assistant", type=Path, nargs="+", default=[], help="text-only language models that assist")
     parser.add_argument("--source-layers", type=int, nargs="+", default=[2, 5, 8], help="target layers E3 was fed with")
     parser.add_argument("--json", type=Path, help="keep all runs here (and go on from it), traces beside it")

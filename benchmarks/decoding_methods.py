@@ -97,6 +97,22 @@ class Bench:
         table["pipelined, gamma 8, stops below 0.4"] = self.pipelined(8, min_confidence=0.4)
         return table
 
+    def in_sequence(self, prompts: list[Prompt]) -> dict[str, Method]:
+        """The drafter in sequence with two threads for each model, with its control, beside another pair's drafter."""
+        table = {BOTH_CORES: self.common()[BASELINE], "plain loop, two threads": self.common()[PLAIN]}
+        for length in (5, 8, FixedLength(8, 0.4), FixedLength(12, 0.6)):
+            stops = f", stops below {length.min_confidence}" if isinstance(length, FixedLength) else ""
+            gamma = length.gamma if isinstance(length, FixedLength) else length
+            table[f"EventGPT, gamma {gamma}{stops}, two threads"] = self.speculative(self.drafter, length)
+        table["EventGPT, gamma 8, two threads, events blanked"] = self.speculative(BlankedDrafter(self.drafter), 8)
+        if self.pair.name != "mini":
+            mini = as_drafter(load_pair("mini").drafter, self.target)
+            table["mini's EventGPT across vocabularies, gamma 8, two threads"] = self.speculative(mini, 8)
+        if self.adapters is not None:
+            head = self._from_folder(self.adapters)
+            table["E3S, gamma 8, two threads"] = self.speculative(head, 8)
+        return {name: with_threads(method, 2) for name, method in table.items()}
+
     def best(self, prompts: list[Prompt]) -> dict[str, Method]:
         """EventGPT in the target's prefill, then a trained head in its loop; every stage with its control."""
         if self.adapters is None:
@@ -152,7 +168,7 @@ class Bench:
         vocabulary = self.pair.vocabulary
         if not adapter.runs_ahead:
             return AdapterDrafter(self.pair.drafter, adapter, self.target, vocabulary)
-        layers = self.layers if "target_layers" in adapter.inputs else ()
+        layers = adapter.settings.source_layers or self.layers if "target_layers" in adapter.inputs else ()
         return HeadDrafter(self.pair.drafter, adapter, self.target, vocabulary, layers)
 
     def lossy(self, prompts: list[Prompt]) -> dict[str, Method]:
@@ -172,6 +188,7 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench, list[Prompt]], dict[str, Method]]] = {
     "drafting": Bench.drafting,
+    "sequence": Bench.in_sequence,
     "best": Bench.best,
     "baselines": Bench.baselines,
     "adapters": Bench.trained,

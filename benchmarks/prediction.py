@@ -200,6 +200,7 @@ def _reaching(costs: Costs, longest: int) -> Costs:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", default="mini", help="mini, midi, or a pair.toml")
     parser.add_argument("--scenes", type=int, default=24, help="taken evenly from the test split")
     parser.add_argument("--questions", type=int, default=2, help="of each scene")
     parser.add_argument("--repeats", type=int, default=3)
@@ -218,7 +219,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     begun = time.perf_counter()
     tokens, gammas = arguments.tokens, sorted(set(arguments.gammas))
-    pair, scenes = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
+    pair, scenes = load_pair(arguments.pair), open_scenes("streets", split="test", event_views=5)
     chosen = [scenes[i] for i in np.linspace(0, len(scenes) - 1, min(arguments.scenes, len(scenes)), dtype=int)]
     halves = [[(s, q) for s in chosen[half::2] for q in s.questions[: arguments.questions]] for half in (0, 1)]
     fitting, other = (half[: min(map(len, halves))] for half in halves)

@@ -99,6 +99,7 @@ def ask_all(target: Model, drafter: Drafter, tokens: int, gamma: DraftLength, sc
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", default="mini", help="mini, midi, or a pair.toml")
     parser.add_argument("--scenes", type=int, default=24, help="of the test split, whole sequences of them")
     parser.add_argument("--threads", type=int, default=2, help="torch threads, of every method")
     parser.add_argument("--tokens", type=int, default=50, help="longest answer")
@@ -107,7 +108,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="leave seconds and ratios here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pair, folder = load_pair("mini"), open_scenes("streets", split="test", event_views=5)
+    pair, folder = load_pair(arguments.pair), open_scenes("streets", split="test", event_views=5)
     target, tokens, drafter = pair.target, arguments.tokens, as_drafter(pair.drafter, pair.target)
     alone, together = (FixedLength(int(g), c) for g, c in (arguments.alone, arguments.together))
     nothing, one_by_one = SequenceDrafter(), transformers_generate(target, tokens)

@@ -8,7 +8,7 @@ A notebook's cell after its parameters::
     here.models            # the pair, loaded when it is first asked for
     here.prompts           # scene and question, of all of them
     here.states("target")  # hidden states along the target's path, extracted where they are missing
-    here.adapters("mini-E3, FOLDER")  # trained adapters by name or folder, those of the mini pair with it alone
+    here.adapters("mini-E3, FOLDER")  # trained adapters by name or folder, shipped ones with their pair alone
 """
 
 from __future__ import annotations
@@ -91,16 +91,16 @@ class Experiment:
         """Trained adapters, by the last part of what they are called; those that cannot be used here are left out.
 
         Args:
-            names: folders and shipped names ("mini-E3"), with commas between them. The shipped ones go with the mini
+            names: folders and shipped names ("mini-E3"), with commas between them. The shipped ones go with their
                 pair alone, and not on the split of streets that they learned from.
             states: what they are to be judged on: it has to hold the target's layers that they were trained on.
         """
-        from egptlib.adapters import MINI_HEADS, load_adapter
+        from egptlib.adapters import SHIPPED_HEADS, load_adapter
 
-        fitting = self.settings.name == "mini" and not self.scenes.name.startswith("streets_train")
-        shipped = {f"mini-{level}" for level in MINI_HEADS}
+        known = self.scenes.name.startswith("streets_train")
+        others = {name for name in SHIPPED_HEADS if known or not name.startswith(f"{self.settings.name}-")}
         chosen = [name.strip() for name in names.split(",")]
-        found = {Path(name).name: load_adapter(name) for name in chosen if name and (fitting or name not in shipped)}
+        found = {Path(name).name: load_adapter(name) for name in chosen if name and name not in others}
         if states is None:
             return found
         held = states.config.get("layers", {}).get("target", [])
@@ -127,7 +127,7 @@ def begin(
         run: from `open_run`; settings of another pair than the plain mini pair are kept there as `pair.json`, and
             the devices that it is on in `environment.json`.
         dataset, split, event_views: as for `open_scenes`.
-        pair: "mini", or the path of a `pair.toml`.
+        pair: "mini", "midi", or the path of a `pair.toml`.
         num_scenes: taken evenly from all; all of them where there are fewer.
         num_questions: of each scene.
         max_new_tokens: longest answer.

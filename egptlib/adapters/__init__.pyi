@@ -2,6 +2,7 @@ from ._block import BlockHead as BlockHead
 from ._block import BlockRun as BlockRun
 from ._build import create_adapter as create_adapter
 from ._files import MINI_HEADS as MINI_HEADS
+from ._files import SHIPPED_HEADS as SHIPPED_HEADS
 from ._files import count_parameters as count_parameters
 from ._files import load_adapter as load_adapter
 from ._files import save_adapter as save_adapter

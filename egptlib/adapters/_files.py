@@ -15,13 +15,19 @@ from egptlib.adapters._legacy import load_legacy
 from egptlib.adapters._levels import Adapter
 from egptlib.adapters._served_files import load_served
 from egptlib.adapters._settings import AdapterSettings, level_settings
-from egptlib.models import MINI_FOLDER
+from egptlib.models import MIDI_FOLDER, MINI_FOLDER
 
 WEIGHTS, SETTINGS = "adapter.safetensors", "adapter.json"
 FORMAT = "egptlib adapter"
 VERSION = 1
 MINI_HEADS = {folder.name: folder for folder in sorted((MINI_FOLDER / "heads").iterdir())}
 """Where the trained adapters of the mini pair are."""
+SHIPPED_HEADS = {
+    f"{pair.name}-{folder.name}": folder
+    for pair in (MINI_FOLDER, MIDI_FOLDER)
+    for folder in sorted(pair.glob("heads/*"))
+}
+"""Those of all pairs, as `load_adapter` takes their names."""
 
 
 def count_parameters(level: str, hidden_size: int = 4096, **settings: Any) -> int:
@@ -57,7 +63,7 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
         path: a folder with `adapter.json` and `adapter.safetensors` (or a run folder, which keeps them in `best/`),
             one of the two files, or a checkpoint of the earlier trainer (`best_model.pt`), which is opened without
             running what its pickle may carry, or a folder of a published EAGLE-3 head (see `export_head`). "mini-E3",
-            "mini-B1" and "mini-L1" are those trained for the mini pair.
+            "mini-B1", "mini-L1", "mini-E3S" and "midi-E3S" are those trained for the mini and the midi pair.
         device: where to.
 
     Raises:
@@ -70,7 +76,7 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
         >>> load_adapter(folder).settings.level
         'B1'
     """
-    path = {f"mini-{level}".lower(): folder for level, folder in MINI_HEADS.items()}.get(str(path).lower(), Path(path))
+    path = {name.lower(): folder for name, folder in SHIPPED_HEADS.items()}.get(str(path).lower(), Path(path))
     if path.suffix in (".pt", ".pth"):
         return load_legacy(path).to(device).eval()
     folder = path.parent if path.name in (WEIGHTS, SETTINGS) else path
@@ -88,7 +94,7 @@ def read_settings(path: Path) -> AdapterSettings:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: not found; expected an adapter's folder, a .pt of the earlier trainer, "
-            f"or one of {', '.join(f'mini-{level}' for level in MINI_HEADS)}"
+            f"or one of {', '.join(SHIPPED_HEADS)}"
         )
     content = read_sealed(path)
     if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
@@ -102,8 +108,9 @@ def read_settings(path: Path) -> AdapterSettings:
         value = settings.get(field.name)
         if field.name in settings and not isinstance(value, kinds[str(field.type)]):
             raise ValueError(f"{path}: field 'settings.{field.name}' is {value!r}; expected {field.type}")
-    if not all(type(number) is int for number in settings.get("source_layers", ())):
-        raise ValueError(f"{path}: field 'settings.source_layers': expected whole numbers")
+    for name in ("source_layers", "drafted"):
+        if not all(type(number) is int for number in settings.get(name, ())):
+            raise ValueError(f"{path}: field 'settings.{name}': expected whole numbers")
     try:
         return level_settings(**settings)
     except ValueError as error:

@@ -130,7 +130,9 @@ def judge(
         return predictions(adapter, batch, lm_head, depths)
 
     with torch.no_grad():
-        result = judge_states(name or adapter.level, states_of, states, lm_head, gammas, adapter.num_parameters)
+        rows, tokens = adapter.read_by(lm_head)
+        title, count = name or adapter.level, adapter.num_parameters
+        result = judge_states(title, states_of, states, rows, gammas, count, tokens)
     adapter.train(was_training)
     return result
 
@@ -142,8 +144,12 @@ def judge_states(
     lm_head: Tensor,
     gammas: Sequence[int],
     num_parameters: int = 0,
+    tokens: Tensor | None = None,
 ) -> Judgement:
-    """Judge whatever gives states: `states_of` a batch returns what `predictions` does."""
+    """Judge whatever gives states: `states_of` a batch returns what `predictions` does.
+
+    `tokens` are those that the rows of `lm_head` are for, where these are not all.
+    """
     depths = max(gammas)
     cosines = AcceptanceAccumulator()
     matches: list[Tensor] = []
@@ -159,7 +165,8 @@ def judge_states(
             labels = moved(ids, offset)
             best = torch.zeros((*valid.shape, 5), dtype=torch.long, device=valid.device)
             logits = F.linear(aligned[valid].to(lm_head.dtype), lm_head)
-            best[valid] = logits.topk(5, dim=-1).indices
+            likeliest = logits.topk(5, dim=-1).indices
+            best[valid] = likeliest if tokens is None else tokens[likeliest]
             match = (best[..., 0] == labels) & valid
             columns.append(match)
             if offset <= 1:

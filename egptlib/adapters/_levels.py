@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from egptlib.adapters._layers import AttentionLayer, Before, Bottleneck, Cache, Layer, WideBottleneck
 from egptlib.adapters._settings import DEFAULTS, AdapterSettings
+from egptlib.models import spread
 
 States = Float[Tensor, "batch time hidden"]
 
@@ -43,6 +44,16 @@ class Adapter(nn.Module, ABC):
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__()
         self.settings = settings
+        self._read_by: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def read_by(self, lm_head: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The rows of the target's lm head that read its states, and which tokens they are for; None: all."""
+        if not self.settings.drafted:
+            return lm_head, None
+        if self._read_by is None or self._read_by[0] is not lm_head:
+            tokens = torch.tensor(self.settings.drafted, device=lm_head.device)
+            self._read_by = lm_head, lm_head[tokens], tokens  # picked once: a copy at every step would cost more
+        return self._read_by[1:]
 
     @property
     def level(self) -> str:
@@ -176,8 +187,11 @@ class Head(Adapter):
         return token_states(token_ids[None], lm_head)[0]
 
     def logits(self, states: Float[Tensor, "*rows hidden"], lm_head: Tensor) -> Float[Tensor, "*rows vocab"]:
-        """What predicted states say in the target's ids; `lm_head` is the target's."""
-        return nn.functional.linear(states.to(lm_head.dtype), lm_head)
+        """What predicted states say in the target's ids, -inf at those that it does not draft; `lm_head` is the
+        target's."""
+        rows, tokens = self.read_by(lm_head)
+        said = nn.functional.linear(states.to(rows.dtype), rows)
+        return said if tokens is None else spread(said, tokens, len(lm_head))
 
     def check_room(self, time: int, depths: int) -> None:
         """ValueError where `depths` predictions behind `time` rows are more positions than it was built for."""

@@ -89,6 +89,8 @@ class DrafterLora(nn.Module):
             )
         if not pair.vocabulary.is_shared:
             raise ValueError(f"L6: expected models of one vocabulary; {drafter.name} and {target.name} have two")
+        if self.settings.head == "own" and hasattr(drafter.lm_head, "tokens"):  # a `TrimmedHead`
+            raise ValueError(f"LoRA head 'own': {drafter.name} drafts a part of its tokens; take head='target'")
         head = (target if self.settings.head == "target" else drafter).lm_head.weight[: len(pair.vocabulary)]
         self.register_buffer("head", head.detach().to(drafter.device, drafter.dtype), persistent=False)
         self.tuner = _attached(drafter.language_model, self.settings)

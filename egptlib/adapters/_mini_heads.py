@@ -1,8 +1,9 @@
-"""The trained adapters that come with the mini pair, made by one command; `load_adapter("mini-E3")` opens them."""
+"""The trained adapters that come with the small pairs, made by one command; `load_adapter("mini-E3")` opens them."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ from egptlib.adapters._judge import judge, judge_baselines, length_gain
 from egptlib.adapters._losses import LossSettings
 from egptlib.adapters._train import train_adapter
 from egptlib.hidden_states import HiddenStates
-from egptlib.models import MINI_FOLDER, write_card
+from egptlib.models import MIDI_FOLDER, MINI_FOLDER, trimmed_tokens, write_card, write_midi_card
 
 _AHEAD: dict[str, Any] = {"ffn_dim": 1024, "max_positions": 128}  # for answers of 50 tokens; a few MB together
-SIZES: dict[str, dict[str, Any]] = {
-    "E3": _AHEAD,
-    "B1": _AHEAD,
-    "L1": {},
-    "E3S": {"num_kv_heads": 2, "ffn_dim": 640, "max_positions": 1024},  # as long as the target's
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "mini": {
+        "E3": _AHEAD,
+        "B1": _AHEAD,
+        "L1": {},
+        "E3S": {"num_kv_heads": 2, "ffn_dim": 640, "max_positions": 1024},  # as long as the target's
+    },
+    "midi": {"E3S": {"num_heads": 9, "num_kv_heads": 3, "ffn_dim": 640, "max_positions": 1024}},
 }
+DRAFTED = 1_024  # tokens that midi's head drafts; the whole lm head costs a fifth of a target step
 GAMMAS = (5,)
 KNOWN = ("drafter_weights", "target_weights")
 
@@ -33,20 +38,21 @@ KNOWN = ("drafter_weights", "target_weights")
 def train_mini_heads(
     states: HiddenStates,
     test: HiddenStates,
-    out: str | os.PathLike[str] = MINI_FOLDER,
+    out: str | os.PathLike[str] | None = None,
     work: str | os.PathLike[str] | None = None,
     epochs: int = 6,
-    levels: Sequence[str] = tuple(SIZES),
+    levels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the mini pair's heads, write them in bfloat16, judge all that are there, and tell it in its card.
+    """Train the heads of the mini or the midi pair, write them in bfloat16, judge all that are there, and tell it in
+    the pair's card.
 
     Args:
-        states, test: samples of the mini pair along the target's path, with three of the target's layers, that have no
+        states, test: samples of the pair along the target's path, with three of the target's layers, that have no
             sequence in common; for E3S with the prompts' rows.
-        out: folder of the pair, with its `card.json`; gets `heads/LEVEL` and a new card.
-        work: run folders, which are continued; None takes `mini_heads/` under `data_root()`.
+        out: folder of the pair, with its `card.json`; gets `heads/LEVEL` and a new card. None: the shipped one.
+        work: run folders, which are continued; None takes `PAIR_heads/` under `data_root()`.
         epochs: at most so many; twice that for L1, whose epochs are short.
-        levels: those to train, of `SIZES`; others stay as they are in `out`.
+        levels: those to train, of the pair's `SIZES`; None: all. Others stay as they are in `out`.
 
     Returns:
         The pair's card, with `heads`.
@@ -55,18 +61,22 @@ def train_mini_heads(
         ValueError: samples of another pair, without the target's layers, of other weights in one of the folders, or
             of a sequence that is in both; or another level.
     """
-    if unknown := sorted(set(levels) - set(SIZES)):
-        raise ValueError(f"level {unknown[0]!r}: expected one of {', '.join(SIZES)}")
+    pair = str(states.config.get("pair"))
     for each in (states, test):
-        if each.config.get("pair") != "mini" or not len(each) or each[0].target_layers is None:
+        if pair not in SIZES or each.config.get("pair") != pair or not len(each) or each[0].target_layers is None:
             raise ValueError(f"{each.folder}: expected samples of the mini pair, with three of the target's layers")
+    sizes = SIZES[pair]
+    levels = tuple(sizes) if levels is None else levels
+    if unknown := sorted(set(levels) - set(sizes)):
+        raise ValueError(f"level {unknown[0]!r}: expected one of {', '.join(sizes)}")
     if shared := sorted(set(states.sequences) & set(test.sequences)):
         raise ValueError(f"{test.folder}: sequence {shared[0]!r} is one of those to train on; expected others")
     for field in (*KNOWN, "layers"):
         if states.config.get(field) != test.config.get(field):
             raise ValueError(f"{test.folder}: field {field!r} is not that of {states.folder}")
-    card = read_json(Path(out) / "card.json")
-    work = data_root() / "mini_heads" if work is None else Path(work)
+    out = {"mini": MINI_FOLDER, "midi": MIDI_FOLDER}[pair] if out is None else Path(out)
+    card = read_json(out / "card.json")
+    work = data_root() / f"{pair}_heads" if work is None else Path(work)
     lm_head, loss = states.target_head.lm_head, LossSettings(depths=3)
     trained: dict[str, Any] = dict(card.get("heads", {}).get("trained", {}))
     widths: dict[str, Any] = {
@@ -74,18 +84,23 @@ def train_mini_heads(
         "source_layers": states.config["layers"]["target"],
     }
     widths["num_source_layers"] = len(widths["source_layers"])
+    if pair == "midi":
+        answers = (sample.token_ids for sample in states)
+        count = Counter(token for ids in answers if ids is not None for token in ids.tolist())
+        frequent = [token for token, _ in count.most_common()]
+        widths["drafted"] = trimmed_tokens(frequent, min(DRAFTED, len(lm_head))).tolist()
     for level in levels:
         ahead = level != "L1"
         settings = FitSettings(epochs if ahead else 2 * epochs, batch_size=8 if ahead else 32, learning_rate=2e-3)
         torch.manual_seed(settings.seed)
-        adapter = create_adapter(level, lm_head.shape[1], **widths, **SIZES[level])
+        adapter = create_adapter(level, lm_head.shape[1], **widths, **sizes[level])
         fit = train_adapter(adapter, states, work / level, settings, loss)
-        folder = Path(out) / "heads" / level
+        folder = out / "heads" / level
         told = {name: states.config[name] for name in KNOWN}
         save_adapter(load_adapter(work / level).to(torch.bfloat16), folder, epoch=fit.best_epoch, **told)
         trained[level] = {"seconds": fit.seconds, "epochs": len(fit.history)}
         trained[level] |= {"answers": len(states), "sequences": len(states.sequences)}
-    heads = {level: Path(out) / "heads" / level for level in SIZES if level in trained}
+    heads = {level: out / "heads" / level for level in sizes if level in trained}
     verdicts = [judge(load_adapter(folder), test, lm_head, GAMMAS, name=level) for level, folder in heads.items()]
     verdicts += judge_baselines(test, states, lm_head, GAMMAS)
     (own,) = (verdict.answers for verdict in verdicts if verdict.name == "drafter's own tokens")
@@ -101,5 +116,5 @@ def train_mini_heads(
     if {"E3", "E3S"} <= answers.keys():
         over = length_gain(answers["E3S"], answers["E3"], sequences)
         card["heads"]["e3s_over_e3"] = {"gain": over.value, "low": over.low, "high": over.high}
-    write_card(card, Path(out))
+    (write_card if pair == "mini" else write_midi_card)(card, out)
     return card

@@ -46,8 +46,8 @@ def export_head(
         target: whose states it was trained on.
         folder: to write to; made when missing, and otherwise expected to be empty.
         form: of `FORMATS`.
-        tokens: the target's ids that it may draft; all of them when left out. `d2t` is id in the target minus id in
-            the draft, `t2d` true where a token may be drafted.
+        tokens: the target's ids that it may draft; when left out, those that it was trained to. `d2t` is id in the
+            target minus id in the draft, `t2d` true where a token may be drafted.
         verifier: name or path of the target's checkpoint, for the configuration.
         num_draft_tokens: the server's default.
 
@@ -66,6 +66,7 @@ def export_head(
     weight = target.lm_head.weight.detach().float().cpu()
     if weight.shape[1] != settings.hidden_size:
         raise ValueError(f"E3S: hidden_size {settings.hidden_size}; the target's states have {weight.shape[1]}")
+    tokens = settings.drafted or None if tokens is None else tokens
     chosen = torch.arange(len(weight)) if tokens is None else torch.tensor(sorted(set(tokens)), dtype=torch.int64)
     if not len(chosen) or chosen[0] < 0 or chosen[-1] >= len(weight):
         raise ValueError(f"tokens: expected ids from 0 to {len(weight) - 1}, found {chosen.tolist()[:1] or 'none'}")

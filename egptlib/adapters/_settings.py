@@ -31,6 +31,8 @@ class AdapterSettings:
         norm_before_residual: of E3S: whether its layer adds to the normed state, or to the state as it came.
         draft_vocab, target_vocab: of an E3S that was published with its own lm head and embeddings: tokens that it
             writes, and that it reads. 0: it reads and writes through the target's lm head.
+        drafted: of a head: the target's tokens that it drafts, ascending, where it leaves out the rare ones of a large
+            vocabulary; (): all of them.
         reads_last: of L5: whether the drafter has read the last known token when L5 runs ahead from it, so that its
             row t + 1 stands in place t, as in L5F. False is the earlier L5, which knows row t alone.
     """
@@ -55,6 +57,7 @@ class AdapterSettings:
     norm_before_residual: bool = False
     draft_vocab: int = 0
     target_vocab: int = 0
+    drafted: tuple[int, ...] = ()
     reads_last: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +80,8 @@ class AdapterSettings:
             raise ValueError(f"adapter setting dropout: expected 0 <= dropout < 1, got {self.dropout}")
         if not self.causal and self.level in RUNS_AHEAD:
             raise ValueError(f"adapter {self.level}: it predicts the next position, so it has to be causal")
+        if self.drafted and (self.level not in RUNS_AHEAD or self.draft_vocab):
+            raise ValueError(f"adapter {self.level}: drafted is a setting of heads that read with the target's lm head")
         if self.reads_last and self.level != "L5":
             raise ValueError(f"adapter {self.level}: reads_last is a setting of L5")
 
@@ -87,9 +92,10 @@ class AdapterSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON has it."""
-        return asdict(self) | {"source_layers": list(self.source_layers)}
+        return asdict(self) | {name: list(getattr(self, name)) for name in _TUPLES}
 
 
+_TUPLES = ("source_layers", "drafted")
 DEFAULTS: dict[str, dict[str, Any]] = {}
 """By level, what it starts from where it is not told otherwise; filled by `register`."""
 LEVELS = DEFAULTS.keys()
@@ -114,6 +120,5 @@ def level_settings(level: str, **settings: Any) -> AdapterSettings:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(f"adapter {level}: unknown setting {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    if "source_layers" in settings:
-        settings["source_layers"] = tuple(settings["source_layers"])
+    settings |= {name: tuple(settings[name]) for name in _TUPLES if name in settings}
     return replace(AdapterSettings(level, **DEFAULTS[level]), **settings)

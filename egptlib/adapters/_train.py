@@ -18,6 +18,7 @@ from egptlib.adapters._judge import Judgement, judge
 from egptlib.adapters._levels import Adapter
 from egptlib.adapters._losses import LossSettings, loss_terms, weighed
 from egptlib.hidden_states import HiddenBatch, HiddenSample, HiddenStates, RaggedBatch
+from egptlib.models import row_of
 
 BLOCK = 8
 """Batches that are read at once, to put answers of one length together."""
@@ -30,28 +31,34 @@ class Objective(nn.Module):
         super().__init__()
         self.adapter, self.settings = adapter, settings
         self.register_buffer("lm_head", lm_head, persistent=False)
+        rows, tokens = adapter.read_by(lm_head)
+        self.register_buffer("rows", rows, persistent=False)
+        self.labels = None if tokens is None else row_of(tokens, len(lm_head))
 
     def forward(self, batch: HiddenBatch) -> dict[str, Tensor]:
         lm_head: Tensor = self.lm_head  # type: ignore[assignment]
+        rows: Tensor = self.rows  # type: ignore[assignment]
         target, mask = batch.target_hidden.to(lm_head.device).float(), batch.mask.to(lm_head.device)
         ids = None if batch.token_ids is None else batch.token_ids.to(lm_head.device)
+        if ids is not None and self.labels is not None:
+            ids = self.labels[ids.long()]
         if self.adapter.by_position and mask.all():  # `flat`: nothing to leave out
             ((_, states),) = predictions(self.adapter, batch, lm_head, 1)
             told = None if ids is None else ids.flatten()
-            return weighed(loss_terms(states[0], target[0], told, lm_head, self.settings), self.settings)
+            return weighed(loss_terms(states[0], target[0], told, rows, self.settings), self.settings)
         predicted = predictions(self.adapter, batch, lm_head, self.settings.depths)
         ahead = [(offset, states, 1.0 / len(predicted)) for offset, states in predicted]
         share = self.settings.same_position if self.adapter.runs_ahead else 0.0
-        rows = [(offset, states, (1 - share) * weight) for offset, states, weight in ahead]
+        parts = [(offset, states, (1 - share) * weight) for offset, states, weight in ahead]
         if share:
-            rows.append((0, predicted[0][1], share))
+            parts.append((0, predicted[0][1], share))
         sums: dict[str, Tensor] = {}
-        for offset, states, weight in rows:
+        for offset, states, weight in parts:
             valid = moved(mask, offset, False)
             if not valid.any():
                 continue
             told = None if ids is None else moved(ids, offset)[valid]
-            terms = loss_terms(states[valid], moved(target, offset)[valid], told, lm_head, self.settings)
+            terms = loss_terms(states[valid], moved(target, offset)[valid], told, rows, self.settings)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + weight * term
         if not sums:  # no sample is long enough to run ahead in

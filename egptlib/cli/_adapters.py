@@ -97,7 +97,8 @@ def train_mini_heads(
         list[str] | None, typer.Option(help="To train: E3, B1, L1, E3S; may be repeated. All when left out.")
     ] = None,
 ) -> None:
-    """Train the adapters that come with the mini pair, with their table in its model card.
+    """Train the adapters that come with the mini or the midi pair, whichever the states are of, with their table in its
+    model card.
 
     E3S wants the prompts too: `egptlib extract --layers 2,5,8 --prompt-rows`.
     """
@@ -108,7 +109,7 @@ def train_mini_heads(
     card = train(HiddenStates.open(states), HiddenStates.open(test), epochs=epochs, **told)
     for row in card["heads"]["rows"]:
         print(f"{row['level']:<22} {row['mean_acceptance_length']:.2f} tokens per target pass, {row['gain']:+.2f}")
-    print(f"trained the mini pair's heads -> {out or 'the shipped weights'}")
+    print(f"trained the pair's heads -> {out or 'the shipped weights'}")
 
 
 @app.command()

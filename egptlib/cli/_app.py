@@ -157,7 +157,7 @@ app = App(
 
 Dataset = Annotated[str, typer.Option(help="streets, clips, or a dataset folder.")]
 Split = Annotated[str, typer.Option(help="train or test; for streets.")]
-Pair = Annotated[str, typer.Option(help="mini, or a pair.toml with folders, quantization and devices.")]
+Pair = Annotated[str, typer.Option(help="mini, midi, or a pair.toml with folders, quantization and devices.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and dropout.")]
 LearningRate = Annotated[float, typer.Option(min=1e-12, max=1e3, help="At the end of the warm-up.")]
 EventViews = Annotated[int, typer.Option(min=1, max=100, help="Event images a scene, as the drafter was trained.")]

@@ -47,16 +47,18 @@ def train_midi(
     out: Annotated[Path | None, typer.Option(help="Folder for what is trained; default: the shipped one.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for what can be resumed; default: in the data.")] = None,
 ) -> None:
-    """Train the midi target's projector and LoRA on streets, with fixed seeds; a stopped run goes on."""
+    """Train the midi target's projector and LoRA on streets, then the drafter on its answers; a stopped run goes on."""
+    from egptlib.models import distil_midi, tell_midi
     from egptlib.models import train_midi as train
 
-    train(**given(out=out, work=work))
-    print(f"trained the midi target -> {out or 'the shipped weights'}")
+    told = given(out=out, work=work)
+    tell_midi((train(**told), distil_midi(**told)), **told)
+    print(f"trained the midi pair -> {out or 'the shipped weights'}")
 
 
 @app.command()
 def quantize(
-    pair: Annotated[str, typer.Argument(help="mini, or a pair.toml.")],
+    pair: Annotated[str, typer.Argument(help="mini, midi, or a pair.toml.")],
     out: Annotated[Path, typer.Option(help="New folder for both checkpoints and a pair.toml.")],
     quantization: Annotated[Literal["nf4", "int8"], typer.Option(help="Precision of the weights.")] = "nf4",
 ) -> None:

@@ -35,7 +35,7 @@ app.add_typer(runs_app, name="runs")
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="Numbers, names or paths; all when left out.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="streets, clips, or a folder; may be repeated.")] = None,
-    pair: Annotated[str | None, typer.Option(help="mini, or a pair.toml.")] = None,
+    pair: Annotated[str | None, typer.Option(help="mini, midi, or a pair.toml.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="May be repeated.")] = None,
     out: Out = None,
     smoke: Smoke = False,

@@ -23,6 +23,7 @@ from ._memory import stored_bytes as stored_bytes
 from ._open import check_against_generate as check_against_generate
 from ._open import frame_sampling as frame_sampling
 from ._open import open_model as open_model
+from ._pair_file import MIDI_FOLDER as MIDI_FOLDER
 from ._pair_file import MINI_FOLDER as MINI_FOLDER
 from ._pair_file import PairSettings as PairSettings
 from ._pair_file import pair_settings as pair_settings
@@ -53,6 +54,9 @@ from ._trees import check_trees as check_trees
 from ._trees import tree_depths as tree_depths
 from ._trees import tree_mask as tree_mask
 from ._trees import tree_paths as tree_paths
+from ._trimmed import row_of as row_of
+from ._trimmed import spread as spread
+from ._trimmed import trimmed_tokens as trimmed_tokens
 from ._video_llava import VideoModel as VideoModel
 from ._video_llava import load_video_llava as load_video_llava
 from ._vision_language import VisionLanguageModel as VisionLanguageModel
@@ -62,7 +66,10 @@ from ._vocabulary import common_vocabulary as common_vocabulary
 from ._vocabulary import match_vocabularies as match_vocabularies
 from ._vocabulary import shared_vocabulary as shared_vocabulary
 from ._vocabulary import spelling as spelling
+from .midi._card import write_midi_card as write_midi_card
+from .midi._training import distil_midi as distil_midi
 from .midi._training import make_midi as make_midi
+from .midi._training import tell_midi as tell_midi
 from .midi._training import train_midi as train_midi
 from .mini._card import write_card as write_card
 from .mini._training import train_mini as train_mini

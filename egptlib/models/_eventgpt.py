@@ -17,6 +17,7 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from egptlib.models._checkpoint import checked_from_pretrained, checkpoint_folder, read_config
+from egptlib.models._trimmed import TrimmedHead
 
 EVENT_PLACEHOLDER = -200  # the id that stands for the event tokens in a prompt
 IGNORED_LABEL = -100
@@ -37,6 +38,7 @@ class EventGPTConfig(LlamaConfig):
         mm_use_im_start_end: whether `<ev_start>` and `<ev_end>` were added to the tokenizer.
         mm_use_im_patch_token: whether `<ev_patch>` was (absent in the file means True).
         max_prompt_length: prompts, event tokens included, are cut here (2,048 in the published code).
+        draft_vocab_size: how many tokens its lm head drafts (see `TrimmedHead`); 0: all of them.
         vision_config: the tower (default: the published one); checkpoints saved by this class hold it, the
             published file does not.
 
@@ -54,6 +56,7 @@ class EventGPTConfig(LlamaConfig):
     mm_use_im_start_end: bool = False
     mm_use_im_patch_token: bool = True
     max_prompt_length: int = 2048
+    draft_vocab_size: int = 0
     vision_config: Any = None  # a CLIPVisionConfig once built; a dict is turned into one
 
     @property
@@ -116,7 +119,12 @@ class EventGPT(PreTrainedModel, GenerationMixin):
         self.visual_projector = nn.Sequential(nn.Linear(tower_width, width), nn.GELU(), nn.Linear(width, width))
         self.feature_adaptor = nn.Linear(width, width) if config.event_feature_adaptor else nn.Identity()
         self.model = LlamaModel(config)
-        self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
+        drafted = config.draft_vocab_size
+        self.lm_head = (
+            TrimmedHead(width, drafted, config.vocab_size)
+            if drafted
+            else nn.Linear(width, config.vocab_size, bias=False)
+        )
         self.post_init()
 
     @classmethod

@@ -51,8 +51,9 @@ def load_pair(
     """Open a pair of models.
 
     Args:
-        name: "mini" (the small pair in this package), the path of a `pair.toml`, or with `drafter` and `target` how
-            the pair is called. Any two checkpoints make a pair, see `open_model`.
+        name: "mini" (the small pair in this package), "midi" (after `egptlib make-pair midi`), the path of a
+            `pair.toml`, or with `drafter` and `target` how the pair is called. Any two checkpoints make a pair, see
+            `open_model`.
         eventgpt, video_llava: `drafter` and `target`, called by their models' names.
         changes: fields of `PairSettings` (`drafter`, `target`, `quantization`, `device`, ...); what is given comes
             before what the file says. Folders may be paths, a dtype torch's, None changes nothing.

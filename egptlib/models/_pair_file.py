@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from egptlib._paths import data_root
+
 if TYPE_CHECKING:
     from egptlib.models._quantization import Quantization
     from egptlib.models._video_llava import Form
@@ -28,6 +30,15 @@ _FOLDERS = ("drafter", "target", "visual_tower")
 HUB = "hub:"
 MINI_FOLDER = Path(__file__).with_name("mini")
 """Where the shipped weights are: `drafter/`, `target/`, and the model card."""
+MIDI_FOLDER = Path(__file__).with_name("midi")
+"""Where what was trained of the midi pair is shipped, without its language model."""
+MADE_PAIRS = ("midi",)
+"""Pairs that `egptlib make-pair` puts together on a machine."""
+
+
+def made_pair(name: str) -> Path:
+    """The `pair.toml` of one of `MADE_PAIRS`, which may not be there yet."""
+    return data_root() / name / "pair.toml"
 
 
 @dataclass(frozen=True)
@@ -101,12 +112,18 @@ def pair_settings(pair: str | Path | PairSettings = "", **changes: Any) -> PairS
     """Settings of a pair by its name or from its file, with what `changes` says otherwise (None: no change).
 
     Raises:
-        ValueError: a name that is neither "mini" nor has folders, or a file that is not as it should be.
+        ValueError: a name that is neither "mini" nor has folders, "midi" where it has not been made, or a file that
+            is not as it should be.
         FileNotFoundError: no such file.
     """
     changes = {name: str(value).removeprefix("torch.") for name, value in changes.items() if value is not None}
     if isinstance(pair, PairSettings):
         return replace(pair, **changes)
+    if pair in MADE_PAIRS and not {"drafter", "target"} <= changes.keys():
+        path = made_pair(str(pair))
+        if not path.is_file():
+            raise ValueError(f"{path}: the {pair} pair is not here; make it with `egptlib make-pair {pair}`")
+        pair = path
     if str(pair).endswith(".toml"):
         return replace(read_pair_file(pair), **changes)
     if not pair and {"drafter", "target"} <= changes.keys():
@@ -114,7 +131,7 @@ def pair_settings(pair: str | Path | PairSettings = "", **changes: Any) -> PairS
     settings = PairSettings(**{"name": str(pair or "mini")} | changes)
     if settings.name != "mini" and (settings.drafter is None or settings.target is None):
         raise ValueError(
-            f"pair {settings.name!r}: expected 'mini', a pair.toml, or the checkpoint folders drafter=... and "
+            f"pair {settings.name!r}: expected 'mini', 'midi', a pair.toml, or the checkpoint folders drafter=... and "
             "target=..."
         )
     return settings

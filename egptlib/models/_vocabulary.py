@@ -26,6 +26,7 @@ class Vocabulary:
         drafter_tokenizer, target_tokenizer: to spell out, in the drafter's tokens, a target token it lacks.
         target_size: width V of the target's logits.
         end_token_ids: the target's end tokens.
+        drafted: the drafter's ids that its lm head has a row for; None: all.
     """
 
     def __init__(
@@ -35,13 +36,15 @@ class Vocabulary:
         target_tokenizer: Any,
         target_size: int,
         end_token_ids: frozenset[int],
+        drafted: Tensor | None = None,
     ):
         self.drafter_ids, self.target_ids = pairs.unbind(dim=1)
         self.drafter_tokenizer, self.target_tokenizer = drafter_tokenizer, target_tokenizer
         self.target_size, self.end_token_ids = target_size, end_token_ids
         self._theirs = dict(pairs.tolist())
         self._there: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
-        self._shared = frozenset(self._theirs.values())
+        drafts = pairs if drafted is None else pairs[torch.isin(pairs[:, 0], drafted.cpu())]
+        self._drafts = frozenset(drafts[:, 1].tolist())
         self._spelled = {theirs: [mine] for mine, theirs in self._theirs.items()}
         # One vocabulary with added specials: ids are the same up to some number, and a slice does the mapping.
         self._prefix = len(pairs) if torch.equal(pairs, torch.arange(len(pairs))[:, None].expand(-1, 2)) else None
@@ -57,7 +60,7 @@ class Vocabulary:
 
     def writable(self, token_ids: Iterable[int]) -> float:
         """Share of some target tokens that the drafter can write at all, in one token of its own; 1 of none."""
-        known = [token in self._shared for token in token_ids]
+        known = [token in self._drafts for token in token_ids]
         return sum(known) / len(known) if known else 1.0
 
     def to_drafter(self, tokens: Sequence[int]) -> list[int]:
@@ -201,4 +204,5 @@ def first_ids_shared(count: int, drafter: Model, target: Model) -> Vocabulary:
 
 
 def _between(pairs: Tensor, drafter: Model, target: Model) -> Vocabulary:
-    return Vocabulary(pairs, drafter.tokenizer, target.tokenizer, target.vocab_size, target.eos_token_ids)
+    drafted = getattr(drafter.lm_head, "tokens", None)
+    return Vocabulary(pairs, drafter.tokenizer, target.tokenizer, target.vocab_size, target.eos_token_ids, drafted)

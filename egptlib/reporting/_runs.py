@@ -19,7 +19,7 @@ tagged ``parameters`` (constants only)::
 
     dataset = "streets"   # streets, clips, or a dataset folder
     split = "test"        # train or test
-    pair = "mini"         # mini, or a pair.toml
+    pair = "mini"         # mini, midi, or a pair.toml
     event_views = 5       # event images the drafter sees per scene: 5 or 1, as it was trained (the mini pair: 5)
     num_scenes = 40       # scenes to use
     num_questions = 5     # questions per scene

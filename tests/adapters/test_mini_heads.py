@@ -2,26 +2,30 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from egptlib._sealed import read_sealed
-from egptlib.adapters import MINI_HEADS, judge, load_adapter, train_mini_heads
+from egptlib.adapters import MINI_HEADS, ServedHead, _mini_heads, judge, load_adapter, train_mini_heads
+from egptlib.adapters._batches import predictions
 from egptlib.hidden_states import Head, HiddenStates, HiddenStateWriter, PromptRows
 from egptlib.models import MINI_FOLDER, fingerprint, load_pair
+from egptlib.models.midi._drafter import DrafterSettings
+from egptlib.models.midi._training import MidiSettings
+from egptlib.scenes import SLOTS
 
 HIDDEN, VOCAB = 16, 12
 
 
-def made(folder: Path, sequences: list[str]) -> HiddenStates:
+def made(folder: Path, sequences: list[str], pair: str = "mini") -> HiddenStates:
     """Samples as the mini pair's extraction leaves them: token t + 1 follows from token t."""
     generator = torch.Generator().manual_seed(0)
     lm_head = 4 * torch.linalg.qr(torch.randn(HIDDEN, HIDDEN, generator=generator))[0][:VOCAB]
     told = {
-        "pair": "mini",
+        "pair": pair,
         "layers": {"target": [2, 5]},
         "prompt_rows": True,
         "drafter_weights": "d",
@@ -75,6 +79,38 @@ def test_what_is_judged_is_what_was_written(tmp_path: Path) -> None:
         train_mini_heads(states, other, out, tmp_path / "work")
     with pytest.raises(ValueError, match="expected samples of the mini pair"):
         train_mini_heads(states, replace(test, config=test.config | {"pair": "other"}), out, tmp_path / "work")
+
+
+@pytest.mark.slow
+def test_midis_head_drafts_frequent_tokens_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_mini_heads.SIZES, "midi", {"E3S": {"num_heads": 2, "ffn_dim": 32, "max_positions": 64}})
+    monkeypatch.setattr(_mini_heads, "DRAFTED", 9)
+    states, test = (made(tmp_path / name, [f"{name}_{n}" for n in range(2)], "midi") for name in ("train", "test"))
+    asked = [{"loss": 1.0}]
+    slot = dict.fromkeys(("target", "target_blind", "drafter", "drafter_blind", "majority"), 0.5) | {"scenes": 3}
+    card = {
+        "target": asdict(MidiSettings()), "drafter": asdict(DrafterSettings()), "target_history": asked,
+        "drafter_history": asked, "drafter_parameters": 1, "shipped_bytes": 1, "train_scenes": 1, "test_scenes": 1,
+        "torch": "2", "language": {"base": 2.0, "target": 2.1, "ratio": 1.05, "questions": 50, "tokens": 99},
+        "slots": dict.fromkeys(SLOTS, slot),
+    }  # fmt: skip
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    told = train_mini_heads(states, test, tmp_path, tmp_path / "work", epochs=2)
+    head, lm_head = load_adapter(tmp_path / "heads" / "E3S"), states.target_head.lm_head
+    assert isinstance(head, ServedHead) and set(head.settings.drafted) == set(
+        range(9)
+    )  # ids 0 to 8 stand in the answers
+    hidden = torch.randn(3, HIDDEN)
+    assert torch.equal(head.logits(hidden, lm_head)[:, :9], hidden @ lm_head[:9].T)
+    assert (head.logits(hidden, lm_head)[:, 9:] == -torch.inf).all()
+    (batch,) = test.chunks()
+    assert batch.token_ids is not None
+    ((_, predicted),) = predictions(head, batch, lm_head, 1)
+    right = head.logits(predicted[:, :-1], lm_head).argmax(-1) == batch.token_ids[:, 1:]
+    row = next(row for row in told["heads"]["rows"] if row["level"] == "E3S")
+    assert row["top1"] == pytest.approx(right.float().mean().item())
+    page = (tmp_path / "README.md").read_text()
+    assert '`"midi-E3S"`' in page and "(1.050 times)" in page
 
 
 def test_the_shipped_heads_are_of_the_shipped_pair() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,23 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.text_alone import PROMPTS, first_layers
 from egptlib.decoding import NgramDrafter, speculative_generate
 from egptlib.measuring import transformers_generate
-from egptlib.models import LanguageModel, check_against_generate, load_pair, make_midi, open_model, train_midi
+from egptlib.models import (
+    MINI_FOLDER,
+    LanguageModel,
+    check_against_generate,
+    distil_midi,
+    load_pair,
+    make_midi,
+    open_model,
+    train_midi,
+)
 from egptlib.models._grouped import BlockProjector, GroupedVideoLlava
 from egptlib.models.midi import _base, _training
-from egptlib.models.midi._target import PROJECTOR, build_target
+from egptlib.models.midi._drafter import BORROWED, DRAFTER, DrafterSettings
+from egptlib.models.midi._target import PROJECTOR, build_target, write_target
 from egptlib.models.midi._training import MidiSettings
 from egptlib.models.mini import _language
+from egptlib.models.mini._data import MiniData
 from egptlib.models.mini._language import LanguageSettings
 from egptlib.models.mini._optim import update
 from egptlib.models.mini._windows import Windows
@@ -101,6 +113,43 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     return made
 
 
+@pytest.fixture
+def scenes(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> MiniData:
+    """The same six as scenes with events of noise."""
+    events = torch.randint(0, 256, (6, 5, 96, 96, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    made = MiniData(events, windows.frames, windows.labels, windows.questions_answers, [str(i) for i in range(6)])
+    monkeypatch.setattr(_training, "load_mini_data", lambda split, count, work: made)
+    return made
+
+
+@pytest.mark.slow
+def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path):
+    train_midi(tmp_path / "made", tmp_path / "work", MidiSettings(windows=6, rank=2, target=LanguageSettings(1, 2)))
+    settings = DrafterSettings(inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0))
+    history = distil_midi(tmp_path / "made", tmp_path / "work", settings)
+    assert distil_midi(tmp_path / "made", tmp_path / "work", settings) == history
+    assert history[-1]["loss"] < history[0]["loss"]
+    kept = load_file(tmp_path / "made" / "drafter" / DRAFTER)
+    assert not any(name.startswith(BORROWED) for name in kept)
+
+    make_midi(trained=tmp_path / "made")
+    pair = load_pair("midi")
+    assert pair.vocabulary.is_shared and pair.drafter.module.config.draft_vocab_size == 100
+    words = load_file(base / "model.safetensors")["model.embed_tokens.weight"].float()
+    assert torch.equal(pair.drafter.token_embedding.weight, words)
+    mini = load_pair().drafter.module.visual_tower.state_dict()
+    tower = pair.drafter.module.visual_tower.state_dict()
+    assert all(torch.equal(tower[name], value) for name, value in mini.items())
+    (file,) = (tmp_path / "work").glob("midi_answers_*.json")
+    said = json.loads(file.read_text())["answers"]
+    bfloat16 = load_pair("midi", dtype="bfloat16").target
+    pictures, (question, answer) = scenes.frames[4].numpy(), said[4][7]
+    assert bfloat16.greedy(SimpleNamespace(frames=pictures, metadata={}), question, 64).text == answer
+    shown = SimpleNamespace(event_images=list(scenes.events[4].numpy()), frames=pictures, metadata={})
+    out = speculative_generate(pair.target, pair.drafter, shown, question, max_new_tokens=16)
+    assert out.token_ids.tolist() == pair.target.greedy(shown, question, 16).token_ids.tolist()
+
+
 @pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint_and_leaves_the_language_model_alone(base, windows, tmp_path, monkeypatch):
     settings = MidiSettings(windows=6, rank=2, target=LanguageSettings(epochs=4, batch_size=2, learning_rate=3e-3))
@@ -127,9 +176,9 @@ def test_training_goes_on_from_its_checkpoint_and_leaves_the_language_model_alon
         again = load_file(tmp_path / "resumed" / "target" / name)
         assert all(torch.equal(again[key], value) for key, value in weights.items())
 
-    path = make_midi(trained=tmp_path / "whole")
-    pair, own = load_pair(path), load_file(base / "model.safetensors")
-    made = pair.target.module.state_dict()
+    write_target(base, tmp_path / "whole" / "target", tmp_path / "target")
+    pair = load_pair("midi", drafter=MINI_FOLDER / "drafter", target=tmp_path / "target", dtype="float32")
+    made, own = pair.target.module.state_dict(), load_file(base / "model.safetensors")
     lora = whole["adapter_model.safetensors"]
     assert any(value.abs().max() > 0 for name, value in lora.items() if "lora_B" in name)
     for name, value in own.items():
@@ -147,6 +196,8 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("EGPTLIB_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"midi/base: .*`egptlib make-pair midi`"):
         train_midi(tmp_path / "out", tmp_path / "work")
+    with pytest.raises(ValueError, match=r"midi/pair.toml: .*`egptlib make-pair midi`"):
+        load_pair("midi")
     with pytest.raises(ValueError, match=r"projector.safetensors: .*`egptlib train-midi`"):
         make_midi(trained=tmp_path)
     (tmp_path / "another.whl").write_bytes(b"not the one known")

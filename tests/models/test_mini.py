@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from egptlib.models import EventGPT, load_pair
+from egptlib.models import EventGPT, PairSettings, load_pair
 from egptlib.models._pair_file import MINI_FOLDER
 from egptlib.models.mini import _windows
-from egptlib.models.mini._card import gains, measure_mini, render_card
+from egptlib.models.mini._card import gains, measure_slots, render_card
 from egptlib.models.mini._data import NO_VALUE, normalise, preprocessor, read_pairs, slot_labels
 from egptlib.models.mini._patches import FIELDS, GRID, patch_labels
 from egptlib.models.mini._sizes import DRAFTER_LAYERS, HIDDEN, TARGET_LAYERS, TARGET_SPECIALS, VOCAB_SIZE
@@ -75,7 +75,7 @@ def test_the_card_proves_that_they_see():
 def test_what_the_card_says_is_measured_again(tmp_path):
     folder = make_streets(tmp_path / "streets_test_1s", "test", 12, workers=2)
     labels = torch.full((1, len(SLOTS)), 0)
-    again = measure_mini(MINI_FOLDER, open_scenes(folder, event_views=5), labels)
+    again = measure_slots(PairSettings(), open_scenes(folder, event_views=5), labels)
     card = json.loads((MINI_FOLDER / "card.json").read_text())["slots"]
     for model in ("target", "drafter"):
         now, said = (sum(slots[slot][model] for slot in SLOTS) / len(SLOTS) for slots in (again, card))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaModel, VideoLlavaConfig
-from transformers.utils import logging
 
-from egptlib._paths import write_json
 from egptlib.models._checkpoint import read_config
 from egptlib.models._grouped import GroupedVideoLlava
 from egptlib.models._pair_file import MINI_FOLDER
 from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN
 from egptlib.models._video_llava import load_video_llava
-from egptlib.models.mini._data import preprocessor
 from egptlib.models.mini._sizes import NUM_FRAMES, TOWER
+from egptlib.models.mini._training import save_model
 
 BLOCKS = (2, 3)  # of a frame's 6 x 6 patches: six visual tokens a frame
 PROJECTOR = "projector.safetensors"
@@ -109,11 +106,4 @@ def write_target(base: Path, trained: Path, out: Path) -> None:
         warnings.simplefilter("ignore", FutureWarning)  # as in `add_lora`
         merged: Any = PeftModel.from_pretrained(target.model.language_model, trained)
     target.model.language_model = merged.merge_and_unload()
-    target.to(torch.bfloat16)
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    target.save_pretrained(out)
-    if bar:
-        logging.enable_progress_bar()
-    target_tokenizer(base).save_pretrained(out)
-    write_json(out / "preprocessor_config.json", asdict(replace(preprocessor(), backend="torch")))
+    save_model(target, target_tokenizer(base), out)

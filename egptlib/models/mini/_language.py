@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write
+from egptlib.models._trimmed import answer_loss
 from egptlib.models.mini._optim import batches, update, warm_cosine
 
 IGNORED = -100
@@ -178,7 +178,7 @@ def train_language(
                     use_cache=False,
                 ).last_hidden_state[:, -packed.ids.shape[1] :]
                 told = packed.labels != IGNORED
-                loss = F.cross_entropy(lm_head(hidden[told]).float(), packed.labels[told])
+                loss = answer_loss(lm_head, hidden[told], packed.labels[told])
                 loss.backward()
                 for master, parameter in zip(masters, trained, strict=True):
                     master.grad, parameter.grad = parameter.grad.float(), None

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import VideoLlavaForConditionalGeneration
+from transformers.utils import logging
 
 from egptlib._paths import atomic_write, data_root, write_json
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT
-from egptlib.models._pair_file import MINI_FOLDER
+from egptlib.models._pair_file import MINI_FOLDER, pair_settings
 from egptlib.models._prompts import (
     VIDEO_TOKEN,
     eventgpt_prompt,
@@ -33,7 +34,7 @@ from egptlib.models._prompts import (
     tokenize_video_llava,
     video_llava_prompt,
 )
-from egptlib.models.mini._card import measure_mini, write_card
+from egptlib.models.mini._card import measure_slots, write_card
 from egptlib.models.mini._data import QuestionsAnswers, load_mini_data, open_mini_scenes, preprocessor
 from egptlib.models.mini._language import LanguageSettings, Prompts, split_prompts, train_language
 from egptlib.models.mini._patches import load_event_patches
@@ -122,15 +123,19 @@ def train_mini(
     seen = stages.run("event tower", settings.event_tower, drafter.visual_tower, train_event_tower, sequences)
     stages.run("drafter", settings.drafter, drafter, train_drafter, seen)
 
-    _save(drafter, wrap_tokenizer(tokenizer, for_target=False), out / "drafter")
-    _save(target, wrap_tokenizer(tokenizer, for_target=True), out / "target")
+    save_model(drafter, wrap_tokenizer(tokenizer, for_target=False), out / "drafter")
+    save_model(target, wrap_tokenizer(tokenizer, for_target=True), out / "target")
     card = {
         "settings": asdict(settings),
         "train_scenes": len(train),
         "test_scenes": len(test),
         "stages": stages.log,
         "torch": torch.__version__,
-        "slots": measure_mini(out, open_mini_scenes("test", settings.test_sequences), train.labels),
+        "slots": measure_slots(
+            pair_settings("mini", drafter=out / "drafter", target=out / "target"),
+            open_mini_scenes("test", settings.test_sequences),
+            train.labels,
+        ),
     }
     write_card(card, out)
     return card
@@ -244,11 +249,15 @@ def prompts_of(scenes: QuestionsAnswers, encode: Callable[[str], list[int]], tok
     )
 
 
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint in bfloat16 beside its final place, then put it there whole."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model.to(torch.bfloat16).save_pretrained(partial)
+    if bar:
+        logging.enable_progress_bar()
     tokenizer.save_pretrained(partial)
     write_json(partial / "preprocessor_config.json", asdict(replace(preprocessor(), backend="torch")))
     shutil.rmtree(folder, ignore_errors=True)
