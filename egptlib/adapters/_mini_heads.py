@@ -85,8 +85,8 @@ def train_mini_heads(
     }
     widths["num_source_layers"] = len(widths["source_layers"])
     if pair == "midi":
-        answers = (sample.token_ids for sample in states)
-        count = Counter(token for ids in answers if ids is not None for token in ids.tolist())
+        spoken = (sample.token_ids for sample in states)
+        count = Counter(token for ids in spoken if ids is not None for token in ids.tolist())
         frequent = [token for token, _ in count.most_common()]
         widths["drafted"] = trimmed_tokens(frequent, min(DRAFTED, len(lm_head))).tolist()
     for level in levels:

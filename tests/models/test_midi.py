@@ -15,6 +15,7 @@ from benchmarks.text_alone import PROMPTS, first_layers
 from egptlib.decoding import NgramDrafter, speculative_generate
 from egptlib.measuring import transformers_generate
 from egptlib.models import (
+    MIDI_FOLDER,
     MINI_FOLDER,
     LanguageModel,
     check_against_generate,
@@ -34,6 +35,7 @@ from egptlib.models.mini._data import MiniData
 from egptlib.models.mini._language import LanguageSettings
 from egptlib.models.mini._optim import update
 from egptlib.models.mini._windows import Windows
+from egptlib.scenes import open_scenes
 from egptlib.scenes.streets import answers
 from egptlib.scenes.streets._answers import Facts, Vehicle
 from egptlib.scenes.streets._world import EGO_MOTIONS
@@ -125,7 +127,9 @@ def scenes(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> MiniData:
 @pytest.mark.slow
 def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path):
     train_midi(tmp_path / "made", tmp_path / "work", MidiSettings(windows=6, rank=2, target=LanguageSettings(1, 2)))
-    settings = DrafterSettings(inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0))
+    settings = DrafterSettings(
+        answered=6, inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0)
+    )
     history = distil_midi(tmp_path / "made", tmp_path / "work", settings)
     assert distil_midi(tmp_path / "made", tmp_path / "work", settings) == history
     assert history[-1]["loss"] < history[0]["loss"]
@@ -270,3 +274,17 @@ def test_smollm2_answers_the_same_with_drafts_of_ngrams_and_of_its_first_layers(
     for drafter in (NgramDrafter(target.tokenizer), cut):
         made = speculative_generate(target, drafter, None, PROMPTS[2], gamma=5, max_new_tokens=16)
         assert made.token_ids.tolist() == own
+
+
+@pytest.mark.slow
+def test_the_shipped_pair_answers_as_generate_does(smollm2, one_street, tmp_path, monkeypatch):
+    monkeypatch.setenv("EGPTLIB_DATA", str(one_street))
+    (tmp_path / "base").symlink_to(smollm2 / "base")
+    pair, scene = load_pair(make_midi(tmp_path)), open_scenes("streets", event_views=5)[0]
+    passes = tokens = 0
+    for question in scene.questions[:3]:
+        out = speculative_generate(pair.target, pair.drafter, scene, question, gamma=5, max_new_tokens=40)
+        assert out.token_ids.tolist() == transformers_generate(pair.target, 40)(scene, question)
+        passes, tokens = passes + len(out.rounds), tokens + len(out.token_ids)
+    assert tokens > 2 * passes
+    assert sum(file.stat().st_size for file in MIDI_FOLDER.rglob("*.safetensors")) < 25e6

@@ -43,11 +43,12 @@ class DrafterSettings:
     """Everything that decides which drafter comes out, beside the target that it learns from."""
 
     seed: int = 4  # of the weights that training starts from
-    sequences: int = 190  # of the training split, whose windows the target answers about
+    sequences: int = 190  # of the training split
+    answered: int = 552  # of these windows, all: learned as the target answers; others as it was taught
     layers: int = 2
     inner: int = 768  # width inside a layer's feed-forward part
     drafted: int = 1_024  # tokens that its head writes
-    language: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=6, batch_size=8))
+    language: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=5, batch_size=8))
 
 
 def drafter_config(base: Path, settings: DrafterSettings) -> EventGPTConfig:
@@ -102,18 +103,21 @@ def borrow(drafter: EventGPT, words: Tensor) -> None:
 
 
 @torch.no_grad()
-def target_answers(folder: Path, data: MiniData, dtype: torch.dtype = torch.bfloat16) -> QuestionsAnswers:
-    """What the target answers to the questions about each scene, greedily, with these questions.
+def target_answers(folder: Path, data: MiniData, count: int, dtype: torch.dtype = torch.bfloat16) -> QuestionsAnswers:
+    """What the target answers to the questions about the first scenes, greedily, with these questions.
 
     Args:
         folder: of the target.
         data: the scenes.
+        count: how many of them.
         dtype: that the target computes in: in bfloat16 it takes half the time and says nearly the same.
     """
     target = VideoModel.from_pretrained(folder, dtype=dtype)
     questions = [question for question, _ in data.questions_answers[0]]  # every scene is asked the same
     told: QuestionsAnswers = []
-    for frames in tqdm(data.frames.split(SCENES_AT_ONCE), "answers of the midi target", unit="part", disable=None):
+    for frames in tqdm(
+        data.frames[:count].split(SCENES_AT_ONCE), "answers of the midi target", unit="part", disable=None
+    ):
         scenes = []
         for pictures in frames.numpy():
             first = target.encode(SimpleNamespace(frames=pictures), questions[0])
@@ -133,7 +137,7 @@ def train_drafter(
     Args:
         base: the language model's folder.
         data: scenes of the training split.
-        answers: the target's, as from `target_answers`.
+        answers: to all questions about them.
         checkpoint: see `train_language`.
 
     Returns:

@@ -114,7 +114,7 @@ def train_midi(
 def distil_midi(
     out: str | Path = MIDI_FOLDER, work: str | Path | None = None, settings: DrafterSettings | None = None
 ) -> list[dict[str, float]]:
-    """Train the midi drafter to say what the midi target says about windows of `streets`, from their events.
+    """Train the midi drafter to say what the midi target was taught, and says, of windows of `streets`, from events.
 
     Args:
         out: holds `target/`, as `train_midi` wrote it; gets `drafter/`.
@@ -131,14 +131,16 @@ def distil_midi(
     work = data_root() / "midi_training" if work is None else Path(work)
     torch.set_num_threads(2)
     data = load_mini_data("train", settings.sequences, work)
+    said, answered = in_other_words(data.questions_answers), min(settings.answered, len(data))
     made = hashlib.sha256(json.dumps(data.labels.tolist()).encode())
     for file in sorted((out / "target").glob("*.safetensors")):
         made.update(file.read_bytes())
-    answers = work / f"midi_answers_{made.hexdigest()[:16]}.json"
-    if not answers.exists():
+    answers = work / f"midi_answers_{made.hexdigest()[:16]}_{answered}.json"
+    if answered and not answers.exists():
         write_target(base, out / "target", work / "midi_target")
-        write_json(answers, {"answers": target_answers(work / "midi_target", data)})
-    said: QuestionsAnswers = read_json(answers)["answers"]
+        write_json(answers, {"answers": target_answers(work / "midi_target", data, answered)})
+    if answered:
+        said[:answered] = read_json(answers)["answers"]
     key = hashlib.sha256(json.dumps([asdict(settings), said]).encode()).hexdigest()[:16]
     drafter, history = train_drafter(base, data, said, settings, work / f"midi_drafter_{key}.pt")
     save_drafter(drafter, settings, out / "drafter")
