@@ -110,7 +110,7 @@ def test_importing_opens_no_network() -> None:
             ("run", "--dataset", "missing"),
             "missing: no such dataset folder, and not one of streets, mini, clips",
         ),
-        (("run", "--pair", "big"), "pair 'big': expected 'mini', a pair.toml, or the checkpoint folders"),
+        (("run", "--pair", "big"), "pair 'big': expected 'mini', 'midi', a pair.toml, or the checkpoint folders"),
         (("run", "--pair", "none.toml"), "pair 'none.toml': no such file: "),
         (("benchmark", "costs", "--pair", "big"), "pair 'big': expected 'mini'"),
         (("report", "nowhere"), "nowhere: no such run folder"),

@@ -60,7 +60,7 @@ def test_the_models_own_specials_may_differ(event_checkpoint: Path, video_checkp
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"pair 'big': expected 'mini', a pair\.toml, or the checkpoint folders"):
+    with pytest.raises(ValueError, match=r"pair 'big': expected 'mini', 'midi', a pair"):
         load_pair("big")
     with pytest.raises(ValueError, match="train-mini"):
         load_pair("mini", drafter=tmp_path)

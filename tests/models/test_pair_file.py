@@ -110,5 +110,5 @@ def test_a_pair_needs_both_models(folder: Path) -> None:
         pair_settings(folder / "half.toml")
     with pytest.raises(FileNotFoundError, match=r"none\.toml: no such file"):
         pair_settings(folder / "none.toml")
-    with pytest.raises(ValueError, match=r"expected 'mini', a pair\.toml, or the checkpoint folders"):
+    with pytest.raises(ValueError, match=r"expected 'mini', 'midi', a pair\.toml, or the checkpoint folders"):
         load_pair("eventgpt-videollava", quantization="nf4")
