@@ -125,7 +125,15 @@ class DrafterLora(nn.Module):
         Returns:
             The drafter: plain layers, as fast as before. With head "target" its logits are those of the shared
             tokens alone.
+
+        Raises:
+            ValueError: the drafter's weights are quantized.
         """
+        if (precision := self.drafter.precision) in ("nf4", "int8"):
+            raise ValueError(
+                f"{self.drafter.name}: L6 can be trained on weights in {precision}, but not merged into them; open the "
+                "pair in bfloat16 and load it there"
+            )
         self.tuner.merge_and_unload(progressbar=False, safe_merge=True)
         if self.settings.head == "target":
             linear = nn.Linear(self.head.shape[1], self.head.shape[0], bias=False, device="meta")
