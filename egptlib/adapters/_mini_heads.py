@@ -62,13 +62,13 @@ def train_mini_heads(
             of a sequence that is in both; or another level.
     """
     pair = str(states.config.get("pair"))
-    for each in (states, test):
-        if pair not in SIZES or each.config.get("pair") != pair or not len(each) or each[0].target_layers is None:
-            raise ValueError(f"{each.folder}: expected samples of the mini pair, with three of the target's layers")
-    sizes = SIZES[pair]
+    sizes = SIZES.get(pair, SIZES["mini"])
     levels = tuple(sizes) if levels is None else levels
     if unknown := sorted(set(levels) - set(sizes)):
         raise ValueError(f"level {unknown[0]!r}: expected one of {', '.join(sizes)}")
+    for each in (states, test):
+        if pair not in SIZES or each.config.get("pair") != pair or not len(each) or each[0].target_layers is None:
+            raise ValueError(f"{each.folder}: expected samples of the mini pair, with three of the target's layers")
     if shared := sorted(set(states.sequences) & set(test.sequences)):
         raise ValueError(f"{test.folder}: sequence {shared[0]!r} is one of those to train on; expected others")
     for field in (*KNOWN, "layers"):

@@ -83,9 +83,9 @@ frame. Every answer was
   taught in one of several wordings, so which one it takes is its own choice.
 - **Drafter:** {drafter["layers"]} layers, {card["drafter_parameters"]:,} trained weights; SmolLM2's word embeddings \
 and the mini pair's event tower as they are; a
-  head for {drafter["drafted"]:,} tokens (`d2t`, as in EAGLE-3). It learned the answers that the target was \
-taught about
-  {card["train_scenes"]:,} windows, its own about {drafter["answered"]}, {drafter["language"]["epochs"]} epochs.
+  head for {drafter["drafted"]:,} tokens (`d2t`, as in EAGLE-3). It learned from {card["train_scenes"]:,} windows: \
+what the target says of
+  {drafter["answered"]} of them, what the target was taught of the others; {drafter["language"]["epochs"]} epochs.
 - **Made by** `egptlib train-midi` (settings and seeds in `card.json`, torch {card["torch"]}). Answer loss, mean of \
 the last
   epoch, nats a token: target {card["target_history"][-1]["loss"]:.3f}, drafter \
