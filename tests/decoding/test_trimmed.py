@@ -97,7 +97,7 @@ def test_sampled_answers_are_distributed_as_the_targets_own(shape: int | TreeSha
     small, other = make_model(5, SMALL, 1), make_model(6, SMALL, 1, make_model(5, SMALL, 1), noise=0.6)
     trim(other, torch.tensor([1, 4]))
     found = run_often(small, ModelDrafter(other, shared_vocabulary(other, small)), shape, Sampling(1.0))
-    assert found.accepted > 50 and found.rejected > 50
+    assert found.accepted > 25 and found.rejected > 50  # a head of two tokens is seldom right
     assert found.statistic < found.bound
 
 
