@@ -2,16 +2,18 @@
 
     pip install --no-deps --target TOOL mutmut==3.8.1 libcst==1.8.6
     PYTHONPATH=TOOL python benchmarks/mutation.py ROOM [--sample 100] [--seed 1] [--longest 10] [--json FILE]
-        [--only FILE]
+        [--only FILE] [--later NAME ...]
 
 mutmut's own runner would import torch for every mutant and leaves out decorated functions and what new processes do.
 Here a copy of the checkout is worked on. A first child runs the room's tests (of `TESTS`, fast ones) and tells which
 lines each of them reached and how long it took. Then every mutant, a random sample of all, is written to the copy's
 file, and into the functions of a forked child, which runs the tests that reached its statement, the shortest first,
-until one fails. Tests longer than `--longest` seconds are left out, so the score is a lower bound. A mutant that no
-test reached survives; one that takes ten times as long as its tests is found (told apart: a forked child may hang).
-Prints the survivors, the score and its 95 % interval (Wilson). `--json` keeps what was judged, and the same command
-goes on from there; `--only` runs those again that survived in such a file.
+until one fails; a statement that is reached in new processes alone, those that reached its file. Tests longer than
+`--longest` seconds are left out, so the score is a lower bound. A mutant that no test reached survives; one that takes
+ten times as long as its tests is found (told apart: a forked child may hang). Tests named by `--later` (a part of
+their names) come after all others, so that `by` in the file tells what is found by them alone. Prints the survivors,
+the score and its 95 % interval (Wilson). `--json` keeps what was judged, and the same command goes on from there;
+`--only` runs those again that survived in such a file.
 """
 
 import argparse
@@ -206,7 +208,7 @@ class Session:
         self.reached, self.seconds = self.baseline({str(path) for path in paths})
         control = {"path": paths[-1], "source": paths[-1].read_text(encoding="utf-8")}
         tests = {t for reached in self.reached.values() for t in reached}
-        assert self.outcome(control, tests) == "survived", "the tests fail in a forked child without any mutant"
+        assert self.outcome(control, tests)[0] == "survived", "the tests fail in a forked child without any mutant"
         outcomes: dict[str, list[dict[str, Any]]] = {outcome: [] for outcome in ("found", "timed out", "survived")}
         kept_in: Path | None = self.given.json
         if kept_in and kept_in.is_file():
@@ -214,9 +216,9 @@ class Session:
         judged = [told for kind in outcomes.values() for told in kind]
         for number, mutant in enumerate(sorted(chosen, key=lambda m: m["name"]), 1):
             told = {key: mutant[key] for key in ("name", "line", "old", "new")}
-            if told not in judged:
-                outcome = self.judge(mutant)
-                outcomes[outcome].append(told)
+            if told not in [{key: value for key, value in old.items() if key != "by"} for old in judged]:
+                outcome, by = self.judge(mutant)
+                outcomes[outcome].append(told | {"by": by})
                 if kept_in:
                     kept_in.write_text(json.dumps(outcomes | {"of": len(every)}, indent=1))
                 if outcome != "found":
@@ -271,22 +273,26 @@ class Session:
         say(f"{self.room}: {len(seconds)} tests in {took:.0f} s; left out: {long} long, failed {failed}")
         return reached, seconds
 
-    def judge(self, mutant: dict[str, Any]) -> str:
-        return self.outcome(
-            mutant, set().union(*(self.reached.get((str(mutant["path"]), line), set()) for line in mutant["lines"]))
-        )
+    def judge(self, mutant: dict[str, Any]) -> tuple[str, str]:
+        path = str(mutant["path"])
+        tests = set().union(*(self.reached.get((path, line), set()) for line in mutant["lines"]))
+        return self.outcome(mutant, tests or set().union(*(t for (p, _), t in self.reached.items() if p == path)))
 
-    def outcome(self, mutant: dict[str, Any], tests: set[int]) -> str:
+    def outcome(self, mutant: dict[str, Any], tests: set[int]) -> tuple[str, str]:
+        """What became of it, and the test that found it."""
         path: Path = mutant["path"]
-        order = sorted((t for t in tests if self.seconds[t] <= self.given.longest), key=lambda t: self.seconds[t])
+        later = [any(name in item.nodeid for name in self.given.later) for item in self.items]
+        order = [t for t in tests if self.seconds[t] <= self.given.longest]
+        order.sort(key=lambda t: (later[t], self.seconds[t]))
         if not order:
-            return "survived"
+            return "survived", ""
 
         def action(pipe: int) -> int:
             exchange(mutant)
             for position, test in enumerate(order):
                 following = self.items[order[position + 1]] if position + 1 < len(order) else None
                 if not passes(self.items[test], following):
+                    os.write(pipe, self.items[test].nodeid.encode())
                     return 1
             return 0
 
@@ -294,11 +300,11 @@ class Session:
         path.write_text(mutant["source"], encoding="utf-8")  # for new processes
         took = sum(self.seconds[t] for t in order)
         try:
-            code, _ = in_child(action, 20 + 10 * took, 120 + 60 * took)
+            code, by = in_child(action, 20 + 10 * took, 120 + 60 * took)
         finally:
             path.write_bytes(whole)
         assert code != BROKEN, f"the mutant could not be put in place: {mutant}"
-        return "timed out" if code < 0 else "found" if code else "survived"
+        return "timed out" if code < 0 else "found" if code else "survived", by.decode()
 
 
 def processor_seconds() -> float:
@@ -325,6 +331,7 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=10.0, help="processor seconds of a test that is still run")
     parser.add_argument("--json", type=lambda p: Path(p).resolve())
     parser.add_argument("--only", type=lambda p: Path(p).resolve(), help="a --json of before: its survivors again")
+    parser.add_argument("--later", nargs="*", default=[], help="parts of names of tests that are run last")
     given = parser.parse_args()
     root = Path(__file__).resolve().parents[1]
     OUT = os.dup(1)

@@ -1,6 +1,9 @@
 """Every step of a training against AdamW, clipping, warm-up and cosine written out by hand."""
 
+import io
 import math
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 
 from egptlib._sealed import read_sealed
 from egptlib.adapters import FitSettings
-from egptlib.adapters._fit import fit
+from egptlib.adapters._build import write_tensors
+from egptlib.adapters._fit import Fit, fit
 
 EPOCHS, STEPS = 3, 7
 
@@ -108,3 +112,119 @@ def test_a_rate_and_a_warm_up_that_cannot_be_are_refused_each_by_itself(wrong: d
     with pytest.raises(ValueError, match=f"got .*{next(iter(wrong.values()))}"):
         FitSettings(**wrong)  # type: ignore[arg-type]
     assert FitSettings(learning_rate=1e-9, warmup=0.0).warmup == 0
+
+
+class Terminal(io.StringIO):
+    """What was written to it, and what stands on it in the end."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> str:
+        rows, row, column = defaultdict[int, dict[int, str]](dict), 0, 0
+        for text in re.findall(r"\x1b\[A|.|\n|\r", self.getvalue()):
+            if text in ("\x1b[A", "\n"):
+                row, column = row + (1 if text == "\n" else -1), 0 if text == "\n" else column
+            elif text == "\r":
+                column = 0
+            else:
+                rows[row][column], column = text, column + 1
+        return "".join("".join(line.values()) for line in rows.values())
+
+
+def trained(folder: Path, figures: list[dict[str, float]], **changed: Any) -> Fit:
+    rows = iter(figures)
+    settings = FitSettings(epochs=len(figures), **changed)
+    return fit(Line(), batches, STEPS, lambda: next(rows), lambda folder, row: None, settings, folder, {})
+
+
+def test_a_terminal_sees_the_epoch_and_its_steps_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    trained(tmp_path, [{"top1": 0.1}, {"top1": 0.2}], monitor="top1")
+    assert "train:   0%" in screen.getvalue() and "epoch/s]" in screen.getvalue()
+    assert re.search(r"\repoch 2:   0%\|.*\| 0/7 ", screen.getvalue()) and not screen.shown().strip()
+
+
+def test_what_a_training_cannot_do_is_said(tmp_path: Path) -> None:
+    for name in ("epochs", "batch_size", "patience"):
+        one: dict[str, Any] = {name: 1}
+        assert getattr(FitSettings(**one), name) == 1
+        with pytest.raises(ValueError, match=f"training setting {name}: expected at least 1, got 0"):
+            FitSettings(**(one | {name: 0}))
+    with pytest.raises(ValueError, match=r"^monitor 'mean_acceptance_length': expected one of top1, mse$"):
+        trained(tmp_path / "a", [{"top1": 1.0, "mse": 1.0}])
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/b: the loss is (inf|nan) in epoch 1; lower learning_rate$"):
+        trained(tmp_path / "b", [{"top1": 1.0}], learning_rate=1e38)
+    (tmp_path / "c").mkdir()
+    write_tensors(tmp_path / "c/state.safetensors", {"weight.other": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"state\.safetensors: not the state of this training \('weight.matrix'\)"):
+        trained(tmp_path / "c", [{"top1": 1.0}])
+
+
+@pytest.mark.parametrize(("lower", "best"), [(False, 2), (True, 3)])
+def test_the_best_epoch_is_the_first_of_equals_by_what_is_asked(tmp_path: Path, lower: bool, best: int) -> None:
+    figures = [{"mse": value} for value in (0.3, 0.4, 0.1, 0.4, 0.1)]
+    assert trained(tmp_path / "all", figures, monitor="mse", lower_is_better=lower).best_epoch == best
+    few = trained(tmp_path / "few", figures, monitor="mse", lower_is_better=lower, patience=1)
+    assert len(few.history) == (3 if not lower else 2)
+
+
+class OneOfTwo:
+    """As much of an accelerator as the loop uses, of two processes that have each their own batches."""
+
+    num_processes, rank = 2, 0
+    options: dict[str, bool]
+
+    def __init__(self, **options: bool) -> None:
+        type(self).options = options
+        self.process_index = type(self).rank
+        self.is_main_process = self.process_index == 0
+
+    def prepare(self, *things: Any) -> Any:
+        return things
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def wait_for_everyone(self) -> None: ...
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_each_takes_every_other_batch_and_the_first_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    accelerator: type[OneOfTwo] = type("Accelerator", (OneOfTwo,), {"rank": rank})
+    monkeypatch.setattr("egptlib.adapters._fit.Accelerator", accelerator)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line, seen, rates = Line(), list[Tensor](), list[float]()
+    line.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    step = torch.optim.AdamW.step
+
+    def stepping(self: torch.optim.AdamW, closure: Any = None) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    settings = FitSettings(epochs=2, monitor="top1")
+    saved: list[Path] = []
+
+    def save(folder: Path, row: dict[str, float]) -> None:
+        saved.append(folder)
+
+    told = fit(line, batches, STEPS, lambda: {"top1": 0.5}, save, settings, tmp_path, {})
+    assert accelerator.options == {"cpu": True, "device_placement": True}
+    expected = [batch for epoch in (1, 2) for batch in batches(epoch)[rank : STEPS - 1 : 2]]  # the seventh is no pair
+    assert len(seen) == 6 and all(torch.equal(a, b) for a, b in zip(seen, expected))
+    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * max(0, i - 1) / 5)) / 2 for i in range(6)])
+    assert len(told.history) == 2
+    files = {path.name for path in tmp_path.iterdir()} - {"settings.json"}
+    assert files == (set() if rank else {"history.json", "state.safetensors"})
+    assert saved == ([] if rank else [tmp_path / "best"])
+    with pytest.raises(ValueError, match="fewer batches than the 2 processes; lower batch_size"):
+        fit(line, batches, 1, lambda: {"top1": 0.5}, save, settings, tmp_path / "few", {})
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    fit(line, batches, STEPS, lambda: {"top1": 0.5}, save, settings, tmp_path / "alone", {})
+    assert accelerator.options == {"cpu": False, "device_placement": False}

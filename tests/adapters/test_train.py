@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from egptlib.adapters import (
     train_token_adapter,
 )
 from egptlib.adapters._batches import ahead, flat, predictions
-from egptlib.adapters._losses import StateLoss, loss_terms
+from egptlib.adapters._losses import StateLoss, loss_terms, weighed
 from egptlib.adapters._table import _told
 from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import Objective, rows_per_step, shuffled
@@ -116,6 +116,84 @@ def test_the_gradient_that_is_written_out_is_the_one_of_the_formulas() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(plain, x)[0])
 
 
+def test_terms_that_weigh_nothing_are_left_out_and_the_others_add_up() -> None:
+    x, y, lm_head = torch.randn(5, HIDDEN), torch.randn(5, HIDDEN), torch.randn(VOCAB, HIDDEN)
+    ids, weights = torch.arange(5), {"mse": 2.0, "cosine": 3.0, "token": 5.0, "kl": 7.0}
+    x.requires_grad_()
+    for name in weights:
+        alone = LossSettings(**{other: weight * (other == name) for other, weight in weights.items()})  # type: ignore[arg-type]
+        assert set(loss_terms(x, y, ids, lm_head, alone)) == {name}
+    assert loss_terms(x, y, None, lm_head, LossSettings(token=1.0)).keys() == {"mse", "cosine", "kl"}
+    terms = loss_terms(x, y, ids, lm_head, LossSettings(**weights))  # type: ignore[arg-type]
+    summed = weighed(terms, LossSettings(**weights))  # type: ignore[arg-type]
+    torch.testing.assert_close(summed["loss"], sum(weight * terms[name] for name, weight in weights.items()))
+    assert summed["loss"].requires_grad and not any(summed[name].requires_grad for name in weights)
+    same = loss_terms(x, x.detach(), ids, lm_head, LossSettings(), target_head=lm_head)
+    other = loss_terms(x, x.detach(), ids, lm_head, LossSettings(), target_head=-lm_head)
+    p, q = (-x @ lm_head.T).softmax(-1), (x @ lm_head.T).softmax(-1)
+    torch.testing.assert_close(other["kl"], (p * (p.log() - q.log())).sum() / 5, rtol=1e-4, atol=1e-4)
+    assert same["kl"].abs() < 1e-5 and same["mse"] == 0
+
+
+def test_a_head_that_runs_ahead_is_trained_on_the_rows_that_follow_and_so_far_on_its_own(states: HiddenStates) -> None:
+    """Row by row: what stands at t of depth d is held against row t + d, and a share of depth 1 against row t."""
+    torch.manual_seed(0)
+    adapter = create_adapter("L5", HIDDEN, **SMALL).eval()
+    lm_head, batch = states.target_head.lm_head, next(states.stream(6)).padded()
+    settings = LossSettings(token=1.0, same_position=0.25, depths=2)
+    found = Objective(adapter, lm_head, settings)(batch)
+    predicted = predictions(adapter, batch, lm_head, 2)
+    expected: dict[str, torch.Tensor] = {}
+    for offset, share, (_, states_ahead) in (
+        (1, 0.375, predicted[0]),
+        (2, 0.375, predicted[1]),
+        (0, 0.25, predicted[0]),
+    ):
+        places = [(i, t) for i, n in enumerate(batch.mask.sum(1).tolist()) for t in range(n - offset)]
+        at, then = tuple(zip(*places)), tuple(zip(*((i, t + offset) for i, t in places)))
+        assert batch.token_ids is not None
+        for name, term in loss_terms(
+            states_ahead[at], batch.target_hidden[then], batch.token_ids[then], lm_head, settings
+        ).items():
+            expected[name] = expected.get(name, torch.zeros(())) + share * term
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    short = replace(batch, mask=torch.arange(batch.mask.shape[1])[None] < torch.ones(len(batch.mask), 1))
+    nothing = Objective(adapter, lm_head, LossSettings(depths=2))(short)  # no row follows the first
+    assert nothing.keys() == {"loss"} and nothing["loss"].item() == 0.0 and nothing["loss"].requires_grad
+    assert Objective(adapter, lm_head, settings).state_dict().keys() == {f"adapter.{n}" for n in adapter.state_dict()}
+
+
+@pytest.mark.parametrize("level", ["L1", "L5"])
+def test_a_training_is_told_its_steps_what_it_trains_on_and_what_it_is_judged_by(
+    states: HiddenStates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("egptlib.adapters._train.fit", lambda *given: told.append(given))
+    adapter = create_adapter(level, HIDDEN, **SMALL)
+    part, held, head = states[:31], states[40:], -states.target_head.lm_head
+    train_adapter(adapter, part, tmp_path, lm_head=head, validation=held)
+    train_adapter(adapter, states, tmp_path, FitSettings(batch_size=5, seed=2), LossSettings(kl=0.0))
+    (objective, batches, steps, validate, save, settings, folder, description), own = told
+    assert settings == FitSettings() and folder == tmp_path
+    assert description == {
+        "adapter": adapter.settings.to_dict(), "loss": asdict(LossSettings()), "num_samples": len(part)
+    }  # fmt: skip
+    assert objective.settings == LossSettings() and torch.equal(objective.lm_head, head)
+    assert validate() == judge(adapter, held, head, gammas=(5,)).figures()
+    save(tmp_path / "best", {"top1": 0.5})
+    assert load_adapter(tmp_path / "best").settings == adapter.settings
+    kept = split_by_sequence(states)[0]
+    assert own[7]["num_samples"] == len(kept) and own[0].settings == LossSettings(kl=0.0)
+    assert own[3]() == judge(adapter, split_by_sequence(states)[1], states.target_head.lm_head, (5,)).figures()
+    for (_, batches, steps, *_), samples in ((told[0], part), (told[1], kept)):
+        first, second, again = list(batches(1)), list(batches(2)), list(batches(1))
+        assert len(first) == len(second) == steps
+        assert sum(int(batch.mask.sum()) for batch in first) == int(samples.lengths.sum())
+        assert all(torch.equal(a.target_hidden, b.target_hidden) for a, b in zip(first, again))
+        assert any(not torch.equal(a.target_hidden, b.target_hidden) for a, b in zip(first, second))
+
+
 def test_a_row_without_padding_gives_the_loss_of_a_padded_batch(states: HiddenStates) -> None:
     adapter = create_adapter("L2", HIDDEN, dropout=0.0, **SMALL)
     objective = Objective(adapter, states.target_head.lm_head, LossSettings(token=1.0))
@@ -133,7 +211,8 @@ def test_an_epoch_holds_every_sample_once_with_little_padding(states: HiddenStat
     scenes = [note["scene"] for batch in batches for note in batch.metadata]
     assert sorted(scenes) == sorted(note["scene"] for note in states.metadata())
     assert scenes == [note["scene"] for batch in shuffled(states, 5, 3) for note in batch.metadata]
-    assert scenes != [note["scene"] for batch in shuffled(states, 5, 4) for note in batch.metadata]
+    others = [{note["scene"] for note in batch.metadata} for batch in shuffled(states, 5, 4)]
+    assert not any({note["scene"] for note in batch.metadata} in others for batch in batches)  # not the order alone
     padded = sum(int((~batch.mask).sum()) for batch in batches)
     plain = sum(int((~b.padded().mask).sum()) for b in states.stream(5, shuffle=True, seed=3))
     assert padded < plain
@@ -173,8 +252,13 @@ def test_batches_made_ahead_are_the_same_and_so_are_errors() -> None:
 
 def test_validation_shares_no_sequence(states: HiddenStates) -> None:
     train, validation = split_by_sequence(states, 0.25)
-    assert not set(train.sequences) & set(validation.sequences)
     assert len(train) + len(validation) == len(states)
+    assert (train.sequences, validation.sequences) == (states.sequences[:9], states.sequences[9:])
+    assert split_by_sequence(states)[1].sequences == states.sequences[10:]  # 15 % of 12
+    two = states.select(sequence=states.sequences[:2])
+    assert [len(part.sequences) for share in (0.0, 1.0) for part in split_by_sequence(two, share)] == [1] * 4
+    with pytest.raises(ValueError, match=f"^{states.folder}: 1 sequences; a validation split needs at least 2$"):
+        split_by_sequence(states[:4])
 
 
 @pytest.mark.parametrize(("name", "known"), [("L4", 0), ("L5", 0), ("L5-reads-last", 1), ("L5F", 1)])

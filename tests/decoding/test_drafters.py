@@ -27,7 +27,6 @@ from egptlib.decoding import (
     SequenceDrafter,
     Stop,
     as_drafter,
-    first_divergence,
     speculative_generate,
 )
 from egptlib.decoding._chain import Chain
@@ -335,19 +334,3 @@ def test_mapped_logits_are_the_drafters_own_confined() -> None:
         if theirs not in target.eos_token_ids:
             assert drafter.tokenizer.convert_ids_to_tokens(mine) == target.tokenizer.convert_ids_to_tokens(theirs)
     assert vocabulary.to_drafter(target.tokenizer("red", add_special_tokens=False).input_ids)
-
-
-def test_where_answers_part(target: TextModel) -> None:
-    prompt = [5, 9, 4, 7]
-    reference = plain(target, prompt, 8)
-    assert first_divergence(target, prompt, "", reference, torch.tensor(reference)) is None
-    other = [*reference[:3], (reference[3] + 1) % VOCAB, *reference[4:]]
-    found = first_divergence(target, prompt, "", other, reference)
-    assert found is not None
-    assert (found.position, found.token, found.reference) == (3, other[3], reference[3])
-    with torch.no_grad():
-        best = target.module(torch.tensor([[*prompt, *reference[:3]]])).logits[0, -1].topk(2).values
-    assert found.gap == pytest.approx(float(best[0] - best[1]), abs=1e-4)
-    short = first_divergence(target, prompt, "", reference[:5], reference)
-    assert short is not None
-    assert (short.position, short.token, short.reference) == (5, None, reference[5])

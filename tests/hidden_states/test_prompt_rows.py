@@ -108,8 +108,14 @@ def test_sequences_for_speculators(tmp_path: Path) -> None:
     lengths = [7 + 3, 8 + 4, 9 + 5, 6 + 6]
     assert (told.num_sequences, told.num_positions) == (4, sum(lengths))
     assert told.padded_bytes == 4 * 14 * (LAYERS + 1) * H * 4
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("out", "store")
+    ]
+    assert [told.num_bytes, told.store_bytes] == sizes
     with pyarrow.memory_map(str(tmp_path / "out" / "data-00000-of-00001.arrow")) as file:
-        rows = pyarrow.ipc.open_stream(file).read_all().to_pylist()
+        table = pyarrow.ipc.open_stream(file).read_all()
+    rows = table.to_pylist()
+    assert list(json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]) == table.column_names
     head = states.target_head
     for number, (row, sample, before) in enumerate(zip(rows, states, prompts.values(), strict=True)):
         file = load_file(tmp_path / "out" / "hidden_states" / f"hs_{number}.safetensors")
@@ -123,6 +129,16 @@ def test_sequences_for_speculators(tmp_path: Path) -> None:
         normed = head.normalise(found[first - 1 :, -1])
         rms = sample.target_hidden / head.norm  # what the store holds is made up: no norm has given it
         torch.testing.assert_close(normed, head.normalise(rms))
+    # The two files that `datasets.load_from_disk` reads before the rows.
+    lists = {"feature": {"dtype": "int64", "_type": "Value"}, "_type": "List"}
+    features = {"input_ids": lists, "loss_mask": lists, "seq_len": {"dtype": "int64", "_type": "Value"}}
+    info, state = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("dataset_info", "state"))
+    assert info == {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+    assert state == {
+        "_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_fingerprint": "0000000000000004",
+        "_format_columns": list(features), "_format_kwargs": {}, "_format_type": "torch",
+        "_output_all_columns": False, "_split": None,
+    }  # fmt: skip
     frequencies = torch.load(tmp_path / "out" / "token_freq.pt", weights_only=True)
     assert frequencies == {0: 4, 1: 4, 2: 4, 3: 3, 4: 2, 5: 1}
     with pytest.raises(ValueError, match="expected an empty folder"):

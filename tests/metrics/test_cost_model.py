@@ -66,6 +66,10 @@ def test_who_does_not_read_does_not_pay() -> None:
     everybody = model.predict(result, lengths, 4)
     some = model.predict(result, lengths, 4, reads=np.array([False, True]))
     assert everybody.seconds - some.seconds == pytest.approx([3.0, 0.0])
+    one = replay(np.zeros((2, 9), dtype=bool), lengths, [0, 1])
+    drafting = model.predict(one, lengths, 1).seconds - model.predict(one, lengths, 1, overlap=True).seconds
+    assert drafting == pytest.approx([1.0, 1.0])  # 3 s of the drafter's, for the target's 2 s more beside it
+    assert model.predict(one, lengths, 0).seconds[0] < 10 + 4 * 1.1  # who never drafts need not read
 
 
 def test_free_tokens_are_what_two_clocks_show() -> None:

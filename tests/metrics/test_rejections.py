@@ -30,6 +30,7 @@ def test_counts_equal_the_plain_loop(rows: list[tuple[int, list[tuple[str, bool]
     found = Rejections.count(labels, matches, [cluster for cluster, _ in rows], order=("b", "a"))
     tokens, rejected = Counter(label for label, _ in flat), Counter(label for label, match in flat if not match)
     assert [row["label"] for row in found.rows()] == [label for label in ("b", "a") if tokens[label]]
+    assert found.tokens.dtype == found.rejected.dtype == np.int64
     for row in found.rows():
         assert (row["tokens"], row["rejected"]) == (tokens[row["label"]], rejected[row["label"]])
         assert row["low"] <= row["rate"] + 1e-12
