@@ -318,6 +318,9 @@ def test_a_deeply_nested_index_is_one_line(tmp_path: Path) -> None:
     [
         ({"offsets": torch.zeros(4)}, "tensor 'offsets' is torch.float32"),
         ({"offsets": torch.zeros(0, dtype=torch.int64)}, "do not fit its 3 samples"),
+        ({"offsets": torch.tensor([-1, 4, 10, 15])}, "sample 0 of this file has wrong offsets"),
+        ({"offsets": torch.tensor([5, 0, 10, 15])}, "sample 0 of this file has wrong offsets"),
+        ({"offsets": torch.tensor([0, 16, 16, 15])}, "sample 0 of this file has wrong offsets"),
         ({"checksums": torch.zeros(3, dtype=torch.int32)}, "tensor 'checksums' is torch.int32"),
         ({"metadata": torch.zeros(4, dtype=torch.uint8)}, "metadata cannot be read"),
         ({"metadata": packed(b"[{}, {}, {}]")}, "expected an object with 'scene' and 'question' for each sample"),
@@ -394,5 +397,5 @@ def test_metadata_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path) -> No
     index = read_index(tmp_path)
     index["chunks"][0]["bytes"] = path.stat().st_size
     write_sealed(tmp_path / "index.json", index)
-    with pytest.raises(ValueError, match="far too long"):
+    with pytest.raises(ValueError, match=r"its metadata cannot be read \(cut short, or far too long\)$"):
         HiddenStates.open(tmp_path)[0]

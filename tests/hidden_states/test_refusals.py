@@ -1,7 +1,7 @@
 """What this room refuses or tells, word by word: the line a person gets, and that nothing was written for it."""
 
-import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ from egptlib.hidden_states import (
     extract_shards,
     plan_extraction,
 )
-from egptlib.hidden_states._extract import Extraction
+from egptlib.hidden_states._extract import Extraction, ExtractionSettings
 from egptlib.hidden_states._failures import Failures
 from egptlib.hidden_states._format import MappedFile, chunk_checksum
 from egptlib.hidden_states._index import read_index
@@ -76,6 +76,12 @@ def test_what_extract_refuses(pair: Pair, tmp_path: Path, caplog: pytest.LogCapt
     assert not (tmp_path / "new").exists()
 
 
+def test_fields_that_a_sample_does_not_have_are_named(tmp_path: Path) -> None:
+    with HiddenStateWriter(tmp_path) as writer:
+        line = refusal(writer.add, **make_sample(0), kind=TypeError, overlaps=1, entropy=2)
+        assert line == "add: no such field of a sample: entropy, overlaps" and len(writer) == 0
+
+
 def test_a_damaged_list_of_failures_names_its_line(tmp_path: Path) -> None:
     failures = Failures(tmp_path)
     failures.add("a", "", ValueError("dark"))
@@ -100,14 +106,16 @@ def test_the_plan_says_sizes_and_times_and_what_it_could_not_try(pair: Pair) -> 
     told = "none of 2 scenes could be read: see `egptlib check` of the dataset"
     assert refusal(plan_extraction, pair, scenes, num_questions=1) == told
     scenes.broken = {0}  # is set aside, as in the extraction itself
+    scenes.read = [0, 0]
     plan = plan_extraction(pair, scenes, num_questions=1, max_new_tokens=2)
+    assert scenes.read == [2, 1]  # the first alone warms up
     assert (plan.num_samples, plan.num_trial) == (2, 1)
 
 
 def test_shards_are_cut_where_batches_of_one_process_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is left to what `extract` does by itself."""
     monkeypatch.setattr("egptlib.hidden_states._shards._run", lambda *given: 1 // 0)
-    defaults = {name: p.default for name, p in inspect.signature(extract).parameters.items()}
+    defaults = asdict(ExtractionSettings())
     cases: list[dict[str, Any]] = [{}, {"num_questions": 5}, {"batch_size": 7}, {"questions": ["a", "b", "c"]}]
     for number, options in enumerate([*cases, {"batch_size": 4, "num_questions": 9}]):
         told, scenes = defaults | options, range(100)
@@ -180,7 +188,9 @@ def test_overlaps_are_those_after_the_rules_of_the_generation_config(
     rows = [penalty(ids[None, :t].long(), row[None].clone()) for t, row in enumerate(plain)]
     expected = overlap_loop(drafter_logits, torch.cat(rows), len(pair.vocabulary))
     assert sample.overlap.tolist() == pytest.approx(expected, abs=1e-4)
-    assert expected != pytest.approx(overlap_loop(drafter_logits, plain, len(pair.vocabulary)), abs=1e-3)
+    entropies = [torch.distributions.Categorical(logits=logits).entropy() for logits in (torch.cat(rows), plain)]
+    torch.testing.assert_close(sample.target_entropy, entropies[0], atol=1e-3, rtol=1e-3)
+    assert (entropies[0] - entropies[1]).abs().max() > 0.01
     assert states.config["generation_config"] == {"repetition_penalty": 1.7}
 
 

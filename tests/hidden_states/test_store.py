@@ -431,6 +431,22 @@ def test_streams_are_whole_in_any_batches_and_orders(tmp_path: Path) -> None:
     assert check_store(tmp_path, deep=True) == []
 
 
+def test_files_most_of_which_is_wanted_in_order_are_read_ahead_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [make_sample(i) for i in range(12)], chunk_size=4)
+    asked: list[str] = []
+    monkeypatch.setattr(SafetensorsChunk, "read_ahead", lambda chunk: asked.append(chunk.path.name[6:12]))
+    hs = HiddenStates.open(tmp_path)
+    every = ["000000", "000004", "000008"]
+    for selection, shuffle, expected in (
+        (hs, False, every), (hs, True, []), (hs[:3], False, every[:1]), (hs[:2], False, []), (hs[1:7], False, every[:2])
+    ):  # fmt: skip
+        asked.clear()
+        assert sum(map(len, selection.stream(3, shuffle=shuffle))) == len(selection)
+        assert asked == expected
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=6), st.lists(st.sampled_from([1, 2, 4, 8, 10, 24]), min_size=1, max_size=3))
 def test_checksums_are_what_the_format_says(lengths: list[int], row_sizes: list[int]) -> None:
