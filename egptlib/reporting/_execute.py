@@ -26,7 +26,7 @@ def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:
     An error in the notebook, a cell slower than `timeout` seconds and a dead kernel all end up in the status.
     """
     forked = forked_kernels()
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # jsonschema's, if there: a second
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # its grammar takes a second
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
