@@ -62,7 +62,7 @@ def plan_extraction(
     """
     if not len(scenes):
         raise ValueError("scenes: expected at least one")
-    tried = _Some(scenes, evenly(len(scenes), trial_scenes))
+    tried = [scenes[i] for i in evenly(len(scenes), trial_scenes)]
     with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as folder, _untold():
         extract(pair, tried[:1], Path(folder, "warm"), num_questions=num_questions, **options)
         start = time.perf_counter()
@@ -76,19 +76,6 @@ def plan_extraction(
     total = len(scenes) * min(num_questions, getattr(scenes, "num_questions", num_questions))
     share = total / done.num_extracted
     return ExtractionPlan(total, chunks * share + heads, seconds * share, done.num_extracted)
-
-
-class _Some(Sequence["Scene"]):
-    """Some of many scenes, each read when `extract` reads it, which sets a damaged one aside."""
-
-    def __init__(self, scenes: Sequence[Scene], numbers: Sequence[int]) -> None:
-        self.scenes, self.numbers = scenes, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, i: Any) -> Any:
-        return _Some(self.scenes, self.numbers[i]) if isinstance(i, slice) else self.scenes[self.numbers[i]]
 
 
 @contextmanager
