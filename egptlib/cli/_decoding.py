@@ -54,7 +54,7 @@ def costs(
         names = [name for name in names if name not in left_out]
         if not names:
             raise ValueError(f"pair {settings.name!r}: no precision has room here: {'; '.join(set(left_out.values()))}")
-    scene = scenes_for(settings, dataset, split, event_views)[0]
+    scene = next(scenes_for(settings, dataset, split, event_views).readable())
     out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, CostReport] = {}
     for name in names:
@@ -105,7 +105,7 @@ def divergences(
 
     names, settings = _precisions(precision, ("bfloat16", "nf4")), pair_settings(pair)
     found = scenes_for(settings, dataset, split, event_views, scenes)
-    prompts = [(scene, question) for scene in found for question in scene.questions[:questions]]
+    prompts = [(scene, question) for scene in found.readable() for question in scene.questions[:questions]]
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         models = _load(settings, name)
@@ -145,7 +145,7 @@ def selftest(
 
     settings = pair_settings(pair, device=device, target_device=target_device)
     found = scenes_for(settings, dataset, split, event_views, scenes)
-    prompts = [(scene, question) for scene in found for question in scene.questions[:questions]]
+    prompts = [(scene, question) for scene in found.readable() for question in scene.questions[:questions]]
     models = load_pair(settings)
     report = run(models, prompts, repeats=repeats, max_new_tokens=tokens, say=lambda line: print(line, flush=True))
     environment = describe_environment(settings.device, settings.target_device or settings.device)

@@ -49,9 +49,10 @@ def extract(
     ] = None,
 ) -> None:
     """Run both models over a dataset and keep their last hidden states."""
-    from egptlib.hidden_states import HiddenStates, extract_shards
+    from egptlib.hidden_states import HiddenStates, extract_shards, first_failure
     from egptlib.hidden_states import extract as run
     from egptlib.models import load_pair, pair_settings
+    from egptlib.scenes import none_readable
 
     settings = pair_settings(pair)
     options = _options(path, max_new_tokens, num_questions, dtype, layers, batch_size)
@@ -64,9 +65,9 @@ def extract(
         else:
             run(load_pair(settings), scenes, out, **options)
     except RuntimeError as error:  # too many failures in a row, or workers that died: one line, as for bad input
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{dataset}: {error}") from error
     if (out / "index.json").is_file() and not len(HiddenStates.open(out)):
-        raise ValueError(f"{dataset}: no sample could be extracted; {out / 'failures.jsonl'} says why")
+        raise ValueError(f"{none_readable(scenes, first_failure(out))} -> {out}")
 
 
 @app.command()

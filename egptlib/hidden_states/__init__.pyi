@@ -2,6 +2,7 @@ from ._convert import convert as convert
 from ._extract import Extraction as Extraction
 from ._extract import extract as extract
 from ._extract import is_complete as is_complete
+from ._failures import first_failure as first_failure
 from ._heads import Head as Head
 from ._index import Damage as Damage
 from ._index import Problem as Problem

@@ -290,7 +290,7 @@ class _Run:
         self.num_failed += 1
         self._in_row += 1
         if self._in_row >= self.settings.max_failures_in_row:
-            raise RuntimeError(f"{self._in_row} failures in a row, the last one: {error}") from error
+            raise RuntimeError(f"{self._in_row} failures in a row, the last one: scene {scene}: {error}") from error
 
 
 def is_complete(out: str | os.PathLike[str], scenes: Sequence[Scene], num_questions: int = 10) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from egptlib._paths import atomic_write, json_bytes
@@ -36,6 +37,11 @@ class Failures:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __iter__(self) -> Iterator[str]:
+        """A line for each, as for a person."""
+        for (scene, question), record in self._records.items():
+            yield f"scene {scene}: " + (f"{question!r}: " if question else "") + record["reason"]
+
     def add(self, scene: str, question: str, error: Exception) -> None:
         """Note a failure and its reason."""
         reason = f"{type(error).__name__}: {error}"
@@ -56,3 +62,8 @@ class Failures:
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in self._records.values()]
         with atomic_write(self._path) as temporary:
             temporary.write_bytes(json_bytes("".join(lines)))
+
+
+def first_failure(folder: Path) -> str:
+    """The first line of what an extraction, or the first of its shards, has set aside; empty where nothing was."""
+    return next((line for path in sorted(folder.rglob(FAILURES)) for line in Failures(path.parent)), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egptlib.hidden_states._extract import duration, extract, log
-from egptlib.hidden_states._reader import HiddenStates
-from egptlib.scenes import evenly
+from egptlib.hidden_states._failures import Failures, first_failure
+from egptlib.scenes import evenly, none_readable
 
 if TYPE_CHECKING:
     from egptlib.models import Pair
@@ -49,7 +50,8 @@ def plan_extraction(
 ) -> ExtractionPlan:
     """Extract a few scenes, evenly taken, into a folder that is thrown away, and project.
 
-    The first batch warms up and is not counted.
+    The first scene that can be read warms up and is not counted. What fails is set aside, as in the extraction itself,
+    and told in a warning.
 
     Args:
         pair, scenes: as for `extract`.
@@ -62,20 +64,36 @@ def plan_extraction(
     """
     if not len(scenes):
         raise ValueError("scenes: expected at least one")
-    tried = [scenes[i] for i in evenly(len(scenes), trial_scenes)]
-    with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as folder, _untold():
-        extract(pair, tried[:1], Path(folder, "warm"), num_questions=num_questions, **options)
+    tried = _Some(scenes, evenly(len(scenes), trial_scenes))
+    options |= {"num_questions": num_questions, "max_failures_in_row": sys.maxsize}
+    with tempfile.TemporaryDirectory(prefix="egptlib-plan-") as place, _untold():
+        warm, folder = Path(place, "warm"), Path(place, "trial")
+        if not any(extract(pair, tried[i : i + 1], warm, **options).num_extracted for i in range(len(tried))):
+            raise ValueError(none_readable(scenes, first_failure(warm)))
         start = time.perf_counter()
-        done = extract(pair, tried, Path(folder, "trial"), num_questions=num_questions, **options)
+        done = extract(pair, tried, folder, **options)
         seconds = time.perf_counter() - start
-        if not done.num_extracted:
-            raise ValueError(f"none of {len(tried)} scenes could be read: see `egptlib check` of the dataset")
-        trial = HiddenStates.open(Path(folder, "trial"))
-        chunks = sum(path.stat().st_size for path in trial.folder.glob("chunks/*"))
-        heads = sum(path.stat().st_size for path in trial.folder.glob("*_head.safetensors"))
+        for line in Failures(folder):
+            log.warning("set aside: %s", line)
+        chunks = sum(path.stat().st_size for path in folder.glob("chunks/*"))
+        heads = sum(path.stat().st_size for path in folder.glob("*_head.safetensors"))
     total = len(scenes) * min(num_questions, getattr(scenes, "num_questions", num_questions))
     share = total / done.num_extracted
     return ExtractionPlan(total, chunks * share + heads, seconds * share, done.num_extracted)
+
+
+class _Some(Sequence["Scene"]):
+    """Some of many scenes, each read when `extract` reads it, which sets a damaged one aside."""
+
+    def __init__(self, scenes: Sequence[Scene], numbers: Sequence[int]) -> None:
+        self.scenes, self.numbers = scenes, numbers
+        self.ids = [scenes.ids[i] for i in numbers] if hasattr(scenes, "ids") else ()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        return _Some(self.scenes, self.numbers[i]) if isinstance(i, slice) else self.scenes[self.numbers[i]]
 
 
 @contextmanager

@@ -45,5 +45,6 @@ from ._cutting import cut_clips as cut_clips
 from ._eventbench import read_eventbench as read_eventbench
 from ._evqa import read_evqa as read_evqa
 from ._folder import evenly as evenly
+from ._folder import none_readable as none_readable
 from ._published import published_reader as published_reader
 from ._talk2event import read_talk2event as read_talk2event

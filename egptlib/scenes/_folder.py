@@ -120,6 +120,26 @@ class SceneFolder(Sequence[Scene]):
     def __iter__(self) -> Iterator[Scene]:
         return (read_scene(record, self.options) for record in self._records)
 
+    def readable(self) -> Iterator[Scene]:
+        """The scenes that can be read; a damaged one is set aside, with its reason as a warning.
+
+        Raises:
+            ValueError: there is none; the folder and the first scene's reason are named.
+        """
+        found, failed = False, list[str]()
+        for record in self._records:
+            try:
+                scene = read_scene(record, self.options)
+            except (ValueError, OSError) as error:
+                failed.append(f"scene {record.id}: " + str(error).removeprefix(f"scene {record.id}: "))
+                continue
+            _set_aside(failed)
+            found = True
+            yield scene
+        if not found:
+            raise ValueError(none_readable(self, failed[0]))
+        _set_aside(failed)
+
     def __repr__(self) -> str:
         return f"SceneFolder({str(self.folder)!r}, {len(self)} scenes of {len(self.sequences)} sequences)"
 
@@ -137,6 +157,18 @@ class SceneFolder(Sequence[Scene]):
         other = object.__new__(SceneFolder)
         other.folder, other.options, other._records = self.folder, self.options, records
         return other
+
+
+def _set_aside(failed: list[str]) -> None:
+    for line in failed:
+        log.warning("set aside: %s", line)
+    failed.clear()
+
+
+def none_readable(scenes: Sequence[Scene], reason: str) -> str:
+    """What a verb says where all its scenes are damaged: their folder, and why the first is."""
+    folder = f"{scenes.folder}: " if isinstance(scenes, SceneFolder) else ""
+    return f"{folder}none of {len(scenes)} scenes could be read; {reason}"
 
 
 def evenly(total: int, count: int) -> list[int]:

@@ -312,7 +312,7 @@ def test_a_signal_commits_and_ends_the_run(pair: Pair, tmp_path: Path, monkeypat
 def test_many_failures_in_a_row_end_the_run(pair: Pair, tmp_path: Path) -> None:
     scenes = Scenes(4)
     scenes.broken = {0, 1, 2, 3}
-    with pytest.raises(RuntimeError, match="3 failures in a row, the last one: clip 2 is damaged"):
+    with pytest.raises(RuntimeError, match="3 failures in a row, the last one: scene seq_1/000002: clip 2 is"):
         extract(pair, scenes, tmp_path, max_failures_in_row=3)
 
 

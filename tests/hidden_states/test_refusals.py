@@ -23,6 +23,7 @@ from egptlib.hidden_states import (
     convert_states,
     extract,
     extract_shards,
+    plan_extraction,
 )
 from egptlib.hidden_states._extract import Extraction, ExtractionSettings
 from egptlib.hidden_states._failures import Failures
@@ -30,6 +31,7 @@ from egptlib.hidden_states._format import MappedFile, chunk_checksum
 from egptlib.hidden_states._index import read_index
 from egptlib.hidden_states._legacy import LegacyChunk
 from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._plan import ExtractionPlan
 from egptlib.hidden_states._recovery import rebuild_index
 from egptlib.hidden_states._shards import _run
 from egptlib.hidden_states._speculators import Converted
@@ -91,6 +93,26 @@ def test_a_damaged_list_of_failures_names_its_line(tmp_path: Path) -> None:
         path.write_text('{"scene": "a", "question": "", "reason": "r"}\n' + line + "\n")
         told = f"{path}: line 2 is damaged; remove the file, and what failed is tried again"
         assert refusal(Failures, tmp_path) == told
+
+
+def test_the_plan_says_sizes_and_times() -> None:
+    assert str(ExtractionPlan(1234, 2.5e9, 7320.0, 6)) == (
+        "1,234 samples, 2.5 GB, 2 h 2 min in one process (from 6 samples tried here)"
+    )
+    assert str(ExtractionPlan(4, 999.4e6, 59.0, 2)).startswith("4 samples, 999 MB, 59.0 s in one process")
+
+
+def test_a_plan_sets_a_damaged_scene_aside_by_name(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    assert refusal(plan_extraction, pair, []) == "scenes: expected at least one"
+    scenes = Scenes(3)
+    scenes.broken = {0, 1, 2}
+    told = "none of 3 scenes could be read; scene seq_0/000000: ValueError: clip 0 is damaged"
+    assert refusal(plan_extraction, pair, scenes, num_questions=1) == told and not caplog.messages
+    scenes.broken, scenes.read = {0}, [0, 0, 0]
+    plan = plan_extraction(pair, scenes, num_questions=1, max_new_tokens=2)
+    assert caplog.messages == ["set aside: scene seq_0/000000: ValueError: clip 0 is damaged"]
+    assert scenes.read == [2, 2, 1]  # the first that can be read warms up
+    assert (plan.num_samples, plan.num_trial) == (3, 2)
 
 
 def test_shards_are_cut_where_batches_of_one_process_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

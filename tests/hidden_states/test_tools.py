@@ -70,7 +70,7 @@ def test_the_verbs_hand_on_what_they_are_told(
     monkeypatch.setattr("egptlib.models.load_pair", lambda _: pair)
     monkeypatch.setattr("egptlib.hidden_states._samples.Seen", lambda scene: 1 // 0)  # every clip is damaged
     result = run(app, ["extract", "--out", str(tmp_path / "failing"), "--max-failures-in-row", "2"])
-    assert result.exit_code == 2 and "egptlib: 2 failures in a row, the last one: " in result.stderr
+    assert result.exit_code == 2 and "egptlib: streets: 2 failures in a row, the last one: scene " in result.stderr
     monkeypatch.undo()
     monkeypatch.setattr("egptlib.scenes.open_scenes", lambda *args, **named: [make_scene(i) for i in range(2)])
     monkeypatch.setattr("egptlib.models.load_pair", lambda _: pair)

@@ -159,6 +159,25 @@ def test_lazy(users_folder: Path) -> None:
         scenes[4]
 
 
+def test_a_damaged_scene_is_set_aside_by_name(users_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a few scenes are taken to measure on; where none can be read, one line names folder and scene."""
+    scenes = open_scenes(users_folder)
+    ids = scenes.ids
+    assert [scene.id for scene in scenes.readable()] == ids and not caplog.messages
+    for number, record in enumerate(scenes._records):
+        record.mp4_path.unlink(missing_ok=True)
+        shutil.rmtree(record.frames_path, ignore_errors=True)
+        told = f"scene {ids[0]}: no video; looked for {scenes._records[0].mp4_path} and "
+        if number < len(ids) - 1:
+            assert [scene.id for scene in scenes.readable()] == ids[number + 1 :]
+            assert len(caplog.messages) == number + 1 and caplog.messages[0].startswith(f"set aside: {told}")
+            caplog.clear()
+    with pytest.raises(ValueError) as caught:
+        next(scenes.readable())
+    assert str(caught.value).startswith(f"{users_folder}: none of {len(ids)} scenes could be read; {told}")
+    assert not caplog.messages
+
+
 def test_select_and_slice(users_folder: Path) -> None:
     scenes = open_scenes(users_folder)
     assert scenes.sequences == ["interlaken_00_a", "zurich_city_01_b"]
