@@ -9,6 +9,7 @@ from ._files import save_adapter as save_adapter
 from ._fit import Fit as Fit
 from ._fit import FitSettings as FitSettings
 from ._fit import new_optimiser as new_optimiser
+from ._fit import new_run_folder as new_run_folder
 from ._fit import train_step as train_step
 from ._judge import Judgement as Judgement
 from ._judge import Majority as Majority
@@ -36,7 +37,6 @@ from ._lora_train import judge_lora as judge_lora
 from ._lora_train import train_lora as train_lora
 from ._losses import LossSettings as LossSettings
 from ._mini_heads import train_mini_heads as train_mini_heads
-from ._runs import new_run_folder as new_run_folder
 from ._served import ServedHead as ServedHead
 from ._served_files import FORMATS as FORMATS
 from ._served_files import export_head as export_head

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from egptlib.adapters._layers import Before
+from egptlib.adapters._layers import Before, moved
 from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, SteppingHead, token_states
 from egptlib.hidden_states import HiddenBatch, HiddenSample, read_prompt
 
@@ -94,16 +94,6 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := waiting.result()) is not end:
             waiting = pool.submit(next, items, end)
             yield item  # type: ignore[misc]
-
-
-def moved(rows: Tensor, offset: int, fill: Any = 0) -> Tensor:
-    """Row t + offset in place t; `fill` where there is none."""
-    if offset == 0:
-        return rows
-    out = torch.full_like(rows, fill)
-    if offset < rows.shape[1]:
-        out[:, : rows.shape[1] - offset] = rows[:, offset:]
-    return out
 
 
 def _field(batch: HiddenBatch, name: str) -> Tensor:

@@ -85,6 +85,19 @@ class Fit:
         return self.history[self.best_epoch - 1]
 
 
+def new_run_folder(root: str | os.PathLike[str], level: str) -> Path:
+    """Make `root`/LEVEL_YYYYMMDD_HHMMSS, with a number behind it where that second has one already."""
+    name = f"{level}_{time.strftime('%Y%m%d_%H%M%S')}"
+    for number in range(1000):
+        folder = Path(root) / (name if number == 0 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ValueError(f"{root}: 1,000 runs of {level} in one second")
+
+
 def fit(
     objective: nn.Module,
     batches: Callable[[int], Iterable[Any]],
@@ -139,7 +152,7 @@ def fit(
         unit="epoch",
         disable=not accelerator.is_main_process,
     ):
-        if _stopped(history, settings, sign):
+        if history and len(history) - _best(history, settings.monitor, sign) >= settings.patience:
             break
         start = time.perf_counter()
         torch.manual_seed(settings.seed * 1_000_003 + epoch)
@@ -230,10 +243,6 @@ def _warm_cosine(step: int, total: int, warmup: int) -> float:
 def _best(history: list[Row], monitor: str, sign: float) -> int:
     """Number of the best epoch, the first of equals."""
     return max(range(len(history)), key=lambda i: (sign * history[i][monitor], -i)) + 1
-
-
-def _stopped(history: list[Row], settings: FitSettings, sign: float) -> bool:
-    return bool(history) and len(history) - _best(history, settings.monitor, sign) >= settings.patience
 
 
 def _check_same(path: Path, told: dict[str, Any]) -> None:

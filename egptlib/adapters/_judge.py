@@ -7,13 +7,15 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egptlib.adapters._batches import given, moved, predictions
+from egptlib.adapters._batches import given, predictions
+from egptlib.adapters._layers import moved
 from egptlib.adapters._levels import Adapter
 from egptlib.hidden_states import HiddenBatch, HiddenStates
 from egptlib.metrics import AcceptanceAccumulator, Estimate, bootstrap
@@ -87,11 +89,7 @@ def acceptance_counts(match: Tensor, gamma: int) -> tuple[int, int]:
 
 def acceptance_length(matches: Sequence[Tensor], gamma: int) -> float:
     """Tokens per target pass over all answers, bonus included; `matches` as for `acceptance_counts`."""
-    return _length([acceptance_counts(match, gamma) for match in matches])
-
-
-def _length(counts: Sequence[tuple[int, int]]) -> float:
-    tokens, passes = (sum(column) for column in zip(*counts))
+    tokens, passes = (sum(column) for column in zip(*(acceptance_counts(match, gamma) for match in matches)))
     return tokens / passes if passes else 1.0
 
 
@@ -125,13 +123,10 @@ def judge(
     lm_head, depths = lm_head.to(device), max(gammas)
     was_training = adapter.training
     adapter.eval()
-
-    def states_of(batch: HiddenBatch) -> list[tuple[int, Tensor]]:
-        return predictions(adapter, batch, lm_head, depths)
-
     with torch.no_grad():
         rows, tokens = adapter.read_by(lm_head)
         title, count = name or adapter.level, adapter.num_parameters
+        states_of = partial(predictions, adapter, lm_head=lm_head, depths=depths)
         result = judge_states(title, states_of, states, rows, gammas, count, tokens)
     adapter.train(was_training)
     return result
@@ -254,11 +249,7 @@ def judge_baselines(
             rows.append((sample.token_ids.tolist(), sample.metadata.get("question")))
     result = [judge_tokens("drafter's own tokens", own, gammas)]
     if same_width:
-
-        def unchanged(batch: HiddenBatch) -> list[tuple[int, Tensor]]:
-            return [(0, batch.drafter_hidden)]
-
-        result.append(judge_states("identity", unchanged, states, lm_head, gammas))
+        result.append(judge_states("identity", lambda batch: [(0, batch.drafter_hidden)], states, lm_head, gammas))
     sums: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
     seen: list[tuple[list[int], Any]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,15 @@ class Layer(AttentionLayer):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(self.out(attended))
         return x + self.dropout(self.down(self.dropout(F.gelu(self.up(self.ffn_norm(x))))))
+
+
+def moved(rows: Tensor, offset: int, fill: Any = 0) -> Tensor:
+    """Row t + offset in place t of rows [b, t, ...]; `fill` where there is none."""
+    if offset == 0:
+        return rows
+    out = torch.full_like(rows, fill)
+    out[:, : max(0, rows.shape[1] - offset)] = rows[:, offset:]
+    return out
 
 
 def rotation(places: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from egptlib.adapters._layers import AttentionLayer, Before, Bottleneck, Cache, Layer, WideBottleneck
+from egptlib.adapters._layers import AttentionLayer, Before, Bottleneck, Cache, Layer, WideBottleneck, moved
 from egptlib.adapters._settings import DEFAULTS, AdapterSettings
 from egptlib.models import spread
 
@@ -97,64 +97,47 @@ def register(level: str, **defaults: Any) -> Callable[[type[Adapter]], type[Adap
     return add
 
 
-class _Aligner(Adapter):
-    """A level that aligns row t with row t. Differing widths are bridged by one matrix in front."""
-
-    def __init__(self, settings: AdapterSettings) -> None:
-        super().__init__(settings)
-        self.bridge = _bridge(settings)
-
-
 @register("L2", num_blocks=3)
 @register("L1")
-class BottleneckAdapter(_Aligner):
+class BottleneckAdapter(Adapter):
     """L1 and L2: bottlenecks, then a norm. With s = 0 it is the norm alone."""
 
     by_position = True
+    block: ClassVar[type[Bottleneck | WideBottleneck]] = Bottleneck
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)
         s = settings
-        self.blocks = nn.ModuleList(
-            Bottleneck(s.hidden_size, s.bottleneck, s.scale, s.dropout) for _ in range(s.num_blocks)
-        )
+        self.bridge = _bridge(s)
+        blocks = (self.block(s.hidden_size, s.bottleneck, s.scale, s.dropout) for _ in range(s.num_blocks))
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(s.hidden_size)
 
     def forward(self, drafter_hidden: Float[Tensor, "batch time drafter"]) -> States:
-        x = self.bridge(drafter_hidden)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(self.bridge(drafter_hidden)))
 
 
 @register("L3", bottleneck=1024, num_blocks=2)
-class WideAdapter(_Aligner):
+class WideAdapter(BottleneckAdapter):
     """L3: a norm, wide bottlenecks, a norm."""
 
-    by_position = True
+    block = WideBottleneck
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)
-        s = settings
-        self.input_norm = nn.LayerNorm(s.hidden_size)
-        self.blocks = nn.ModuleList(
-            WideBottleneck(s.hidden_size, s.bottleneck, s.scale, s.dropout) for _ in range(s.num_blocks)
-        )
-        self.norm = nn.LayerNorm(s.hidden_size)
+        self.input_norm = nn.LayerNorm(settings.hidden_size)
 
     def forward(self, drafter_hidden: Float[Tensor, "batch time drafter"]) -> States:
-        x = self.input_norm(self.bridge(drafter_hidden))
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(self.input_norm(self.bridge(drafter_hidden))))
 
 
 @register("L4")
-class AttentionAdapter(_Aligner):
+class AttentionAdapter(Adapter):
     """L4: attention over the answer so far; h + s (o - h)."""
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)
+        self.bridge = _bridge(settings)
         self.layers = _layers(settings)
         self.output_norm = nn.LayerNorm(settings.hidden_size)
         self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
@@ -344,7 +327,7 @@ class FusedHead(LearnedHead):
         self.scale = nn.Parameter(torch.tensor(settings.scale))
 
     def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
-        drafter, target = self.bridge(_moved(given[0], depth)), given[1] if fed is None else fed
+        drafter, target = self.bridge(moved(given[0], depth)), given[1] if fed is None else fed
         both = torch.cat([drafter, target], dim=-1)  # [b, t, 2 hidden]
         gate = self.gate(both).sigmoid()
         return target, self.input_norm(gate * drafter + (1 - gate) * target + self.fusion(both))
@@ -371,7 +354,7 @@ class LayersHead(LearnedHead):
 
     def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
         h = self.fuse(given[0].flatten(-2)) if fed is None else fed  # [b, t, layers, hidden] -> [b, t, hidden]
-        token = _moved(given[1], depth)
+        token = moved(given[1], depth)
         x = h + self.join(torch.cat([self.token_norm(token), self.state_norm(h)], dim=-1))
         return h, x
 
@@ -386,6 +369,7 @@ def token_states(token_ids: Int[Tensor, "batch time"], lm_head: Float[Tensor, "v
 
 
 def _bridge(settings: AdapterSettings) -> nn.Module:
+    """What leads from the drafter's width to the adapter's: nothing where they are one, or a matrix."""
     if settings.input_size == settings.hidden_size:
         return nn.Identity()
     bridge = nn.Linear(settings.input_size, settings.hidden_size, bias=False)
@@ -396,12 +380,3 @@ def _bridge(settings: AdapterSettings) -> nn.Module:
 def _layers(settings: AdapterSettings) -> nn.ModuleList:
     s = settings
     return nn.ModuleList(Layer(s.hidden_size, s.num_heads, s.ffn_dim, s.dropout, s.causal) for _ in range(s.num_layers))
-
-
-def _moved(rows: Tensor, depth: int) -> Tensor:
-    """Row t + depth in place t; zeros where there is none."""
-    if depth == 0:
-        return rows
-    moved = torch.zeros_like(rows)
-    moved[:, : max(0, rows.shape[1] - depth)] = rows[:, depth:]
-    return moved

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egptlib.adapters._layers import AttentionLayer, Dropout, rotated, rotation
-from egptlib.adapters._levels import SteppingHead, _moved, register
+from egptlib.adapters._layers import AttentionLayer, Dropout, moved, rotated, rotation
+from egptlib.adapters._levels import SteppingHead, register
 from egptlib.adapters._settings import AdapterSettings
 
 
@@ -105,7 +105,7 @@ class ServedHead(SteppingHead):
 
     def _enter(self, given: Sequence[Tensor], depth: int, fed: Tensor | None) -> tuple[Tensor, Tensor]:
         state = self.fc(given[0].flatten(-2)) if fed is None else fed  # [b, t, layers, hidden] -> [b, t, hidden]
-        return state, torch.cat([_moved(given[1], depth), state], dim=-1)
+        return state, torch.cat([moved(given[1], depth), state], dim=-1)
 
     def _leave(self, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.norm(x), x

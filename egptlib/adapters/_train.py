@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from egptlib.adapters._batches import ahead, flat, moved, predictions
+from egptlib.adapters._batches import ahead, flat, predictions
 from egptlib.adapters._files import save_adapter
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
 from egptlib.adapters._judge import Judgement, judge
+from egptlib.adapters._layers import moved
 from egptlib.adapters._levels import Adapter
 from egptlib.adapters._losses import LossSettings, loss_terms, weighed
 from egptlib.hidden_states import HiddenBatch, HiddenSample, HiddenStates, RaggedBatch

@@ -57,7 +57,10 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
     for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
         exporter.register_preprocessor(preprocessor, enabled=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
-    return _enlarged(static(align(body))), exporter.headings
+    # A picture fills the window when it is clicked, and goes back when it is clicked again; no script.
+    box = '<label class="figure"><input type="checkbox" aria-label="show larger">'
+    body = re.sub(r"<img [^>]*>", lambda image: f"{box}{image[0]}</label>", static(align(body)))
+    return body, exporter.headings
 
 
 def until_failure(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -67,12 +70,6 @@ def until_failure(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code" and (failed or cell.metadata.get("papermill", {}).get("status") == "running"):
             return nbformat.v4.new_notebook(cells=notebook.cells[:number], metadata=notebook.metadata)
     return notebook
-
-
-def _enlarged(text: str) -> str:
-    """Let a picture fill the window when it is clicked, and go back when it is clicked again; no script."""
-    box = '<label class="figure"><input type="checkbox" aria-label="show larger">'
-    return re.sub(r"<img [^>]*>", lambda image: f"{box}{image[0]}</label>", text)
 
 
 def to_mathml(latex: str, display: str = "inline") -> str:

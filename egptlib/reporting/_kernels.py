@@ -142,7 +142,13 @@ def _connected(address: str) -> socket.socket:
 
 def _serve(listener: socket.socket) -> None:
     """Fork a kernel for each request until whoever started this process has ended."""
-    _import_everything()
+    for name in _ROOMS.split():
+        room = importlib.import_module(f"egptlib.{name}")
+        for what in room.__all__:  # a room imports a name at its first use
+            if not what.startswith("make_"):  # of pairs: 4 bit and more, for long work
+                getattr(room, what)
+    for name in _OTHERS.split():
+        importlib.import_module(name)
     gc.freeze()  # a collection in a kernel would look at all of it, and copy its pages
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who asked for a kernel sees its connection end
     while True:
@@ -157,16 +163,6 @@ def _serve(listener: socket.socket) -> None:
         for output in outputs:
             os.close(output)
         connection.close()
-
-
-def _import_everything() -> None:
-    for name in _ROOMS.split():
-        room = importlib.import_module(f"egptlib.{name}")
-        for what in room.__all__:  # a room imports a name at its first use
-            if not what.startswith("make_"):  # of pairs: 4 bit and more, for long work
-                getattr(room, what)
-    for name in _OTHERS.split():
-        importlib.import_module(name)
 
 
 def _be_kernel(connection: socket.socket, request: Mapping[str, Any], outputs: list[int]) -> NoReturn:

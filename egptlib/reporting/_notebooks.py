@@ -133,16 +133,13 @@ def plan(
             if value := str(parameters.get(name) or ""):
                 parts = [value] if name in _PATHS else [part.strip() for part in value.split(",")]
                 missing = f"no such file or folder, which parameter {name!r} names"
-                kept = [part if _is_shipped(name, part) else str(find_path(part, missing)) for part in parts]
+                shipped = "mini-" if name in _ADAPTERS else "\0"
+                kept = [part if part.startswith(shipped) else str(find_path(part, missing)) for part in parts]
                 parameters[name] = ", ".join(kept)
         for name, value in parameters.items():
             require_json(f"parameter {name!r}", value)
         jobs.append(Job(notebook, parameters))
     return jobs
-
-
-def _is_shipped(name: str, part: str) -> bool:
-    return name in _ADAPTERS and part.startswith("mini-")
 
 
 def convert(name: str, value: Any, default: Any) -> Any:

@@ -284,11 +284,6 @@ def _float(kind: str, body: tuple[str, bool], caption: str) -> str:
     return "\n".join([f"\\begin{{{name}}}[t]\\centering\\footnotesize", *parts, f"\\end{{{name}}}"])
 
 
-def _with_breaks(floats: Sequence[str]) -> list[str]:
-    """LaTeX keeps few figures waiting: all are placed after every twelve."""
-    return [text + "\n\\clearpage" * (n % 12 == 0) for n, text in enumerate(floats, 1)]
-
-
 def _caption(name: str, folder: Path) -> str:
     """What a figure or table is, of which notebook and data, and the run it is from."""
     notebook = str((read_status(folder) or {}).get("notebook", "")).lstrip("0123456789_")
@@ -316,7 +311,8 @@ def _main(floats: Sequence[str]) -> str:
             r"\title{Figures, tables and numbers}\author{made by \texttt{egptlib paper}}\date{}\maketitle",
             r"Numbers are commands, defined in \texttt{numbers.tex}; what each is from stands beside it there. "
             r"A caption names the run its figure or table is from.",
-            *_with_breaks(floats),
+            # LaTeX keeps few figures waiting: all are placed after every twelve.
+            *(text + "\n\\clearpage" * (n % 12 == 0) for n, text in enumerate(floats, 1)),
             r"\end{document}",
             "",
         ]

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from egptlib._cluster import connect
 from egptlib._paths import project_root, read_json, write_json
 from egptlib._sealed import folder_digests, write_sealed
@@ -129,8 +131,6 @@ def _nothing_left(root: Path) -> Iterator[None]:
 
 def _end(partial: Path) -> None:
     """End whatever executes a notebook into this folder, with its kernel."""
-    import psutil
-
     running: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
@@ -275,16 +275,6 @@ def _remove_abandoned(root: Path, name: str) -> None:
     for folder in root.glob(".*"):
         if found := pattern.fullmatch(folder.name):
             owner = int(found[2])
-            if found[1] == name if owner == os.getpid() else not _is_alive(owner):
+            if found[1] == name if owner == os.getpid() else not psutil.pid_exists(owner):
                 _end(folder)  # a child notices a little later that its parent was killed
                 shutil.rmtree(folder, ignore_errors=True)  # another thread may be doing the same
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

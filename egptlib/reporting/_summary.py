@@ -126,19 +126,15 @@ def _figure(
             figures[f"{name} ({unit})" if unit else name] = values
     if len(parameters) < 2 or not figures:
         return None
-    swept = [name for name in varying if _is_axis([given.get(name) for given in parameters])]
-    if swept:
+    values_of = {name: [given.get(name) for given in parameters] for name in varying}
+    # Three or more different numbers make an axis.
+    if swept := [name for name, values in values_of.items() if all(map(_is_number, values)) and len({*values}) >= 3]:
         axis = max(swept, key=lambda name: len({given.get(name) for given in parameters}))
         others = [name for name in varying if name != axis]
         series = [", ".join(f"{in_words(name)} {shown(given.get(name))}" for name in others) for given in parameters]
         return sweep_figure(in_words(axis), [float(given[axis]) for given in parameters], series, figures)
     labels = [", ".join(shown(given.get(name)) for name in varying) for given in parameters]
     return runs_figure(labels[:_ROWS], {name: values[:_ROWS] for name, values in figures.items()})
-
-
-def _is_axis(values: Sequence[Any]) -> bool:
-    """Three or more different numbers make an axis."""
-    return all(map(_is_number, values)) and len(set(values)) >= 3
 
 
 def _is_number(value: Any) -> bool:

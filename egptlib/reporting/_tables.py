@@ -46,7 +46,8 @@ def show_table(frame: "DataFrame", digits: int | None = None) -> None:
     frame = frame.copy() if digits is None else frame.map(lambda value: _rounded(value, digits))
     for name, column in frame.items():
         if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
-            frame[name] = column = column.map(_whole, na_action="ignore").astype(object)
+            whole = column.map(lambda value: f"{value + 0.0:.0f}", na_action="ignore")  # never -0
+            frame[name] = column = whole.astype(object)
         # `na_rep` leaves None alone, and pandas' own missing value, which is `<NA>`
         if column.isna().any() and (column.dtype == object or pd.api.types.is_extension_array_dtype(column.dtype)):
             frame[name] = column.astype(object).mask(column.isna(), "–")
@@ -59,10 +60,6 @@ def _rounded(value: Any, digits: int) -> Any:
     if not isinstance(value, float) or math.isnan(value):
         return value
     return f"{value:.0f}" if value.is_integer() else f"{value:.{digits}g}"
-
-
-def _whole(value: float) -> str:
-    return f"{value + 0.0:.0f}"  # never -0
 
 
 def align(text: str) -> str:
