@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from egptlib.adapters._layers import Before, Dropout, rotated, rotation
 from egptlib.adapters._levels import Head, register
 from egptlib.adapters._settings import AdapterSettings
+from egptlib.models import GrowingLayer
 
 Kept = tuple[Float[Tensor, "batch known heads width"], Float[Tensor, "batch known heads width"]]
 """Keys and values that a layer has of the target's rows."""
@@ -119,12 +121,14 @@ class BlockRun:
     before = 0
 
     def __init__(self, head: BlockHead):
-        self.head, self.length, self._kept = head, 0, list[Kept]()
+        self.head, self.length = head, 0
+        self._kept = [GrowingLayer() for _ in head.layers]  # keys and values [1, heads, length, width]
 
     def crop(self, length: int) -> None:
         """Forget the known rows from `length` on."""
         if length < self.length:
-            self._kept = [(keys[:, :length], values[:, :length]) for keys, values in self._kept]
+            for kept in self._kept:
+                kept.crop(length - self.length)
             self.length = length
 
     def read(self, *given: Tensor, depths: int) -> Float[Tensor, "depths hidden"]:
@@ -136,10 +140,9 @@ class BlockRun:
         rows, tokens = given
         self.head.check_room(self.length + len(rows), depths)
         new = self.head.context(rows[None], self.length)
-        old = self._kept or [(keys[:, :0], values[:, :0]) for keys, values in new]
-        self._kept = [
-            (torch.cat([keys, more], dim=1), torch.cat([values, others], dim=1))
-            for (keys, values), (more, others) in zip(old, new, strict=True)
+        known: list[Any] = [
+            tuple(one.transpose(1, 2) for one in kept.update(*(one.transpose(1, 2) for one in both)))
+            for kept, both in zip(self._kept, new, strict=True)
         ]
         self.length += len(rows)
-        return self.head.blocks(tokens[None, -1:], self.length - 1, depths, self._kept)[0, 0]
+        return self.head.blocks(tokens[None, -1:], self.length - 1, depths, known)[0, 0]

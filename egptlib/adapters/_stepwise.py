@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from egptlib.adapters._block import BlockHead, BlockRun
 from egptlib.adapters._layers import AttentionLayer
 from egptlib.adapters._levels import AttentionAdapter, Head, SteppingHead
-from egptlib.models import tree_depths, tree_mask
+from egptlib.models import GrowingLayer, tree_depths, tree_mask
 
 
 class CachedLayers:
@@ -25,17 +25,19 @@ class CachedLayers:
     def __init__(self, layers: Iterable[nn.Module]):
         self.layers: list[AttentionLayer] = [layer for layer in layers if isinstance(layer, AttentionLayer)]
         self.length = 0
-        self._past: list[tuple[Tensor, Tensor]] = []  # keys and values [heads, length, e] by layer
+        self._past = [GrowingLayer() for _ in self.layers]  # keys and values [1, heads, length, e]
 
     def crop(self, length: int) -> None:
         """Forget the rows from `length` on."""
         if length < self.length:
-            self._past = [(k[:, :length], v[:, :length]) for k, v in self._past]
+            for past in self._past:
+                past.crop(length - self.length)
             self.length = length
 
     def put(self, keys: Tensor, values: Tensor) -> None:
         """Begin with the keys and values [heads, n, e] of rows whose own output nobody wants: of a single layer."""
-        self._past, self.length = [(keys, values)], keys.shape[1]
+        self._past[0].update(keys[None], values[None])
+        self.length = keys.shape[1]
 
     def __call__(
         self, x: Float[Tensor, "rows input"], places: Tensor | None = None, sees: Tensor | None = None
@@ -50,15 +52,11 @@ class CachedLayers:
         places = torch.arange(past, past + n, device=x.device) if places is None else places
         if sees is None and n > 1:
             sees = torch.ones(n, past + n, dtype=torch.bool, device=x.device).tril(past)
-        now = []
-        for i, layer in enumerate(self.layers):
-            q, k, v = (part[0] for part in layer.heads(x[None], places))  # [heads, n, e] each
-            if past:
-                k, v = torch.cat([self._past[i][0], k], dim=1), torch.cat([self._past[i][1], v], dim=1)
-            now.append((k, v))
-            attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=sees)[0]
+        for layer, kept in zip(self.layers, self._past, strict=True):
+            q, k, v = layer.heads(x[None], places)  # [1, heads, n, e] each
+            attended = F.scaled_dot_product_attention(q, *kept.update(k, v), attn_mask=sees)[0]
             x = layer.finish(x[None], attended.transpose(0, 1).reshape(1, n, -1))[0]
-        self._past, self.length = now, past + n
+        self.length = past + n
         return x
 
 

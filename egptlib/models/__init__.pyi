@@ -43,6 +43,7 @@ from ._state import State as State
 from ._state import Step as Step
 from ._step_parts import STEP_PARTS as STEP_PARTS
 from ._step_parts import step_parts as step_parts
+from ._structure import GrowingLayer as GrowingLayer
 from ._structure import is_left_behind as is_left_behind
 from ._tracks import LookUp as LookUp
 from ._tracks import RowDraft as RowDraft
