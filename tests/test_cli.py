@@ -186,7 +186,7 @@ def test_lab_says_its_address_and_as_root_what_to_do(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr("egptlib.reporting._copies.project_root", lambda: tmp_path)
+    monkeypatch.setattr("egptlib.reporting._lab.project_root", lambda: tmp_path)
     monkeypatch.setenv("JUPYTER_TOKEN", "a-token")
     monkeypatch.setattr("os.execvpe", lambda file, arguments, environment: started.append(arguments))
     monkeypatch.setattr("os.geteuid", lambda: 0)

@@ -1,5 +1,3 @@
-from ._adapters import acceptance_figure as acceptance_figure
-from ._adapters import training_figure as training_figure
 from ._basic import consecutive_figure as consecutive_figure
 from ._basic import lengths_figure as lengths_figure
 from ._basic import memory_figure as memory_figure
@@ -7,12 +5,11 @@ from ._basic import per_position_figure as per_position_figure
 from ._basic import proxy_figure as proxy_figure
 from ._basic import similarity_figure as similarity_figure
 from ._basic import stage_times_figure as stage_times_figure
-from ._costs import step_parts_figure as step_parts_figure
-from ._costs import verify_cost_figure as verify_cost_figure
 from ._decoding import accepted_lengths_figure as accepted_lengths_figure
 from ._decoding import methods_figure as methods_figure
 from ._decoding import positions_figure as positions_figure
 from ._decoding import tokens_figure as tokens_figure
+from ._decoding import waterfall_figure as waterfall_figure
 from ._explore import AcceptanceGrid as AcceptanceGrid
 from ._explore import acceptance_explorer_figure as acceptance_explorer_figure
 from ._explore import acceptance_grid as acceptance_grid
@@ -23,7 +20,7 @@ from ._explorers import compare_adapters as compare_adapters
 from ._explorers import explore as explore
 from ._explorers import explore_acceptance as explore_acceptance
 from ._explorers import scrub_timeline as scrub_timeline
-from ._extraction import extraction_figure as extraction_figure
+from ._hiding import extraction_figure as extraction_figure
 from ._hiding import free_tokens_figure as free_tokens_figure
 from ._hiding import hiding_figure as hiding_figure
 from ._lanes import event_table as event_table
@@ -31,6 +28,8 @@ from ._lanes import mean_run as mean_run
 from ._lanes import recorded_runs as recorded_runs
 from ._prediction import prediction_figure as prediction_figure
 from ._prediction import speedup_map_figure as speedup_map_figure
+from ._prediction import step_parts_figure as step_parts_figure
+from ._prediction import verify_cost_figure as verify_cost_figure
 from ._scene import scene_figure as scene_figure
 from ._stream import stream_figure as stream_figure
 from ._style import DOUBLE_COLUMN as DOUBLE_COLUMN
@@ -45,8 +44,9 @@ from ._summary import runs_figure as runs_figure
 from ._summary import sweep_figure as sweep_figure
 from ._timeline import timeline_cursor_figure as timeline_cursor_figure
 from ._timeline import timeline_figure as timeline_figure
+from ._tokens import acceptance_figure as acceptance_figure
 from ._tokens import facts_figure as facts_figure
 from ._tokens import rejection_profile_figure as rejection_profile_figure
 from ._tokens import token_training_figure as token_training_figure
+from ._tokens import training_figure as training_figure
 from ._tokens import word_kinds_figure as word_kinds_figure
-from ._waterfall import waterfall_figure as waterfall_figure

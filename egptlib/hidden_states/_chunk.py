@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from egptlib._paths import parse_json
-from egptlib.hidden_states._checksums import sample_checksums
-from egptlib.hidden_states._format import READABLE, MappedFile, as_bytes, chunk_checksum, row_bytes
+from egptlib.hidden_states._format import READABLE, MappedFile, as_bytes, chunk_checksum, row_bytes, sample_checksums
 from egptlib.hidden_states._sample import PROMPTS, HiddenSample, StoredPrompt, widened
 
 LONGEST_RECORD = 2**20  # bytes of a sample's metadata as JSON; what a file declares to be more is not unpacked

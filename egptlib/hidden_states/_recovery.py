@@ -16,6 +16,7 @@ from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import (
     INDEX,
     Damage,
+    FolderLock,
     IndexDamage,
     Problem,
     is_legacy,
@@ -25,7 +26,6 @@ from egptlib.hidden_states._index import (
     write_index,
 )
 from egptlib.hidden_states._join import PLAN, join_index
-from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._prompts import read_prompt
 from egptlib.hidden_states._sample import PROMPTS, StoredPrompt
 from egptlib.hidden_states._trace import TRACE

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,6 +14,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -19,10 +22,8 @@ from egptlib._cluster import connect
 from egptlib._processes import end_with
 from egptlib._sealed import write_sealed
 from egptlib.hidden_states._extract import Extraction, ExtractionSettings, extract
-from egptlib.hidden_states._gpus import check_gpus, claim_gpus, own_devices
-from egptlib.hidden_states._index import INDEX
+from egptlib.hidden_states._index import INDEX, FolderLock
 from egptlib.hidden_states._join import PLAN, join_index, read_plan
-from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._recovery import remove_temporaries
 from egptlib.hidden_states._trace import join_traces
 
@@ -151,3 +152,60 @@ def _run(jobs: list[Any], workers: int, cluster: str | None, attempts: int) -> l
         except TerminatedWorkerError:
             log.warning("a worker died; taking up its shards again (attempt %d of %d)", attempt + 2, attempts)
     raise RuntimeError(f"workers died in each of {attempts} attempts: most likely they ran out of memory")
+
+
+_claimed: list[int] = []  # open lock files of this process's GPUs
+
+
+def own_devices(pair: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The fields of a pair on GPUs of its own, which a process counts from 0, and how many those are."""
+    named: dict[str, int] = {}
+    for side in ("device", "target_device"):
+        device = torch.device(pair.get(side) or "cpu")
+        if device.type == "cuda":
+            named[side] = device.index or 0
+    numbers = sorted(set(named.values()))
+    return dict(pair) | {side: f"cuda:{numbers.index(number)}" for side, number in named.items()}, len(numbers)
+
+
+def check_gpus(workers: int, count: int) -> None:
+    """Raise ValueError where this machine has fewer GPUs than so many workers with `count` each need."""
+    if (there := len(_visible())) < workers * count:
+        each = "one GPU" if count == 1 else f"{count} GPUs"
+        raise ValueError(f"workers: expected at most {there // count}, with {each} for each here, found {workers}")
+
+
+def claim_gpus(count: int = 1) -> None:
+    """Take GPUs of this machine that no other worker has, and hide the others; before CUDA is first used.
+
+    Held by lock files until the process ends. Where CUDA_VISIBLE_DEVICES names exactly so many, those are it.
+
+    Raises:
+        RuntimeError: too few are free.
+    """
+    devices = _visible()
+    if _claimed or count == 0 or (os.environ.get("CUDA_VISIBLE_DEVICES") and len(devices) == count):
+        return
+    taken = list[str]()
+    for device in devices:
+        place = Path(tempfile.gettempdir(), f"egptlib-{os.getuid()}-gpu-{device}.lock")
+        file = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            continue
+        _claimed.append(file)
+        taken.append(device)
+        if len(taken) == count:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+            return
+    while _claimed:
+        os.close(_claimed.pop())
+    wanted = "no free GPU" if count == 1 else f"no {count} free GPUs"
+    raise RuntimeError(f"{wanted} among {', '.join(devices) or 'none'}: start fewer workers")
+
+
+def _visible() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in named.split(",")] if named else [str(i) for i in range(torch.cuda.device_count())]

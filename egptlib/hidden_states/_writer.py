@@ -17,8 +17,16 @@ from torch import Tensor
 from egptlib.hidden_states._chunk import LONGEST_RECORD, SafetensorsChunk, sample_key
 from egptlib.hidden_states._format import VERSION, write_chunk
 from egptlib.hidden_states._heads import Head
-from egptlib.hidden_states._index import INDEX, Damage, IndexDamage, is_legacy, new_index, read_index, write_index
-from egptlib.hidden_states._lock import FolderLock
+from egptlib.hidden_states._index import (
+    INDEX,
+    Damage,
+    FolderLock,
+    IndexDamage,
+    is_legacy,
+    new_index,
+    read_index,
+    write_index,
+)
 from egptlib.hidden_states._prompts import PromptRows, write_prompts
 from egptlib.hidden_states._recovery import rebuild_index, remove_leftovers
 from egptlib.hidden_states._sample import FIGURES, IDS, PROMPTS

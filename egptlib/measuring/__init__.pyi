@@ -5,11 +5,11 @@ from ._baselines import timed_generate as timed_generate
 from ._baselines import transformers_baselines as transformers_baselines
 from ._baselines import transformers_generate as transformers_generate
 from ._changes import Changes as Changes
+from ._changes import ChoiceScore as ChoiceScore
+from ._changes import chosen_option as chosen_option
 from ._changes import compare_answers as compare_answers
 from ._changes import compare_scenes as compare_scenes
-from ._choices import ChoiceScore as ChoiceScore
-from ._choices import chosen_option as chosen_option
-from ._choices import score_choices as score_choices
+from ._changes import score_choices as score_choices
 from ._costs import CostReport as CostReport
 from ._costs import report_costs as report_costs
 from ._divergences import Divergences as Divergences
@@ -31,8 +31,8 @@ from ._methods import steady as steady
 from ._methods import with_threads as with_threads
 from ._selftest import SelfTest as SelfTest
 from ._selftest import selftest as selftest
+from ._slots import KIND_GROUPS as KIND_GROUPS
+from ._slots import KINDS as KINDS
 from ._slots import slot_agreement as slot_agreement
 from ._slots import slot_rejections as slot_rejections
-from ._word_kinds import KIND_GROUPS as KIND_GROUPS
-from ._word_kinds import KINDS as KINDS
-from ._word_kinds import word_kinds as word_kinds
+from ._slots import word_kinds as word_kinds

@@ -12,6 +12,8 @@ from ._cost_model import Tag as Tag
 from ._costs import Costs as Costs
 from ._fit_costs import fit_costs as fit_costs
 from ._fit_costs import least_squares as least_squares
+from ._formulas import MapPoint as MapPoint
+from ._formulas import SpeedupMap as SpeedupMap
 from ._formulas import acceptance_rate as acceptance_rate
 from ._formulas import expected_tokens as expected_tokens
 from ._formulas import leviathan_speedup as leviathan_speedup
@@ -24,12 +26,10 @@ from ._replay import Replay as Replay
 from ._replay import expected_accepted as expected_accepted
 from ._replay import replay as replay
 from ._replay_cascade import CascadeReplay as CascadeReplay
+from ._replay_cascade import DraftLength as DraftLength
 from ._replay_cascade import agreement_ahead as agreement_ahead
 from ._replay_cascade import replay_cascade as replay_cascade
-from ._replay_policy import DraftLength as DraftLength
-from ._replay_policy import replay_policy as replay_policy
-from ._speedup_map import MapPoint as MapPoint
-from ._speedup_map import SpeedupMap as SpeedupMap
+from ._replay_cascade import replay_policy as replay_policy
 from ._tokens import exact_against_proxy as exact_against_proxy
 from ._tokens import token_acceptance as token_acceptance
 from ._trees import TreePlan as TreePlan

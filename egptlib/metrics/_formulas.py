@@ -1,4 +1,8 @@
-"""Standard formulas of speculative decoding, under their names. They assume one acceptance rate everywhere."""
+"""Standard formulas of speculative decoding, which assume one acceptance rate everywhere, and maps of such speedups."""
+
+from dataclasses import dataclass
+
+import numpy as np
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
@@ -71,3 +75,41 @@ def prefill_hiding_seconds(
     if min(target_prefill, drafter_prefill, drafting, verify, rest) < 0:
         raise ValueError("prefill_hiding_seconds: expected times of 0 or more")
     return max(target_prefill, drafter_prefill + drafting) + verify + rest
+
+
+@dataclass(frozen=True)
+class SpeedupMap:
+    """Speedup by acceptance and verify cost; as `recorded.HidingCosts.speedup_map` makes it.
+
+    Attributes:
+        alphas: [alpha], probability that a draft token is accepted, given those before it.
+        verify_costs: [verify], a verification in target steps.
+        speedup: [verify, alpha].
+        gamma: int [verify, alpha], draft tokens a round that give most; 0 where plain steps do.
+        free: draft tokens that fit the window.
+    """
+
+    alphas: np.ndarray
+    verify_costs: np.ndarray
+    speedup: np.ndarray
+    gamma: np.ndarray
+    free: int
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """A place on the map.
+
+    Attributes:
+        alpha: acceptance of one draft token.
+        verify_cost: in target steps.
+        drafter_cost: a step of what drafts in the rounds, in the drafter's own.
+        speedup: there.
+        tag: where the speedup comes from.
+    """
+
+    alpha: float
+    verify_cost: float
+    drafter_cost: float
+    speedup: float
+    tag: str

@@ -1,7 +1,8 @@
-"""Reading checkpoint folders with errors that name the file and the field."""
+"""Reading checkpoint folders with errors that name the file and the field; telling weights apart by a hash."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,14 +10,15 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
+import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaTokenizer
 from transformers.utils import logging
 
 from egptlib._paths import read_json
-from egptlib.models._fingerprint import note_loaded
 from egptlib.models._quantization import fitted_options, settle_cpu_layers
 
 SIZE_WORTH_A_BAR = 2**30  # bytes; smaller checkpoints load in a second or two
@@ -190,3 +192,32 @@ def _named(what: str, keys: Iterable[str], limit: int = 6) -> str:
         return ""
     rest = f" and {len(keys) - limit} more" if len(keys) > limit else ""
     return f"{len(keys)} {what}: {', '.join(keys[:limit])}{rest}"
+
+
+_NOTE = "digest_when_loaded"
+
+
+def note_loaded(module: nn.Module) -> None:
+    """Note on each quantized weight what it held when it was loaded: that is its fingerprint from then on.
+
+    bitsandbytes lays 4-bit weights out anew in their first pass on a CPU with AVX512-BF16; they stay what they are.
+    """
+    for parameter in module.parameters():
+        if not parameter.is_floating_point():
+            setattr(parameter, _NOTE, _digest(parameter))
+
+
+def fingerprint(module: Any) -> str:
+    """Hash over up to 512 values of every parameter: tells retrained, requantized or recast weights apart."""
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        digest.update(f"{name} ".encode() + (getattr(parameter, _NOTE, None) or _digest(parameter)))
+    return digest.hexdigest()[:12]
+
+
+def _digest(parameter: Tensor) -> bytes:
+    """Shape, dtype and values."""
+    values = parameter.detach().flatten()
+    values = values[:: max(1, values.numel() // 512)]
+    told = f"{tuple(parameter.shape)} {parameter.dtype}".encode()
+    return told + values.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,6 +1,7 @@
 from ._findings import findings_document as findings_document
 from ._halves import HalfPrediction as HalfPrediction
 from ._halves import predict_other_half as predict_other_half
+from ._halves import trace_from_recorded as trace_from_recorded
 from ._legacy import LegacyEstimate as LegacyEstimate
 from ._legacy import LegacyKind as LegacyKind
 from ._legacy import legacy_estimate as legacy_estimate
@@ -13,4 +14,3 @@ from ._recorded import Recorded as Recorded
 from ._speedup_map import RTX_4090 as RTX_4090
 from ._speedup_map import HidingCosts as HidingCosts
 from ._speedup_map import RecordedPair as RecordedPair
-from ._trace_source import trace_from_recorded as trace_from_recorded

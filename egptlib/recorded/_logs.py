@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from egptlib.metrics import RunTotals, Waterfall, explain, fit_draft_cost
-from egptlib.recorded._logs_answers import read_answers, read_pairs
+from egptlib.recorded._logs_answers import read_answers, read_pairs, read_table
 from egptlib.recorded._logs_servers import (
     read_metrics,
     read_printed,
@@ -28,7 +28,6 @@ from egptlib.recorded._logs_servers import (
     read_specforge,
     read_speedup_lines,
 )
-from egptlib.recorded._logs_table import read_table
 from egptlib.recorded._record import Record
 from egptlib.traces import Trace, TraceRow, trace_totals
 

@@ -5,12 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from egptlib._paths import parse_json
-from egptlib.recorded._formats_adapters import (
-    read_adapter_config,
-    read_adapter_metrics,
-    read_adapter_positions,
-    read_two_phase,
-)
 from egptlib.recorded._formats_timed import (
     read_e2e_wallclock,
     read_five_stage,
@@ -19,11 +13,15 @@ from egptlib.recorded._formats_timed import (
     read_parallel_prefill,
 )
 from egptlib.recorded._formats_tokens import (
+    read_adapter_config,
+    read_adapter_metrics,
+    read_adapter_positions,
     read_sd_eval,
     read_semantic_acceptance,
     read_test_tokens,
     read_token_adapter_benchmark,
     read_token_adapter_training,
+    read_two_phase,
 )
 from egptlib.recorded._record import Record
 from egptlib.recorded._recorded import Recorded

@@ -7,8 +7,8 @@ from statistics import fmean
 import numpy as np
 
 from egptlib.metrics import MapPoint, SpeedupMap, expected_tokens
+from egptlib.recorded._halves import trace_from_recorded
 from egptlib.recorded._recorded import Recorded
-from egptlib.recorded._trace_source import trace_from_recorded
 from egptlib.traces import Trace, fit_trace
 
 

@@ -1,9 +1,9 @@
-from ._copies import compare_copies as compare_copies
-from ._copies import copies_folder as copies_folder
-from ._copies import refresh_copies as refresh_copies
-from ._copies import reset_copies as reset_copies
 from ._html import write_report as write_report
+from ._lab import compare_copies as compare_copies
+from ._lab import copies_folder as copies_folder
 from ._lab import lab_command as lab_command
+from ._lab import refresh_copies as refresh_copies
+from ._lab import reset_copies as reset_copies
 from ._notebooks import Job as Job
 from ._notebooks import find_notebooks as find_notebooks
 from ._notebooks import plan as plan

@@ -10,10 +10,12 @@ from typing import Any
 from egptlib.scenes._check import Problem, check_folder, links_out
 from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
+from egptlib.scenes._eventbench import is_eventbench, read_eventbench
+from egptlib.scenes._evqa import is_evqa, read_evqa
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._index import INDEX_NAME
-from egptlib.scenes._published import published_reader
 from egptlib.scenes._recording import has_frames, open_frames
+from egptlib.scenes._talk2event import is_talk2event, read_talk2event
 from egptlib.scenes._video import video_frame_count
 from egptlib.scenes.events import EventFile
 
@@ -90,3 +92,15 @@ def _faults(sample: str, path: Path, read: Callable[[], Any]) -> Iterator[Proble
         read()
     except (OSError, ValueError) as error:
         yield Problem(sample, str(error) if str(path) in str(error) else f"{path}: {error}")
+
+
+_READERS: dict[Callable[..., bool], Callable[..., Iterator[Clip]]] = {
+    is_evqa: read_evqa,
+    is_talk2event: read_talk2event,
+    is_eventbench: read_eventbench,
+}
+
+
+def published_reader(root: str | PathLike[str]) -> Callable[..., Iterator[Clip]] | None:
+    """What reads a folder as the scenes that `cut_clips` takes; None where it has no published layout."""
+    return next((read for is_laid_out, read in _READERS.items() if is_laid_out(root)), None)

@@ -1,6 +1,6 @@
 """Figures of adapters draw every level that they are given."""
 
-from egptlib.figures._adapters import acceptance_figure, training_figure
+from egptlib.figures._tokens import acceptance_figure, training_figure
 
 
 def test_one_line_a_level() -> None:

@@ -28,9 +28,8 @@ from egptlib.hidden_states import (
 from egptlib.hidden_states._extract import Extraction, ExtractionSettings
 from egptlib.hidden_states._failures import Failures
 from egptlib.hidden_states._format import MappedFile, chunk_checksum
-from egptlib.hidden_states._index import read_index
+from egptlib.hidden_states._index import FolderLock, read_index
 from egptlib.hidden_states._legacy import LegacyChunk
-from egptlib.hidden_states._lock import FolderLock
 from egptlib.hidden_states._plan import ExtractionPlan
 from egptlib.hidden_states._recovery import rebuild_index
 from egptlib.hidden_states._shards import _run

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store
-from egptlib.hidden_states._checksums import sample_checksums
 from egptlib.hidden_states._chunk import SafetensorsChunk
+from egptlib.hidden_states._format import sample_checksums
 from egptlib.hidden_states._index import read_index, write_index
 from egptlib.hidden_states._recovery import rebuild_index
 
@@ -561,7 +561,7 @@ def test_earlier_chunks_that_are_damaged_or_unsafe(shared: Path, tmp_path: Path)
 def test_a_second_writer_waits_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    from egptlib.hidden_states._lock import FolderLock
+    from egptlib.hidden_states._index import FolderLock
 
     first = FolderLock(tmp_path)
     monkeypatch.setenv("EGPTLIB_LOCK_SECONDS", "0.1")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from egptlib.cli import app
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter, convert, extract, extract_shards, plan_extraction
-from egptlib.hidden_states._gpus import _claimed, claim_gpus, own_devices
+from egptlib.hidden_states._shards import _claimed, claim_gpus, own_devices
 from egptlib.models import Pair
 from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene

@@ -25,7 +25,7 @@ from egptlib.models import (
     open_model,
     train_midi,
 )
-from egptlib.models._grouped import BlockProjector, GroupedVideoLlava
+from egptlib.models._video_llava import BlockProjector, GroupedVideoLlava
 from egptlib.models.midi import _base, _training
 from egptlib.models.midi._drafter import BORROWED, DRAFTER, DrafterSettings
 from egptlib.models.midi._target import PROJECTOR, build_target, write_target

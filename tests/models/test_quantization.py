@@ -25,8 +25,7 @@ from egptlib.models import (
     load_video_llava,
     open_model,
 )
-from egptlib.models._nf4 import quantize_4bit
-from egptlib.models._quantization import UNQUANTIZED, is_quantized, loading_options, quantized_bytes
+from egptlib.models._quantization import UNQUANTIZED, is_quantized, loading_options, quantize_4bit, quantized_bytes
 
 from .conftest import event_config, loud
 from .families import FAMILIES, scene_of_noise

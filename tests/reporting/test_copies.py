@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from egptlib.reporting import _copies, compare_copies, refresh_copies, reset_copies
+from egptlib.reporting import _lab, compare_copies, refresh_copies, reset_copies
 
 from .conftest import NotebookMaker
 
@@ -16,8 +16,8 @@ def committed(tmp_path: Path, make_notebook: NotebookMaker, monkeypatch: pytest.
     for name in ("01_a", "02_b"):
         make_notebook(name, "x = 1")
     (tmp_path / "notebooks/README.md").write_text("# Start")
-    monkeypatch.setattr(_copies, "find_notebooks", lambda names=(): _found(tmp_path / "notebooks", names))
-    monkeypatch.setattr(_copies, "notebook_folder", lambda: tmp_path / "notebooks")
+    monkeypatch.setattr(_lab, "find_notebooks", lambda names=(): _found(tmp_path / "notebooks", names))
+    monkeypatch.setattr(_lab, "notebook_folder", lambda: tmp_path / "notebooks")
     return tmp_path / "notebooks"
 
 

@@ -13,10 +13,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaModel, VideoLlavaConfig
 
 from egptlib.models._checkpoint import read_config
-from egptlib.models._grouped import GroupedVideoLlava
 from egptlib.models._pair_file import MINI_FOLDER
 from egptlib.models._prompts import IMAGE_TOKEN, VIDEO_TOKEN
-from egptlib.models._video_llava import load_video_llava
+from egptlib.models._video_llava import GroupedVideoLlava, load_video_llava
 from egptlib.models.mini._sizes import NUM_FRAMES, TOWER
 from egptlib.models.mini._training import save_model
 

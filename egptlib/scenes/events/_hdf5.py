@@ -21,9 +21,8 @@ import hdf5plugin  # noqa: F401  registers blosc, zstd, lz4, ...
 import numpy as np
 
 from egptlib.scenes.events._ecf import decode_ecf
-from egptlib.scenes.events._fields import ALIASES, find_fields
+from egptlib.scenes.events._fields import ALIASES, find_fields, find_order, matrix_columns
 from egptlib.scenes.events._source import ROWS_PER_BLOCK, Rows, Source
-from egptlib.scenes.events._table import find_order, matrix_columns
 
 _PLACES = ("events", "prophesee/left", "davis/left/events", "CD/events", "", "prophesee/right", "davis/right/events")
 _ECF = 0x8ECF

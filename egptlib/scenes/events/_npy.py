@@ -1,8 +1,10 @@
-"""Event streams in numpy's files: read without running the code that a pickle may carry, and written."""
+"""Event streams in numpy's files and archives: read without running the code that a pickle may carry, and written."""
 
 import pickle
 import re
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -12,9 +14,16 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from egptlib._paths import atomic_write
-from egptlib.scenes.events._fields import check_columns, check_events, find_fields
+from egptlib.scenes.events._fields import (
+    ALIASES,
+    FIELDS,
+    check_columns,
+    check_events,
+    find_fields,
+    find_order,
+    matrix_columns,
+)
 from egptlib.scenes.events._source import ROWS_PER_BLOCK, Rows, Source
-from egptlib.scenes.events._table import find_order, matrix_columns
 
 # NumPy parses headers with `ast`, which in CPython 3.11 counts its depth for all threads together: with two at work a
 # sound file now and then ended in "AST constructor recursion depth mismatch" (gh-106905).
@@ -161,3 +170,66 @@ def _reconstruct(*_: Any) -> np.ndarray:
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
     return np.frombuffer(data, dtype=dtype.resolve(), count=1)[0]
+
+
+_NONE = np.dtype(np.uint8)  # has no fields
+_TABLES = ("event_data", "events", "event_bins", "arr_0")
+
+
+def open_npz(path: Path) -> Source:
+    """Open the columns or the one table of events in an archive.
+
+    Plain arrays are unpacked beside each other into a temporary folder and read from there, so that a long recording
+    does not have to fit into memory; arrays of objects go through the restricted reader of `.npy`. EventBench's
+    `event_bins`, a list of streams one after the other, is joined.
+
+    Raises:
+        ValueError: the archive is damaged, holds no events, or its pickle asks for more than plain numpy arrays.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="egptlib-npz-")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
+            if all(any(alias in names for alias in ALIASES[key]) for key in FIELDS):
+                wanted = [next(alias for alias in ALIASES[key] if alias in names) for key in FIELDS]
+                value: Any = {key: _read(archive, names[name], folder.name) for key, name in zip(FIELDS, wanted)}
+            else:
+                table = next((name for name in _TABLES if name in names), None)
+                if table is None:
+                    found = ", ".join(sorted(names)) or "nothing"
+                    raise ValueError(f"holds {found}; expected x, y, t, p or {' or '.join(_TABLES)}")
+                value = _joined(_read(archive, names[table], folder.name))
+        return rows_of(value, "NumPy archive", path, folder.cleanup)
+    except Exception as error:  # a hostile or torn file can raise anything
+        folder.cleanup()
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: not a readable .npz event file: {error or type(error).__name__}") from error
+
+
+def _read(archive: zipfile.ZipFile, name: str, folder: str) -> np.ndarray:
+    with archive.open(name) as member:
+        shape, dtype = read_header(member)
+    if dtype.hasobject or 0 in shape:
+        with archive.open(name) as member:
+            return read_npy(member)
+    mapped: np.ndarray = map_npy(archive.extract(name, folder))
+    return mapped
+
+
+def _joined(value: Any) -> Any:
+    """Return an array of several dicts or structured arrays as one dict of their columns, one after the other.
+
+    Streams of the same length have become one structured array [streams, length].
+    """
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        return value.ravel()
+    if not (isinstance(value, np.ndarray) and value.dtype == object and value.size > 1):
+        return value
+    parts = value.ravel().tolist()
+    names = [
+        list(part) if isinstance(part, dict) else list(getattr(part, "dtype", _NONE).names or ()) for part in parts
+    ]
+    if not all(names):
+        raise ValueError("its array of objects holds something else than tables with x, y, t, p")
+    return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in names[0]}

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from egptlib.scenes.events._fields import ALIASES, FIELDS
+from egptlib.scenes.events._fields import ALIASES, FIELDS, find_order
 from egptlib.scenes.events._source import Block, Source
-from egptlib.scenes.events._table import find_order
 
 BYTES_PER_BLOCK = 1 << 22
 _LONGEST_LINE = 4096
