@@ -215,7 +215,7 @@ def lab(
     command, environment, address = lab_command(port, folder=folder, open_browser=browser, options=options)
     if edited:
         print(f"edited, and left so: {', '.join(edited)} (`egptlib lab --diff` shows it, `--reset NAME` takes it back)")
-    print(f"JupyterLab: {address}")
+    print(f"JupyterLab, in a few seconds: {address}")
     if not browser:
         at = address.split(":")[2].split("/")[0]
         print(f"from another machine: ssh -L {at}:127.0.0.1:{at} THIS_MACHINE, and the same address there")
