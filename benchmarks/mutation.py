@@ -49,7 +49,7 @@ ROOMS = {
     "metrics": ["metrics/*.py"],
     "decoding": ["decoding/*.py"],
     "hidden_states": ["hidden_states/*.py"],
-    "adapters": ["adapters/_train.py", "adapters/_fit.py", "adapters/_losses.py"],
+    "adapters": ["adapters/_train.py", "adapters/_fit.py"],
 }
 TESTS = {
     "metrics": ["tests/metrics", "tests/traces/test_fit_trace.py", "tests/recorded/test_logs.py"],

@@ -35,7 +35,6 @@ from ._lora_train import LoraObjective as LoraObjective
 from ._lora_train import ScenesById as ScenesById
 from ._lora_train import judge_lora as judge_lora
 from ._lora_train import train_lora as train_lora
-from ._losses import LossSettings as LossSettings
 from ._mini_heads import train_mini_heads as train_mini_heads
 from ._served import ServedHead as ServedHead
 from ._served_files import FORMATS as FORMATS
@@ -65,6 +64,7 @@ from ._token_folds import halves as halves
 from ._token_folds import majority_guesses as majority_guesses
 from ._token_folds import score_guesses as score_guesses
 from ._token_folds import top1_gain as top1_gain
+from ._train import LossSettings as LossSettings
 from ._train import Objective as Objective
 from ._train import split_by_sequence as split_by_sequence
 from ._train import train_adapter as train_adapter

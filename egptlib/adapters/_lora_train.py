@@ -17,8 +17,7 @@ from egptlib.adapters._files import WEIGHTS
 from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import GAMMAS, Judgement, judge_states
 from egptlib.adapters._lora import DrafterLora, fill_lora, save_lora
-from egptlib.adapters._losses import LossSettings, loss_terms, weighed
-from egptlib.adapters._train import Learner, train_from_store
+from egptlib.adapters._train import Learner, LossSettings, loss_terms, train_from_store, weighed
 from egptlib.hidden_states import HiddenBatch, HiddenStates
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from egptlib.adapters._build import create_adapter
 from egptlib.adapters._files import load_adapter, save_adapter
 from egptlib.adapters._fit import FitSettings
 from egptlib.adapters._judge import judge, judge_baselines, length_gain
-from egptlib.adapters._losses import LossSettings
-from egptlib.adapters._train import train_adapter
+from egptlib.adapters._train import LossSettings, train_adapter
 from egptlib.hidden_states import HiddenStates
 from egptlib.models import MIDI_FOLDER, MINI_FOLDER, trimmed_tokens, write_card, write_midi_card
 

@@ -17,9 +17,8 @@ from egptlib.adapters._fit import Fit, FitSettings
 from egptlib.adapters._judge import Judgement, judge, measure_latency
 from egptlib.adapters._lora import DrafterLora, LoraSettings
 from egptlib.adapters._lora_train import judge_lora, train_lora
-from egptlib.adapters._losses import LossSettings
 from egptlib.adapters._settings import LEVELS
-from egptlib.adapters._train import train_adapter
+from egptlib.adapters._train import LossSettings, train_adapter
 from egptlib.hidden_states import HiddenStates
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from egptlib.cli import (  # noqa: F401  (each registers its verbs)
     _adapters,
     _decoding,
     _documents,
-    _explain,
     _hidden_states,
     _models,
     _prediction,

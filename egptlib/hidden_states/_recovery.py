@@ -15,17 +15,18 @@ from egptlib.hidden_states._chunk import SafetensorsChunk, sample_key
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import (
     INDEX,
+    PLAN,
     Damage,
     FolderLock,
     IndexDamage,
     Problem,
     is_legacy,
+    join_index,
     new_index,
     present,
     read_index,
     write_index,
 )
-from egptlib.hidden_states._join import PLAN, join_index
 from egptlib.hidden_states._prompts import read_prompt
 from egptlib.hidden_states._sample import PROMPTS, StoredPrompt
 from egptlib.hidden_states._trace import TRACE
@@ -159,21 +160,17 @@ def repair_store(folder: Path) -> tuple[str, int]:
         ValueError: it is not safe; the reason is named, and nothing is changed.
     """
     damages = {problem.damage for problem in check_store(folder)}
-    if damages == {Damage.INDEX}:
-        lock = FolderLock(folder)
-        try:
-            before = _claimed(folder)
-            line = rebuild_index(folder)
-            return line, max(0, before - read_index(folder)["num_samples"])
-        finally:
-            lock.release()
-    if damages == {Damage.MISSING} and not (folder / PLAN).is_file():
-        lock = FolderLock(folder)
-        try:
+    shortens = damages == {Damage.MISSING} and not (folder / PLAN).is_file()
+    if not shortens and damages != {Damage.INDEX}:
+        return "", 0
+    lock = FolderLock(folder)
+    try:
+        if shortens:
             return _shorten(folder)
-        finally:
-            lock.release()
-    return "", 0
+        before = _claimed(folder)
+        return rebuild_index(folder), max(0, before - read_index(folder)["num_samples"])
+    finally:
+        lock.release()
 
 
 def _claimed(folder: Path) -> int:

@@ -22,8 +22,7 @@ from egptlib._cluster import connect
 from egptlib._processes import end_with
 from egptlib._sealed import write_sealed
 from egptlib.hidden_states._extract import Extraction, ExtractionSettings, extract
-from egptlib.hidden_states._index import INDEX, FolderLock
-from egptlib.hidden_states._join import PLAN, join_index, read_plan
+from egptlib.hidden_states._index import INDEX, PLAN, FolderLock, join_index, read_plan
 from egptlib.hidden_states._recovery import remove_temporaries
 from egptlib.hidden_states._trace import join_traces
 

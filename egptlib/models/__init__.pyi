@@ -1,6 +1,8 @@
 from ._batch import BatchReader as BatchReader
 from ._batch import Prompts as Prompts
 from ._batch import Reading as Reading
+from ._batch import SingleReader as SingleReader
+from ._batch import reader_for as reader_for
 from ._checkpoint import fingerprint as fingerprint
 from ._device import ids_on as ids_on
 from ._device import peak_bytes as peak_bytes
@@ -34,8 +36,6 @@ from ._quantize import quantize_pair as quantize_pair
 from ._random_pair import make_random_pair as make_random_pair
 from ._room import without_room as without_room
 from ._rows import check_rows as check_rows
-from ._single import SingleReader as SingleReader
-from ._single import reader_for as reader_for
 from ._state import Answer as Answer
 from ._state import Inputs as Inputs
 from ._state import Prompt as Prompt

@@ -3,8 +3,7 @@
 `five_stage_*`, `parallel_*` and `llava15_*` are in seconds, `e2e_wallclock_*` in milliseconds.
 """
 
-from egptlib.recorded._record import Record
-from egptlib.recorded._recorded import COMPUTED_OVERLAP, FREE_PATH, TEXT_ONLY, Recorded, Row
+from egptlib.recorded._recorded import COMPUTED_OVERLAP, FREE_PATH, TEXT_ONLY, Record, Recorded, Row
 
 _FIVE_STAGES = ("stage1_time", "stage2_time", "stage3_time", "stage4_time", "stage5_time")
 _STAGE_NAMES = ("load", "preprocess", "vision", "prefill", "decode")

@@ -1,7 +1,6 @@
 """Recorded formats with token ids or texts and what was said to be accepted of them; those of the earlier adapters."""
 
-from egptlib.recorded._record import Record
-from egptlib.recorded._recorded import ASSUMED_TIMES, FREE_PATH, SHIFTED, TEXT_ONLY, Recorded, Row
+from egptlib.recorded._recorded import ASSUMED_TIMES, FREE_PATH, SHIFTED, TEXT_ONLY, Record, Recorded, Row
 
 
 def read_test_tokens(kind: str, file: Record) -> Recorded:

@@ -28,7 +28,7 @@ from egptlib.recorded._logs_servers import (
     read_specforge,
     read_speedup_lines,
 )
-from egptlib.recorded._record import Record
+from egptlib.recorded._recorded import Record
 from egptlib.traces import Trace, TraceRow, trace_totals
 
 

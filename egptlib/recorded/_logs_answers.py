@@ -8,7 +8,7 @@ and counts the baseline's tokens with a tokenizer anew; here sums are divided.
 from collections.abc import Sequence
 
 from egptlib.metrics import RunTotals
-from egptlib.recorded._record import Record
+from egptlib.recorded._recorded import Record
 from egptlib.traces import TraceRow
 
 _NOTES = ("reading the prompt is inside every wall time: what decoding alone gives cannot be told",)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egptlib.metrics import RunTotals
-from egptlib.recorded._record import Record
+from egptlib.recorded._recorded import Record
 
 _SPEC_LINE = re.compile(
     r"SpecDecoding metrics: Mean acceptance length: (?P<length>[\d.]+), "

@@ -23,8 +23,7 @@ from egptlib.recorded._formats_tokens import (
     read_token_adapter_training,
     read_two_phase,
 )
-from egptlib.recorded._record import Record
-from egptlib.recorded._recorded import Recorded
+from egptlib.recorded._recorded import Record, Recorded
 
 # By kind: fields that tell the format (a name after a dot is one of the first record of that list or object), and its
 # reader. The first kind that fits counts, so the more particular ones stand first.

@@ -13,7 +13,7 @@ from egptlib._progress import progress as show_progress
 from egptlib.scenes._images import frame_files, read_image
 from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
 from egptlib.scenes._video import video_frame_count
-from egptlib.scenes.events import load_events
+from egptlib.scenes.events import EventFile
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,13 @@ def check_folder(folder: str | PathLike[str], progress: bool = True) -> list[Pro
         try:
             record = parse_entry(root, number, entry)
         except ValueError as error:
-            return [Problem(_name(number, entry), str(error))]
+            named = entry.get("id") or entry.get("event_data") if isinstance(entry, dict) else None
+            return [Problem(str(named or f"entry {number}"), str(error))]
         return [Problem(record.id, message) for message in _check_sample(root, record)]
 
-    problems = [*links_out(root), *_repeated_ids(root, entries)]
+    ids = Counter(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry)
+    repeated = (Problem(id, f"{root / INDEX_NAME}: {n} entries have this id") for id, n in ids.items() if n > 1)
+    problems = [*links_out(root), *repeated]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(check, enumerate(entries))
         hidden = None if progress else True  # None: shown on a terminal only
@@ -72,16 +75,6 @@ def links_out(root: Path) -> Iterator[Problem]:
                 yield Problem("", f"{path}: a link that leads out of the folder, to {leads_to}")
 
 
-def _repeated_ids(root: Path, entries: list[Any]) -> list[Problem]:
-    ids = Counter(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry)
-    return [Problem(id, f"{root / INDEX_NAME}: {n} entries have this id") for id, n in ids.items() if n > 1]
-
-
-def _name(number: int, entry: Any) -> str:
-    named = entry.get("id") or entry.get("event_data") if isinstance(entry, dict) else None
-    return str(named or f"entry {number}")
-
-
 def _check_sample(root: Path, record: Record) -> Iterator[str]:
     for text in (record.id, *record.questions, *record.answers, *sum(record.choices, ())):
         try:
@@ -97,25 +90,27 @@ def _check_sample(root: Path, record: Record) -> Iterator[str]:
 
     whole_parts = {part: (root / part).is_dir() for part in ("event_image", "event_image_1f", "mp4")}
     for path in record.image_paths:
-        yield from _fault(read_image, path, required=whole_parts["event_image"])
-    yield from _fault(read_image, record.image_1f_path, required=whole_parts["event_image_1f"])
-    yield from _fault(_check_events, record.event_path, required=record.event_path.parent.is_dir())
-    yield from _fault(video_frame_count, record.mp4_path, required=whole_parts["mp4"] and bool(frames))
+        yield from fault(read_image, path, required=whole_parts["event_image"])
+    yield from fault(read_image, record.image_1f_path, required=whole_parts["event_image_1f"])
+    yield from fault(read_recording, record.event_path, required=record.event_path.parent.is_dir())
+    yield from fault(video_frame_count, record.mp4_path, required=whole_parts["mp4"] and bool(frames))
     if record.mp4_path.is_file() and not frames and record.frames_path.parent.is_dir():
         yield f"{record.frames_path}: holds no PNG frame"
     sizes: set[tuple[int, ...]] = set()
     for path in frames:
-        yield from _fault(lambda path: sizes.add(read_image(path).shape[:2]), path, required=True)
+        yield from fault(lambda path: sizes.add(read_image(path).shape[:2]), path)
     if len(sizes) > 1:
         yield f"{record.frames_path}: the frames differ in size (height, width): {sorted(sizes)}"
 
 
-def _check_events(path: Path) -> None:
-    if len(load_events(path)["t"]) == 0:
-        raise ValueError(f"{path}: holds no events")
+def read_recording(path: Path) -> None:
+    """Read all events of a recording; ValueError where there are none."""
+    with EventFile(path) as events:
+        if not sum(len(part["t"]) for part in events.chunks()):
+            raise ValueError(f"{path}: holds no events")
 
 
-def _fault(read: Callable[[Path], Any], path: Path, required: bool) -> Iterator[str]:
+def fault(read: Callable[[Path], Any], path: Path, required: bool = True) -> Iterator[str]:
     """Yield the error that reading `path` gives, if it gives one; a file that is not required may be missing."""
     if not (required or path.is_file()):
         return

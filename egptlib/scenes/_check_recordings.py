@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from egptlib.scenes._check import Problem, check_folder, links_out
+from egptlib.scenes._check import Problem, check_folder, fault, links_out, read_recording
 from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
 from egptlib.scenes._eventbench import is_eventbench, read_eventbench
@@ -17,7 +17,6 @@ from egptlib.scenes._index import INDEX_NAME
 from egptlib.scenes._recording import has_frames, open_frames
 from egptlib.scenes._talk2event import is_talk2event, read_talk2event
 from egptlib.scenes._video import video_frame_count
-from egptlib.scenes.events import EventFile
 
 _VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".mpg", ".mpeg"}
 
@@ -31,54 +30,36 @@ def check_scenes(path: str | PathLike[str]) -> list[Problem]:
     """
     path = Path(path)
     if path.is_file():
-        return list(_check_file(path))
+        if path.suffix.lower() in _VIDEOS:
+            return _problems("", path, video_frame_count)
+        frames = _problems("", path, lambda path: _read_frames(open_frames(path))) if has_frames(path) else []
+        return _problems("", path, read_recording) + frames
     if read := published_reader(path):
         return [*links_out(path), *_check_clips(read(path))]
     if not (path / INDEX_NAME).exists() and any(map(is_sequence, [path, *path.glob("*")])):
-        sequences = map(_check_sequence, find_sequences([path]))
-        return [*links_out(path), *(problem for problems in sequences for problem in problems)]
+        problems = [*links_out(path)]
+        for sequence in find_sequences([path]):
+            name = sequence.resolve().name
+            problems += _problems(name, sequence, lambda sequence: read_recording(sequence / "events/left/events.h5"))
+            problems += _problems(name, sequence, lambda sequence: _read_frames(dsec_frames(sequence)))
+        return problems
     return check_folder(path)
 
 
-def _check_file(path: Path) -> Iterator[Problem]:
-    if path.suffix.lower() in _VIDEOS:
-        yield from _faults("", path, lambda: video_frame_count(path))
-        return
-    yield from _faults("", path, lambda: _read_events(path))
-    if has_frames(path):
-        yield from _faults("", path, lambda: _read_frames(open_frames(path)))
-
-
-def _check_sequence(sequence: Path) -> Iterator[Problem]:
-    name = sequence.resolve().name
-    yield from _faults(name, sequence, lambda: _read_events(sequence / "events/left/events.h5"))
-    yield from _faults(name, sequence, lambda: _read_frames(dsec_frames(sequence)))
-
-
 def _check_clips(clips: Iterator[Clip]) -> Iterator[Problem]:
-    while True:
-        try:
-            clip = next(clips, None)
-        except ValueError as error:  # what follows cannot be told
-            yield Problem("", str(error))
-            return
-        if clip is None:
-            return
-        yield from _faults(clip.name, clip.path, partial(_read_clip, clip))
+    try:
+        for clip in clips:
+            yield from _problems(clip.name, clip.path, partial(_read_clip, clip))
+    except ValueError as error:  # what follows cannot be told
+        yield Problem("", str(error))
 
 
-def _read_clip(clip: Clip) -> None:
+def _read_clip(clip: Clip, path: Path) -> None:
     with ExitStack() as stack:
         events, frames, span = clip.open(stack)
         if not len(events.window(*span)["t"]):
-            raise ValueError(f"{clip.path}: holds no events")
-        _read_frames(frames)
-
-
-def _read_events(path: Path) -> None:
-    with EventFile(path) as events:
-        if not sum(len(part["t"]) for part in events.chunks()):
             raise ValueError(f"{path}: holds no events")
+        _read_frames(frames)
 
 
 def _read_frames(frames: Frames) -> None:
@@ -87,11 +68,8 @@ def _read_frames(frames: Frames) -> None:
             frames.read(range(index, index + 1))
 
 
-def _faults(sample: str, path: Path, read: Callable[[], Any]) -> Iterator[Problem]:
-    try:
-        read()
-    except (OSError, ValueError) as error:
-        yield Problem(sample, str(error) if str(path) in str(error) else f"{path}: {error}")
+def _problems(sample: str, path: Path, read: Callable[[Path], Any]) -> list[Problem]:
+    return [Problem(sample, message) for message in fault(read, path)]
 
 
 _READERS: dict[Callable[..., bool], Callable[..., Iterator[Clip]]] = {

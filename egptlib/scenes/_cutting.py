@@ -3,7 +3,7 @@
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
@@ -121,7 +121,9 @@ def cut_recording(
             raise ValueError(f"{events.path}: events from {start} to {stop} us: {error}") from error
         _write_clip(out / "mp4" / f"{stem}.mp4", frames.read(indices), times[indices])
         if settings["keep_events"]:
-            save_events(out / "event_npy" / f"{stem}.npy", part, **_npy_extras(start, stop, times, indices))
+            extras = {"time_start": start, "time_end": stop, "duration_ms": (stop - start) / 1000}
+            extras |= {"image_timestamp": int(times[indices[0]]), "image_idx": indices[0]}
+            save_events(out / "event_npy" / f"{stem}.npy", part, **extras, image_indices_in_clip=list(indices))
         entry = _entry(out.name, stem, views) | {"sequence": name, "events": label}
         entry |= {"event_order": "last", "start_us": start, "stop_us": stop, "num_events": len(part["t"])}
         samples.append(entry | (annotate(name, start, stop) if annotate else {}))
@@ -199,7 +201,7 @@ def write_index(out: str | PathLike[str]) -> int:
 def finish_folder(out: str | PathLike[str], num_cut: int, num_skipped: int) -> CutReport:
     """As `write_index`, with a report."""
     out = own_folder(out)
-    parts = list(_read_parts(out))
+    parts = [parse_json(path.read_bytes(), path) for path in sorted((out / _PARTS).glob("*.json"))]
     samples = [sample for part in parts for sample in part["samples"]]
     write_json(out / INDEX_NAME, sorted(samples, key=lambda sample: sample["event_data"]))
     aside = tuple(name for part in parts for name in part["set_aside"])
@@ -216,11 +218,6 @@ def own_folder(out: str | PathLike[str]) -> Path:
 
 def _part(name: str, out: Path) -> Path:
     return out / _PARTS / f"{name}.json"
-
-
-def _read_parts(out: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((out / _PARTS).glob("*.json")):
-        yield parse_json(path.read_bytes(), path)
 
 
 def cut_settings(window_us: int, views: Sequence[int] = (5, 1), keep_events: bool = False) -> dict[str, Any]:
@@ -257,17 +254,6 @@ def _write_clip(path: Path, frames: list[np.ndarray], times: np.ndarray) -> None
     height, width = (side & ~1 for side in frames[0].shape[:2])  # H.264 has no odd sides: the last row or column goes
     frames = [frame[:height, :width] for frame in frames]
     write_video(path, frames, fps=fps, timestamps_us=None if even else times)
-
-
-def _npy_extras(start: int, stop: int, times: np.ndarray, indices: range) -> dict[str, Any]:
-    return {
-        "time_start": start,
-        "time_end": stop,
-        "duration_ms": (stop - start) / 1000,
-        "image_timestamp": int(times[indices[0]]),
-        "image_idx": indices[0],
-        "image_indices_in_clip": list(indices),
-    }
 
 
 def _entry(split: str, stem: str, views: Sequence[int]) -> dict[str, Any]:

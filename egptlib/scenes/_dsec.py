@@ -168,8 +168,8 @@ def cut_sequence(
     """Cut one sequence into `out` (see `cut_dsec`) and return its number of samples; call `write_index` at the end."""
     sequence, out = Path(sequence), own_folder(out)
     settings = cut_settings(window_us, views, keep_events)
-    frames = dsec_frames(sequence)
-    label = _sequence_metadata(sequence).get("events", "recorded")
+    frames, told = dsec_frames(sequence), sequence / "sequence.json"
+    label = read_json(told).get("events", "recorded") if told.is_file() else "recorded"
     spans, name = windows(frames.times, window_us), sequence.resolve().name
     with EventFile(sequence / _EVENTS) as events:
         return cut_recording(name, events, frames, out, spans, settings, label=label, annotate=annotate)
@@ -177,19 +177,11 @@ def cut_sequence(
 
 def dsec_frames(sequence: Path) -> PngFrames:
     """Open the frames of a sequence with their times."""
-    return PngFrames(sequence / _FRAMES, _read_timestamps(sequence / _TIMES))
-
-
-def _read_timestamps(path: Path) -> np.ndarray:
+    path = sequence / _TIMES
     try:
         times = np.array(path.read_text().split(), dtype=np.int64)
     except ValueError as error:
         raise ValueError(f"{path}: expected one time in microseconds a line: {error}") from error
     if len(times) == 0 or np.any(np.diff(times) <= 0):
         raise ValueError(f"{path}: expected increasing times in microseconds")
-    return times
-
-
-def _sequence_metadata(sequence: Path) -> dict[str, Any]:
-    path = sequence / "sequence.json"
-    return read_json(path) if path.is_file() else {}
+    return PngFrames(sequence / _FRAMES, times)

@@ -28,18 +28,11 @@ _SIZES = {
     (720, 1280): "event_ocr emotion_cls",
     (480, 640): "dsec_n_imagenet gesture_recognition_EB_hand",
     (260, 346): "action_recognition action_bullying casual_reasoning",
-    (
-        240,
-        320,
-    ): "v2e kinetics action_order obj_size obj_counting rel_distance abs_distance rel_direction 3DOD ScanQA SQA "
-    "gesture_recognition_HWGesture",
+    (240, 320): "v2e kinetics action_order obj_size obj_counting rel_distance abs_distance rel_direction 3DOD ScanQA "
+    "SQA gesture_recognition_HWGesture",
 }
 _SIZE = {kind: size for size, kinds in _SIZES.items() for kind in kinds.split()}
-_BINS = (
-    (100_000, 4),
-    (4_000_000, 8),
-    (16_000_000, 16),
-)  # (up to so many us, pictures); longer ones 32: bin_selector.py
+_BINS = ((100_000, 4), (4_000_000, 8), (16_000_000, 16))  # (up to so many us, pictures), else 32: bin_selector.py
 _VIDEOS = (".mp4", ".mkv", ".webm", ".avi")
 
 
@@ -73,7 +66,12 @@ def is_eventbench(root: str | PathLike[str]) -> bool:
     """Whether a folder holds lists of questions on recordings of events, and is no dataset folder of ours."""
     if not Path(root).is_dir() or (Path(root) / INDEX_NAME).exists():
         return False
-    return any(map(_is_list, sorted(Path(root).glob("*.json"))))
+    for path in sorted(Path(root).glob("*.json")):
+        with path.open("rb") as file:
+            head = file.read(100_000)
+        if b'"event_data"' in head and b'"conversations"' in head:
+            return True
+    return False
 
 
 def read_eventbench(root: str | PathLike[str], video: str | PathLike[str] | None = None) -> Iterator[Clip]:
@@ -107,12 +105,6 @@ def read_eventbench(root: str | PathLike[str], video: str | PathLike[str] | None
                 own["qa"].append({"question": question, "answer": answer})
         for name, own in by_recording.items():
             yield _clip(root, path, name, own, None if video is None else Path(video))
-
-
-def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(100_000)
-    return b'"event_data"' in head and b'"conversations"' in head
 
 
 def _clip(root: Path, path: Path, name: str, entry: dict[str, Any], videos: Path | None) -> Clip:

@@ -115,7 +115,24 @@ class Aedat4Frames(StreamedFrames):
             raise ValueError(f"{self.path}: damaged AEDAT4 file: {error}") from error
 
 
-class Hdf5Frames(Frames):
+class _InHdf5(Frames):
+    """Frames in an HDF5 file that stays open; `_data` gives the dataset, or the part of one, of each."""
+
+    _file: Any
+    _data: Any
+
+    def _load(self, index: int) -> np.ndarray:
+        try:
+            frame = np.asarray(self._data[index])
+        except OSError as error:
+            raise ValueError(f"{self._name(index)} cannot be read: {error}") from error
+        return _grey(frame) if frame.ndim == 2 or frame.shape[2] == 1 else np.ascontiguousarray(frame[..., ::-1])
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Hdf5Frames(_InHdf5):
     """Frames in one dataset [N, H, W] or [N, H, W, 1 or 3] of an HDF5 file, and their times in another.
 
     `ovc/rgb` or `ovc/left` of M3ED, times in microseconds; `davis/left/image_raw` of MVSEC, in seconds. M3ED's colours
@@ -166,18 +183,8 @@ class Hdf5Frames(Frames):
                 return data, times, per_unit
         return None
 
-    def _load(self, index: int) -> np.ndarray:
-        try:
-            frame = np.asarray(self._data[index])
-        except OSError as error:
-            raise ValueError(f"{self._name(index)} cannot be read: {error}") from error
-        return _grey(frame) if frame.ndim == 2 or frame.shape[2] == 1 else np.ascontiguousarray(frame[..., ::-1])
 
-    def close(self) -> None:
-        self._file.close()
-
-
-class Hdf5Images(Frames):
+class Hdf5Images(_InHdf5):
     """Grey frames [H, W], each a dataset `images/NAME` with its time as attribute `timestamp` (EvQA); often none."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -187,22 +194,13 @@ class Hdf5Images(Frames):
         group = find_hdf5_node(self._file, "images", Path(path))
         names = sorted(group or (), key=natural)
         nodes = [find_hdf5_node(self._file, f"images/{name}", Path(path)) for name in names]
-        self._images = [check_hdf5_field(node, Path(path)) for node in nodes]
-        for image in self._images:
+        self._data = [check_hdf5_field(node, Path(path)) for node in nodes]
+        for image in self._data:
             if image.dtype != np.uint8 or image.ndim != 2 or "timestamp" not in image.attrs:
                 raise ValueError(
                     f"{path}: {image.name} is {image.dtype} {image.shape}; expected uint8 [H, W] with a 'timestamp'"
                 )
-        super().__init__(path, np.array([int(image.attrs["timestamp"]) for image in self._images], dtype=np.int64))
-
-    def _load(self, index: int) -> np.ndarray:
-        try:
-            return _grey(np.asarray(self._images[index]))
-        except OSError as error:
-            raise ValueError(f"{self._name(index)} cannot be read: {error}") from error
-
-    def close(self) -> None:
-        self._file.close()
+        super().__init__(path, np.array([int(image.attrs["timestamp"]) for image in self._data], dtype=np.int64))
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:

@@ -32,15 +32,24 @@ def load_questions(path: str | PathLike[str]) -> tuple[str, ...]:
         FileNotFoundError: there is no such file.
         ValueError: it holds no questions, or an entry is not in one of these forms.
     """
-    path = Path(path)
+    path, questions = Path(path), []
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a UTF-8 text file") from error
     if text.lstrip().startswith(("[", "{")):
-        questions = _from_json(path, text)
+        entries = parse_json(text, path, nan=True)
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            question = entry.get("question") if isinstance(entry, dict) else None
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(f'{path}: entry {number} is not {{"question": text, "count": number}}')
+            questions.append(question.strip())
     else:
-        questions = _from_lines(path, text)
+        for number, line in enumerate(text.splitlines(), start=1):
+            count, tab, question = line.partition("\t")
+            if line.strip() and not (tab and count.strip().isdigit() and question.strip()):
+                raise ValueError(f"{path}: line {number} is not count<TAB>question")
+            questions += [question.strip()] if line.strip() else []
     if not questions:
         raise ValueError(f"{path}: holds no questions")
     return tuple(questions[:10])
@@ -64,26 +73,3 @@ def ask_choice(question: str, choices: Sequence[str]) -> str:
 def choice_text(index: int, choice: str) -> str:
     """Return option `index` with its letter: "(B) a car"."""
     return f"({ascii_uppercase[index]}) {choice}"
-
-
-def _from_json(path: Path, text: str) -> list[str]:
-    entries = parse_json(text, path, nan=True)
-    questions = []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-        question = entry.get("question") if isinstance(entry, dict) else None
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f'{path}: entry {number} is not {{"question": text, "count": number}}')
-        questions.append(question.strip())
-    return questions
-
-
-def _from_lines(path: Path, text: str) -> list[str]:
-    questions = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        count, tab, question = line.partition("\t")
-        if not tab or not count.strip().isdigit() or not question.strip():
-            raise ValueError(f"{path}: line {number} is not count<TAB>question")
-        questions.append(question.strip())
-    return questions

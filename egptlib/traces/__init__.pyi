@@ -1,10 +1,10 @@
-from ._find import find_traces as find_traces
 from ._fit_trace import fit_trace as fit_trace
 from ._fit_trace import recorded_schedule as recorded_schedule
+from ._fit_trace import trace_totals as trace_totals
 from ._parquet import count_rows as count_rows
-from ._totals import trace_totals as trace_totals
 from ._trace import Trace as Trace
 from ._trace import TraceRow as TraceRow
+from ._trace_sources import find_traces as find_traces
 from ._trace_sources import trace_from_agreement as trace_from_agreement
 from ._trace_sources import trace_from_generations as trace_from_generations
 from ._trace_sources import trace_from_hidden_states as trace_from_hidden_states

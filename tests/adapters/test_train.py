@@ -43,10 +43,9 @@ from egptlib.adapters import (
     train_token_adapter,
 )
 from egptlib.adapters._batches import ahead, flat, predictions
-from egptlib.adapters._losses import StateLoss, loss_terms, weighed
 from egptlib.adapters._table import _told
 from egptlib.adapters._token_folds import IDENTITY
-from egptlib.adapters._train import Objective, rows_per_step, shuffled
+from egptlib.adapters._train import Objective, StateLoss, loss_terms, rows_per_step, shuffled, weighed
 from egptlib.hidden_states import Head as SavedHead
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter, PromptRows
 from egptlib.recorded import open_recorded

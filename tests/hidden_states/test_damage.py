@@ -18,8 +18,7 @@ from egptlib._sealed import write_sealed
 from egptlib.cli._app import app
 from egptlib.hidden_states import Damage, Head, HiddenStates, HiddenStateWriter, check_store, repair_store, write_trace
 from egptlib.hidden_states._format import chunk_checksum, file_header
-from egptlib.hidden_states._index import read_index
-from egptlib.hidden_states._join import join_index, read_plan
+from egptlib.hidden_states._index import join_index, read_index, read_plan
 from tests.hidden_states.test_store import assert_same, files, make_sample, write
 
 
