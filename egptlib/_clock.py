@@ -27,7 +27,8 @@ class Event:
         start, end: seconds of `time.perf_counter`, the same clock for all threads and processes of the machine; in a
             trace since the run's first event began.
         info: what is worth knowing about it, e.g. `drafted` and `accepted` counts, how many tokens of a first draft
-            were `free`, and the `tokens` of a draft (a trace keeps the counts alone).
+            were `free`, the `tokens` of a draft, and how many levels `depth` it has where trees are drafted (a trace
+            keeps the counts alone).
     """
 
     lane: str

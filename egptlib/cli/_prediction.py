@@ -162,8 +162,9 @@ def _print_error(name: str, model: "CostModel", timed: "Trace") -> None:
     if not known.rows:
         print(f"{name}: its rounds are not known, so it cannot be foretold")
         return
-    found, tag = recorded_schedule(known), known.rows[0].tag
+    tag = known.rows[0].tag
     try:
+        found = recorded_schedule(known)
         prediction = model.predict(found, known.lengths, int(found.gammas[0]), overlap=tag == "measured (overlapped)")
     except ValueError as error:  # these costs are of another method, which drafts less at once
         print(f"{name}: cannot be foretold: {error}")

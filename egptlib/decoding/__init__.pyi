@@ -7,7 +7,6 @@ from ._drafter_thread import DrafterThread as DrafterThread
 from ._drafters import Draft as Draft
 from ._drafters import Drafter as Drafter
 from ._drafters import KeepingDrafter as KeepingDrafter
-from ._drafters import NgramDrafter as NgramDrafter
 from ._drafters import SequenceDrafter as SequenceDrafter
 from ._drafters import Stop as Stop
 from ._drafters import WatchingDrafter as WatchingDrafter
@@ -33,10 +32,13 @@ from ._lossy import Fuzzy as Fuzzy
 from ._lossy import TopK as TopK
 from ._lossy import Typical as Typical
 from ._model_drafter import ModelDrafter as ModelDrafter
+from ._ngrams import NgramDrafter as NgramDrafter
 from ._pipelined import pipelined_generate as pipelined_generate
 from ._prefill_hiding import ConcurrentDrafter as ConcurrentDrafter
 from ._prefill_hiding import hidden_prefill_generate as hidden_prefill_generate
 from ._prompts import PromptReader as PromptReader
+from ._record_trees import RecordedTrees as RecordedTrees
+from ._record_trees import record_trees as record_trees
 from ._retokenized import RetokenizedDrafter as RetokenizedDrafter
 from ._rules import Lossless as Lossless
 from ._rules import Rule as Rule

@@ -142,39 +142,6 @@ class SequenceDrafter:
         return certain(self.tokens[len(answer) : len(answer) + count], stop)
 
 
-class NgramDrafter:
-    """Prompt look-up: what followed the last few tokens where they stood before, in the question or the answer.
-
-    The longest n-gram counts, the latest of its places (Saxena 2023): the baseline that needs no second model.
-
-    Args:
-        tokenizer: the target's, for the question. None: only the answer is looked into.
-        max_ngram, min_ngram: lengths tried, longest first.
-    """
-
-    device = torch.device("cpu")
-    name = "n-grams"
-
-    def __init__(self, tokenizer: Any = None, max_ngram: int = 3, min_ngram: int = 1):
-        if not 1 <= min_ngram <= max_ngram:
-            raise ValueError(f"ngram: expected 1 <= min_ngram <= max_ngram, found {min_ngram} and {max_ngram}")
-        self.tokenizer, self.max_ngram, self.min_ngram = tokenizer, max_ngram, min_ngram
-        self._question: list[int] = []
-
-    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
-        if self.tokenizer is not None:
-            self._question = list(self.tokenizer(question, add_special_tokens=False).input_ids)
-
-    def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
-        tokens = [*self._question, *answer]
-        text = "".join(map(chr, tokens))  # one character a token: str.rfind is the fastest search there is
-        for n in range(min(self.max_ngram, len(answer)), self.min_ngram - 1, -1):
-            place = text.rfind(text[-n:], 0, -1)
-            if place >= 0:
-                return certain(tokens[place + n : place + n + count], stop)
-        return Draft()
-
-
 def certain(tokens: list[int], stop: Stop | None) -> Draft:
     """A draft of tokens without probabilities."""
     for i in range(len(tokens)):

@@ -22,7 +22,7 @@ from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._settings import Options, Settings
 from egptlib.decoding._trees import TreeDrafter, TreeShape
-from egptlib.models import Matching, Model, State, check_trees, common_prefix, match_vocabularies
+from egptlib.models import Matching, Model, State, check_trees, common_prefix, match_vocabularies, tree_depths
 
 
 def speculative_generate(
@@ -140,6 +140,8 @@ def propose(
         info.update(drafted=len(draft.tokens), tokens=list(draft.tokens))
         if draft.parents is not None:
             info["parents"] = list(draft.parents)
+        if isinstance(length, TreeShape):
+            info["depth"] = max(tree_depths(draft.parents or range(-1, len(draft.tokens) - 1)), default=-1) + 1
     return draft
 
 

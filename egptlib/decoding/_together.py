@@ -14,7 +14,6 @@ from egptlib.decoding._adapted import HeadDrafter
 from egptlib.decoding._drafters import (
     Draft,
     Drafter,
-    NgramDrafter,
     SequenceDrafter,
     WatchingDrafter,
     reads_prompt,
@@ -23,6 +22,7 @@ from egptlib.decoding._drafters import (
 from egptlib.decoding._generation import Generation, Recorder, Round
 from egptlib.decoding._lengths import FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._ngrams import NgramDrafter
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._round import keep
 from egptlib.decoding._sampling import Sampler, pick

@@ -111,8 +111,13 @@ def grow(first: Tensor, read: Read, shape: TreeShape, depth: int, sampler: Sampl
         [joint[node] for node in kept],
         None if sampler.greedy or not kept else torch.stack([laws[rows[node]] for node in kept]),
         torch.stack([logits[rows[node]] for node in kept]) if kept else None,
-        parents=None if above == list(range(-1, len(above) - 1)) else above,
+        parents=branching(above),
     )
+
+
+def branching(parents: list[int]) -> list[int] | None:
+    """The parents of a tree; None where each token follows the one before it."""
+    return None if parents == list(range(-1, len(parents) - 1)) else parents
 
 
 def _worth(joint: list[float], frontier: list[int], shape: TreeShape, sampler: Sampler) -> bool:

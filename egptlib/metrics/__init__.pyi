@@ -30,6 +30,8 @@ from ._replay_cascade import DraftLength as DraftLength
 from ._replay_cascade import agreement_ahead as agreement_ahead
 from ._replay_cascade import replay_cascade as replay_cascade
 from ._replay_cascade import replay_policy as replay_policy
+from ._replay_trees import Branches as Branches
+from ._replay_trees import replay_trees as replay_trees
 from ._tokens import exact_against_proxy as exact_against_proxy
 from ._tokens import token_acceptance as token_acceptance
 from ._trees import TreePlan as TreePlan

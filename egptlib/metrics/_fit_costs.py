@@ -54,6 +54,8 @@ class _Parts:
                 free |= "free" in event.info
             elif event.start < ready:
                 self.ahead.append((int(event.info["drafted"]), took))
+            elif "depth" in event.info:
+                raise ValueError("fit: runs that draft trees, a pass a level: expected runs that draft chains")
             else:
                 proposed.append(took)
             beside = event.lane == "drafter" and event.start < ready and event.end > begin
@@ -83,7 +85,7 @@ def fit_costs(runs: Sequence[TimedRun], seconds: Sequence[float], base: Costs) -
             stages and overheads.
 
     Raises:
-        ValueError: no runs, another number of times, or no target pass in any.
+        ValueError: no runs, another number of times, no target pass in any, or drafts that are trees.
     """
     if not runs or len(runs) != len(seconds):
         raise ValueError(f"fit: expected as many times as runs, and at least one, got {len(seconds)} and {len(runs)}")

@@ -119,8 +119,14 @@ def _timed(plan: TreePlan, costs: Costs) -> TreePlan:
 
 def _inner(parents: Sequence[int]) -> list[int]:
     """By level, how many tokens have children."""
+    levels = levels_of(parents)
+    counts = Counter(levels[parent] for parent in set(parents) - {-1})
+    return [counts[level] for level in sorted(counts)]
+
+
+def levels_of(parents: Sequence[int]) -> list[int]:
+    """How many tokens of the tree stand before each."""
     levels = list[int]()
     for parent in parents:
         levels.append(levels[parent] + 1 if parent >= 0 else 0)
-    counts = Counter(levels[parent] for parent in set(parents) - {-1})
-    return [counts[level] for level in sorted(counts)]
+    return levels

@@ -9,3 +9,4 @@ from ._trace_sources import trace_from_agreement as trace_from_agreement
 from ._trace_sources import trace_from_generations as trace_from_generations
 from ._trace_sources import trace_from_hidden_states as trace_from_hidden_states
 from ._trace_sources import trace_from_runs as trace_from_runs
+from ._trace_sources import trace_from_trees as trace_from_trees

@@ -60,8 +60,10 @@ def recorded_schedule(trace: Trace) -> Replay:
     The gamma is the longest draft of all; where methods at several gammas are mixed, the bound is that of the largest.
 
     Raises:
-        ValueError: no rows, or rows whose rounds were not recorded.
+        ValueError: no rows, rows whose rounds were not recorded, or whose drafts were trees.
     """
+    if any("depth" in event.info for row in trace.rows for event in row.events):
+        raise ValueError(f"trace {trace.source}: drafts that are trees: the cost model counts a drafter step a token")
     if not trace.rows or not all(row.rounds or row.num_tokens == 1 for row in trace.rows):
         raise ValueError(f"trace {trace.source}: expected rows with their rounds")
     gamma = max((drafted for row in trace.rows for drafted, *_ in row.rounds), default=0)
@@ -137,6 +139,7 @@ def _method(trace: Trace, name: str) -> RunTotals:
     tokens, seconds = sum(row.num_tokens for row in rows), sum(row.total_seconds or 0.0 for row in rows)
     rounds = [r for row in rows for r in row.rounds]
     gained, longest = sum(r[2] for r in rounds), max((r[0] for r in rounds), default=0)
+    beside = sum(e.info["drafted"] - e.info["depth"] for row in rows for e in row.events if "depth" in e.info)  # trees
     parts = [sum(own) for own in zip(*(_seconds(row) for row in rows))] if all(row.events for row in rows) else None
     if not rounds or not gained:
         raise ValueError(f"trace {trace.source}: {name!r} has no round beyond its first tokens")
@@ -146,7 +149,7 @@ def _method(trace: Trace, name: str) -> RunTotals:
         seconds,
         name,
         tokens_per_pass=gained / len(rounds) if longest else 1.0,
-        gamma=sum(r[0] for r in rounds) / len(rounds) if longest else None,
+        gamma=(sum(r[0] for r in rounds) - beside) / len(rounds) if longest else None,
         accepted_at=tuple(sum(r[1] >= n for r in drafts) / len(rounds) for n in range(1, longest + 1)),
         step_seconds=(seconds - parts[0]) / gained if parts else None,
         draft_seconds=parts[2] / len(rounds) if parts and longest else None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from egptlib._paths import atomic_write, parse_json
 
-VERSION = 2  # 1 had no digest, and is still read
+VERSION = 3  # 2 had no branches of trees, 1 no digest either; both are still read
 _HEADER = b"egptlib_trace"
 _DIGEST = b"egptlib_sha256"
 _NONE = b"sha256:" + b"0" * 64  # what stands in its place while the digest is made
@@ -46,6 +46,10 @@ def read_table(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     header, file = _open(path)
     try:
         table = file.read()
+        if header.pop("format") < 3:
+            header["trees"] = {}
+            field = _schema().field("branches")
+            table = table.append_column(field, pa.nulls(len(table), field.type))
         records = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable parquet file ({error})") from None
@@ -77,8 +81,8 @@ def _open(path: str | Path) -> tuple[dict[str, Any], Any]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable parquet file ({error})") from None
     header = parse_json(told.get(_HEADER, b"{}"), f"{path}: header")
-    version = header.pop("format", None) if isinstance(header, dict) else None
-    if version not in (1, VERSION):
+    version = header.get("format") if isinstance(header, dict) else None
+    if version not in (1, 2, VERSION):
         raise ValueError(f"{path}: not a trace of format {VERSION}")
     digest = told.get(_DIGEST)
     if version != 1 or digest is not None:
@@ -100,6 +104,7 @@ def _schema() -> Any:
     text, seconds, count = pa.string(), pa.float64(), pa.int32()
     ids, floats, stages = pa.list_(count), pa.list_(pa.float32()), pa.map_(text, seconds)
     rounds = pa.list_(pa.struct([("drafted", count), ("accepted", count), ("gained", count)]))
+    branches = pa.struct([("tokens", ids), ("parents", ids), ("confidence", pa.list_(seconds))])
     event = [("lane", text), ("stage", text), ("start", seconds), ("end", seconds), ("info", pa.map_(text, count))]
     types = {
         "sample": text,
@@ -118,5 +123,6 @@ def _schema() -> Any:
         "total_seconds": seconds,
         "target_prompt_length": count,
         "drafter_prompt_length": count,
+        "branches": pa.list_(branches),
     }
     return pa.schema(list(types.items()))

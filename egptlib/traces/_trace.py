@@ -9,14 +9,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from egptlib._clock import Event
-from egptlib.metrics import Tag
+from egptlib.metrics import Branches, Replay, Tag, replay_trees
 from egptlib.traces._parquet import read_table, write_table
 
 TracePath = Literal["target", "free"]
 _HEADER: dict[str, Any] = {
     "path": str, "pair": str, "device": str, "precision": str, "versions": dict, "source": str,
-    "end_token_ids": list, "max_new_tokens": int | None,
+    "end_token_ids": list, "max_new_tokens": int | None, "trees": dict,
 }  # fmt: skip
+_GROWN = {"depth", "width", "min_confidence"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class TraceRow:
             draft was accepted, not what the drafter would have said elsewhere).
         overlap: sum(min(p, q)) at each position, path "target" only.
         confidence: the drafter's largest probability at each position, path "target" only.
+        branches: the tree behind the tokens before each position (`decoding.record_trees`), path "target" only.
         method: how the timed run decoded; "" where none was timed.
         tag: what kind of figure its times are; "" where none was timed.
         rounds: (drafted, accepted, gained) of each target pass of the timed run.
@@ -58,6 +60,7 @@ class TraceRow:
     total_seconds: float | None = None
     target_prompt_length: int = 0
     drafter_prompt_length: int = 0
+    branches: list[Branches] | None = None
 
     def __post_init__(self) -> None:
         if self.target_ids and self.num_tokens not in (0, len(self.target_ids)):
@@ -78,6 +81,7 @@ class Trace:
         source: the file or folder it was made from; stored as nothing (beside its chunks), its own file once loaded.
         end_token_ids: tokens that end an answer.
         max_new_tokens: limit the answers were written under; None: not known.
+        trees: `depth`, `width` and `min_confidence` that `TraceRow.branches` were grown with; empty where none were.
 
     Example:
         >>> from egptlib import replay
@@ -96,12 +100,15 @@ class Trace:
     source: str = ""
     end_token_ids: tuple[int, ...] = ()
     max_new_tokens: int | None = None
+    trees: dict[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path not in get_args(TracePath):
             raise ValueError(f"trace: path: expected one of {get_args(TracePath)}, got {self.path!r}")
+        if any(row.branches is not None for row in self.rows) and self.trees.keys() != _GROWN:
+            raise ValueError(f"trace: trees: expected {', '.join(sorted(_GROWN))}, got {self.trees}")
         for i, row in enumerate(self.rows):
-            along = {"overlap": row.overlap, "confidence": row.confidence}
+            along = {"overlap": row.overlap, "confidence": row.confidence, "branches": row.branches}
             if self.path == "target":
                 along["drafter_ids"] = row.drafter_ids  # type: ignore[assignment]
             for name, values in along.items():
@@ -143,6 +150,26 @@ class Trace:
             raise ValueError(f"trace {self.source}: {name} was not recorded")
         return self._padded([np.asarray(column) for column in columns], 0.0)
 
+    def replay_trees(self, size: int, depth: int, width: int, min_confidence: float = 0.0) -> Replay:
+        """Replay greedy decoding with trees of a shape (`decoding.TreeShape`), exactly; see `metrics.replay_trees`.
+
+        Raises:
+            ValueError: no branches were recorded, or those of other trees: of another width, less deep, or cut at a
+                higher confidence.
+        """
+        grown = [row.branches for row in self.rows if row.branches is not None]
+        if len(grown) < len(self.rows):
+            raise ValueError(f"trace {self.source}: no branches were recorded; `decoding.record_trees` grows them")
+        known = self.trees
+        if width != known["width"] or depth > known["depth"] or min_confidence < known["min_confidence"]:
+            raise ValueError(
+                f"trace {self.source}: expected trees {known['width']} wide, at most {known['depth']} deep, with a "
+                f"min_confidence of at least {known['min_confidence']:g}, as recorded; got {width}, {depth}, "
+                f"{min_confidence:g}"
+            )
+        answers = [row.target_ids for row in self.rows]
+        return replay_trees(answers, grown, size, depth, min_confidence=min_confidence, limit=self.max_new_tokens)
+
     def stage_seconds(self, lane: Literal["target", "drafter"], stage: str) -> np.ndarray:
         """Return seconds [sample] of one stage; NaN where it was not timed."""
         return np.array([getattr(row, f"{lane}_stages").get(stage, np.nan) for row in self.rows])
@@ -169,7 +196,7 @@ class Trace:
 
     def cut(self, limit: int) -> "Trace":
         """Return what a run under a smaller limit would have left: the first `limit` tokens of each answer, untimed."""
-        parts = ("target_ids", "drafter_ids", "overlap", "confidence")
+        parts = ("target_ids", "drafter_ids", "overlap", "confidence", "branches")
         rows = []
         for row in self.rows:
             begin: dict[str, Any] = {
@@ -188,7 +215,7 @@ class Trace:
         if not traces:
             raise ValueError("trace: expected at least one to join, found none")
         for other in traces[1:]:
-            for name in ("path", "pair", "precision", "end_token_ids", "max_new_tokens"):
+            for name in ("path", "pair", "precision", "end_token_ids", "max_new_tokens", "trees"):
                 here, there = getattr(traces[0], name), getattr(other, name)
                 if here != there:
                     raise ValueError(f"trace {other.source}: {name} is {there!r}, in {traces[0].source} it is {here!r}")
@@ -251,6 +278,7 @@ def _flat(row: TraceRow) -> dict[str, Any]:
         record[name] = list(record[name].items())
     record["rounds"] = [dict(zip(("drafted", "accepted", "gained"), numbers)) for numbers in row.rounds]
     record["events"] = [vars(event) | {"info": list(event.info.items())} for event in row.events]
+    record["branches"] = None if row.branches is None else [each._asdict() for each in row.branches]
     return record
 
 
@@ -259,4 +287,9 @@ def _row(record: dict[str, Any]) -> TraceRow:
         record[name] = dict(record[name])
     record["rounds"] = [(r["drafted"], r["accepted"], r["gained"]) for r in record["rounds"]]
     record["events"] = [Event(**event | {"info": dict(event["info"])}) for event in record["events"]]
+    if record["branches"] is not None:
+        record["branches"] = [Branches(**each) for each in record["branches"]]
+        for i, (tokens, parents, sure) in enumerate(record["branches"]):
+            if not len(tokens) == len(parents) == len(sure) or any(not -1 <= p < n for n, p in enumerate(parents)):
+                raise ValueError(f"{record['sample']}: branches behind {i} tokens: no tree, found parents {parents}")
     return TraceRow(**record)

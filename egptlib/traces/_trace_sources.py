@@ -60,6 +60,20 @@ def trace_from_agreement(agreement: Any, prompts: Sequence[tuple[Any, str]], **h
     return Trace(rows, **header)
 
 
+def trace_from_trees(recorded: Any, prompts: Sequence[tuple[Any, str]], **header: Any) -> Trace:
+    """Return the trace of what a drafter would have grown along the target's answers, for `Trace.replay_trees`.
+
+    Args:
+        recorded: of `record_trees`.
+        prompts: scene (or its id) and question of each.
+        header: further fields of `Trace`.
+    """
+    told = zip(recorded.token_ids, recorded.branches, prompts, strict=True)
+    rows = [TraceRow(*_names(prompt), answer, branches=grown) for answer, grown, prompt in told]
+    trees = {"depth": recorded.depth, "width": recorded.width, "min_confidence": recorded.min_confidence}
+    return Trace(rows, trees=trees, **header)
+
+
 def trace_from_generations(
     generations: Iterable[Any],
     prompts: Sequence[tuple[Any, str]],

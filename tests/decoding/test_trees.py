@@ -80,7 +80,10 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-@pytest.mark.parametrize("kind", ["model", "random", "E3", "E3S", "B1", pytest.param("DF", marks=pytest.mark.slow)])
+SLOW = [pytest.param(level, marks=pytest.mark.slow) for level in ("E3S", "DF")]
+
+
+@pytest.mark.parametrize("kind", ["model", "random", "n-grams", "E3", "B1", *SLOW])
 def test_greedy_equals_plain_decoding(kind: str, reading: str, target: TextModel, drafter: TextModel) -> None:
     chance = random.Random(kind)
     accepted = branched = 0
@@ -92,6 +95,8 @@ def test_greedy_equals_plain_decoding(kind: str, reading: str, target: TextModel
         proposes: Drafter = RandomTrees(case, expected)
         if kind == "model":
             proposes = ModelDrafter(drafter, shared_vocabulary(drafter, target))
+        elif kind == "n-grams":
+            proposes = NgramDrafter(max_ngram=2)
         elif kind != "random":
             proposes = head_drafter(kind, target)
         out = speculative_generate(target, proposes, prompt, "", gamma=shape, max_new_tokens=limit)
@@ -244,7 +249,13 @@ class Uniform:
 
 @pytest.mark.parametrize(
     ("shape", "certain"),
-    [(TreeShape(3, 1, 3), False), (TreeShape(5, 2, 2), False), (TreeShape(6, 2, 3, 0.2), False), (None, True)],
+    [
+        (TreeShape(3, 1, 3), False),
+        (TreeShape(5, 2, 2), False),
+        (TreeShape(6, 2, 3, 0.2), False),
+        (TreeShape(6, 2, 3), True),
+        (None, True),
+    ],
 )
 def test_the_law_of_a_round_by_enumeration(shape: TreeShape | None, certain: bool) -> None:
     """Growing and judging one tree, over all draws and refusals there can be: its next two tokens are distributed as
@@ -266,6 +277,9 @@ def test_the_law_of_a_round_by_enumeration(shape: TreeShape | None, certain: boo
 
         if shape is None:
             draft = Draft([0, 1, 2, 0], [1.0] * 4, parents=[-1, -1, 1, 1])
+        elif certain:
+            draft = NgramDrafter(max_ngram=1).propose_tree([1, 0, 2, 1, 2, 0, 1], shape, 2, choices)
+            assert draft.tokens == [2, 0, 0, 2] and draft.parents == [-1, 0, -1, 2]
         else:
             draft = grow(laws[()][1].log(), reads, shape, shape.depth, choices, frozenset())
         chain = range(-1, len(draft.tokens) - 1)
@@ -304,7 +318,7 @@ def test_answers_are_distributed_as_the_targets_own(shape: TreeShape, sampling: 
 def test_who_knows_chains_alone_is_named(target: TextModel, drafter: TextModel) -> None:
     shape, own = TreeShape(4, 2, 2), shared_vocabulary(drafter, target)
     aligned = AdapterDrafter(drafter, create_adapter("L1", hidden_size=32), target, own)
-    for proposes in (NgramDrafter(), aligned, CascadeDrafter(drafter, NgramDrafter(), own)):
+    for proposes in (SequenceDrafter(), aligned, CascadeDrafter(drafter, NgramDrafter(), own)):
         with pytest.raises(ValueError, match=f"{re.escape(proposes.name)}: drafts chains alone"):
             speculative_generate(target, proposes, [5, 9], "", gamma=shape)
     with pytest.raises(ValueError, match=r"top-3 \(lossy\): this rule judges chains alone"):
@@ -312,6 +326,23 @@ def test_who_knows_chains_alone_is_named(target: TextModel, drafter: TextModel) 
     for field in ("size", "depth", "width"):
         with pytest.raises(ValueError, match=f"{field}: expected at least 1, found 0"):
             TreeShape(**{"size": 4, "depth": 2, "width": 2, field: 0})
+
+
+def test_ngrams_branch_where_other_places_went_on_otherwise() -> None:
+    drafter, answer = NgramDrafter(max_ngram=2), [5, 6, 7, 8, 5, 6, 7, 9, 4, 6, 3, 5, 6, 8, 9, 5, 6]
+
+    def tree(*shape: int, depth: int = 9) -> tuple[list[int], list[int] | None]:
+        draft = drafter.propose_tree(answer, TreeShape(*shape), depth, Sampler())
+        assert draft.confidence == [1.0] * len(draft.tokens)
+        return draft.tokens, draft.parents
+
+    # (5, 6) counts, which stood at 11, 4 and 0; what followed 6 alone does not.
+    assert tree(20, 3, 9) == ([8, 9, 5, 7, 9, 4, 8, 5], [-1, 0, 1, -1, 3, 4, 3, 6])
+    assert tree(20, 3, 9, depth=2) == ([8, 9, 7, 9, 8], [-1, 0, -1, 2, 2])
+    assert tree(20, 3, 2) == ([8, 9, 5, 7, 9, 4], [-1, 0, 1, -1, 3, 4])
+    assert tree(4, 3, 9) == ([8, 9, 5, 7], [-1, 0, 1, -1])
+    assert tree(3, 9, 9) == ([8, 9, 5], None)
+    assert drafter.propose_tree([5, 6, 7], TreeShape(9, 9, 9), 9, Sampler()).tokens == []
 
 
 def test_a_session_asks_with_trees(target: TextModel, drafter: TextModel) -> None:

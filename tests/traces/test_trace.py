@@ -108,7 +108,8 @@ def rewritten(path: Path, header: dict[str, Any], columns: dict[str, Any] | None
     told = json.loads(table.schema.metadata[b"egptlib_trace"]) | header
     table = table.slice(0, 1)
     for name, column in (columns or {}).items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
+        place = table.schema.get_field_index(name)
+        table = table.remove_column(place) if column is None else table.set_column(place, name, column)
     table = table.replace_schema_metadata({b"egptlib_trace": json.dumps(told).encode()})
     none = b"sha256:" + b"0" * 64
     with pq.ParquetWriter(path, table.schema) as writer:
@@ -119,9 +120,13 @@ def rewritten(path: Path, header: dict[str, Any], columns: dict[str, Any] | None
     path.write_bytes(data.replace(none, b"sha256:" + hashlib.sha256(data).hexdigest().encode()))
 
 
-def test_a_trace_of_the_version_before_is_read(tmp_path: Path) -> None:
-    rewritten(tmp_path / "t.parquet", {"format": 1}, digest=False)
-    assert Trace.load(tmp_path / "t.parquet").rows == ROWS[:1]
+@pytest.mark.parametrize(("version", "digest"), [(1, False), (2, True)])
+def test_a_trace_of_an_earlier_version_is_read(version: int, digest: bool, tmp_path: Path) -> None:
+    rewritten(tmp_path / "t.parquet", {"format": version}, {"branches": None}, digest)
+    assert Trace.load(tmp_path / "t.parquet") == replace(TRACE, rows=ROWS[:1])
+    rewritten(tmp_path / "t.parquet", {}, {"branches": None})
+    with pytest.raises(ValueError, match="expected columns"):
+        Trace.load(tmp_path / "t.parquet")
     rewritten(tmp_path / "t.parquet", {}, digest=False)
     with pytest.raises(ValueError, match="damaged: other bytes than were written"):
         Trace.load(tmp_path / "t.parquet")
@@ -130,8 +135,9 @@ def test_a_trace_of_the_version_before_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [
-        ({"format": 3}, {}, "not a trace of format 2"),
+        ({"format": 4}, {}, "not a trace of format 3"),
         ({"pair": 7}, {}, "field 'pair' is 7"),
+        ({"trees": []}, {}, "field 'trees' is []"),
         ({"end_token_ids": "2"}, {}, "field 'end_token_ids' is '2'"),
         ({"colour": "red"}, {}, "unknown field 'colour'"),
         ({"path": "up"}, {}, "path: expected one of"),
