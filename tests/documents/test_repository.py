@@ -64,6 +64,9 @@ def test_readmes_first_screen_tells_the_real_pairs_result_from_the_minis(root: P
     _, real, mini = table[0]
     assert "real pair (recorded, one RTX 4090)" in real and "mini pair" in mini and "ships with this" in mini
     told = {row[0]: row[1:] for row in table[2:]}
+    assert (
+        "*Along the target's path*" in screen and '"1 of 34\naccepted"' in screen
+    )  # why two free answers agree so little
     findings = (root / "roadmap/FINDINGS.md").read_text(encoding="utf-8")
     levels = re.search(
         r"Ratio of sums L1 ([\d.]+), L2 ([\d.]+), L3 ([\d.]+), L4 ([\d.]+) \[computed overlap\]", findings

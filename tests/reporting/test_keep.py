@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +91,16 @@ def test_a_notebook_that_was_not_saved_is_refused(opened: tuple[Shell, Path]) ->
     shell.run(path, [0, 1, 2, 3], saved=2)
     with pytest.raises(ValueError, match=r"save the notebook \(Ctrl\+S\)"):
         run.keep("mine")
+
+
+def test_what_warns_is_a_line_of_the_notebook(
+    opened: tuple[Shell, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JupyterLab shows what goes to stderr on the red of errors."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    open_run("", "04_x")
+    warnings.showwarning("few scenes", UserWarning, "file.py", 1)
+    assert tuple(capsys.readouterr()) == ("note: few scenes\n", "")
 
 
 def test_only_a_run_by_hand_is_kept(tmp_path: Path) -> None:
