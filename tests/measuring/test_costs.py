@@ -1,9 +1,11 @@
 """Costs: what is measured is complete, and measuring leaves the models as they were."""
 
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 from egptlib.measuring import _costs, report_costs
 from egptlib.metrics import Costs
@@ -71,6 +73,20 @@ def test_costs_are_the_medians_of_what_was_timed(monkeypatch: pytest.MonkeyPatch
     assert report.stages["drafter"] == {"load": 0.5} | {name: drafter_seconds[name] for name in names[:4]}
     assert report.costs.target_stages == {"load": 0.5} | {name: target_seconds[name] for name in names[:3]}
     assert report.c["in a round"] == 0.8 / 7.25 and report.c["single steps"] == drafter_seconds["step"] / 7.25
+
+
+def test_what_takes_seconds_is_run_no_more_often_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(_costs, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    takes = {"slow": 3.0, "some": 0.8, "fast": 0.01}
+    jobs: dict[str, Any] = {
+        name: lambda seconds=seconds: clock.__setitem__(0, clock[0] + seconds) for name, seconds in takes.items()
+    }
+    for repeats, times in ((1, [1, 1, 1]), (2, [2, 2, 2]), (9, [3, 3, 9])):
+        found = _costs._interleaved(jobs, repeats, torch.device("cpu"))
+        assert [len(found[name]) for name in takes] == times
+        assert all(one == pytest.approx(takes[name]) for name in takes for one in found[name])
+    assert clock[0] == pytest.approx(6 * 3.0 + 9 * 0.8 + 15 * 0.01)  # a first run of seconds counts, others warm up
 
 
 def test_senseless_requests_are_refused() -> None:
