@@ -82,7 +82,10 @@ def load_legacy(path: Path) -> Adapter:
     config = vars(config) if isinstance(config, _Record) else config
     if not isinstance(config, dict) or not isinstance(config.get("hidden_dim"), int):
         raise ValueError(f"{path}: field 'config.hidden_dim' is missing; expected the width of the states")
-    level = _level(content.get("adapter_type"), path)
+    adapter_type = content.get("adapter_type")  # "L2_MultiLayerBottleneck"; L1 was saved without one
+    level = "L1" if adapter_type is None else str(adapter_type).partition("_")[0]
+    if level not in _NAMES:
+        raise ValueError(f"{path}: field 'adapter_type' is {adapter_type!r}; expected one of {', '.join(_NAMES)}")
     settings = {ours: config[theirs] for theirs, ours in _CONFIG.items() if theirs in config}
     if level == "L1" and "num_layers" in settings:
         settings["num_blocks"] = settings.pop("num_layers")
@@ -109,14 +112,6 @@ def _unpickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds {type(content).__name__}; expected a dict with 'model_state_dict'")
     return content
-
-
-def _level(adapter_type: Any, path: Path) -> str:
-    """ "L2_MultiLayerBottleneck" -> "L2"; L1 was saved without a type."""
-    level = "L1" if adapter_type is None else str(adapter_type).partition("_")[0]
-    if level not in _NAMES:
-        raise ValueError(f"{path}: field 'adapter_type' is {adapter_type!r}; expected one of {', '.join(_NAMES)}")
-    return level
 
 
 def _renamed(name: str, level: str) -> str:

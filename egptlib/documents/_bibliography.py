@@ -128,7 +128,8 @@ def _fields(text: str, at: int, where: str) -> tuple[dict[str, str], int]:
     """Read `name = value` pairs up to the entry's closing brace; return them and the place behind it."""
     fields: dict[str, str] = {}
     while True:
-        at = _skip(text, at, " \t\r\n,")
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
         if at >= len(text):
             raise ValueError(f"{where}: the entry is not closed")
         if text[at] == "}":
@@ -159,12 +160,6 @@ def _value(text: str, at: int, where: str) -> tuple[str, int]:
         if depth < 0:
             break
     raise ValueError(f"{where}: the value is not closed")
-
-
-def _skip(text: str, at: int, characters: str) -> int:
-    while at < len(text) and text[at] in characters:
-        at += 1
-    return at
 
 
 def _without_braces(text: str) -> str:

@@ -72,7 +72,8 @@ def _parse(call: str) -> tuple[Any, list[Any], dict[str, Any]]:
     if module != _ROOM or name not in room.__all__:
         raise ValueError(f"{module}.{name} is not a public function of {_ROOM}")
     function = getattr(room, name)
-    as_numpy = _takes_numpy(function)
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    as_numpy = first is not None and "ndarray" in str(first.annotation)  # `metrics` uses both kinds
     named = {}
     for keyword in tree.keywords:
         if keyword.arg is None:
@@ -92,12 +93,6 @@ def _argument(node: ast.expr, as_numpy: bool = False) -> Any:
 
         return torch.tensor(value)
     return value
-
-
-def _takes_numpy(function: Any) -> bool:
-    """Whether the first argument is annotated as a NumPy array; `metrics` uses both kinds."""
-    first = next(iter(inspect.signature(function).parameters.values()), None)
-    return first is not None and "ndarray" in str(first.annotation)
 
 
 def _agree(result: Any, written: Any, text: str) -> bool:

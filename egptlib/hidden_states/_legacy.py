@@ -63,8 +63,8 @@ class LegacyChunk:
         content, found = self._content, []
         for i in range(first, last):
             length = int(content["seq_lens"][i])
-            metadata = _in_our_words(content["metadata"][i])
-            found.append(HiddenSample(content["egpt_hidden"][i, :length], content["vl_hidden"][i, :length], metadata))
+            states = (content[name][i, :length] for name in ("egpt_hidden", "vl_hidden"))
+            found.append(HiddenSample(*states, metadata=_in_our_words(content["metadata"][i])))
         return found
 
 

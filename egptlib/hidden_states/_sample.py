@@ -32,13 +32,12 @@ class StoredPrompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HiddenSample:
-    """One question about one scene. Row t stands before token t and predicts it.
+class _Fields:
+    """The rows of a sample, or of several: row t stands before token t and predicts it.
 
     Attributes:
         drafter_hidden: [length, drafter width] last hidden state after the final norm, in the stored dtype.
         target_hidden: [length, target width].
-        metadata: `scene`, `sequence`, `question`, `drafter_text`, `target_text` and what else the writer noted.
         token_ids: int32 [length] the target's tokens. None, like the next four, in folders of the earlier writer.
         drafter_top1: int32 [length] the drafter's most likely token at the position.
         overlap: float32 [length] sum(min(p, q)) of the two next-token distributions.
@@ -46,12 +45,10 @@ class HiddenSample:
         target_entropy: float32 [length] entropy of p in nats.
         drafter_layers: [length, layers, drafter width], only where layers were asked for; before the final norm.
         target_layers: [length, layers, target width].
-        prompt: where the target's states along the prompt are, only where they were asked for.
     """
 
     drafter_hidden: Tensor
     target_hidden: Tensor
-    metadata: dict[str, Any]
     token_ids: Tensor | None = None
     drafter_top1: Tensor | None = None
     overlap: Tensor | None = None
@@ -59,20 +56,34 @@ class HiddenSample:
     target_entropy: Tensor | None = None
     drafter_layers: Tensor | None = None
     target_layers: Tensor | None = None
+
+    @property
+    def match(self) -> Tensor:
+        """Bool, by position: the drafter's top-1 is the target's token. Exact where the path is "target".
+
+        Raises:
+            ValueError: the folder holds no token ids.
+        """
+        if self.token_ids is None or self.drafter_top1 is None:
+            raise ValueError("this folder was left by the earlier writer and holds no token ids")
+        return (self.token_ids == self.drafter_top1) & (self.token_ids >= 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenSample(_Fields):
+    """One question about one scene.
+
+    Attributes:
+        metadata: `scene`, `sequence`, `question`, `drafter_text`, `target_text` and what else the writer noted.
+        prompt: where the target's states along the prompt are, only where they were asked for.
+    """
+
+    metadata: dict[str, Any]
     prompt: StoredPrompt | None = None
 
     def __len__(self) -> int:
         """Number of positions."""
         return self.drafter_hidden.shape[0]
-
-    @property
-    def match(self) -> Tensor:
-        """Bool [length]: the drafter's top-1 is the target's token. Exact where the path is "target".
-
-        Raises:
-            ValueError: the folder holds no token ids.
-        """
-        return _match(self)
 
     def clone(self) -> HiddenSample:
         """A copy in memory of its own."""
@@ -81,37 +92,13 @@ class HiddenSample:
         return replace(self, **copies)
 
 
-@dataclass(frozen=True)
-class HiddenBatch:
+@dataclass(frozen=True, kw_only=True)
+class HiddenBatch(_Fields):
     """Samples padded to the longest: [sample, position, ...], zeros (ids: -1) where `mask` is false."""
 
-    drafter_hidden: Tensor
-    target_hidden: Tensor
     mask: Tensor
     metadata: list[dict[str, Any]]
-    token_ids: Tensor | None = None
-    drafter_top1: Tensor | None = None
-    overlap: Tensor | None = None
-    drafter_confidence: Tensor | None = None
-    target_entropy: Tensor | None = None
-    drafter_layers: Tensor | None = None
-    target_layers: Tensor | None = None
     prompts: Sequence[StoredPrompt | None] = ()
-
-    @property
-    def match(self) -> Tensor:
-        """Bool [sample, position]: the drafter's top-1 is the target's token. Exact where the path is "target".
-
-        Raises:
-            ValueError: the folder holds no token ids.
-        """
-        return _match(self) & self.mask
-
-
-def _match(stored: HiddenSample | HiddenBatch) -> Tensor:
-    if stored.token_ids is None or stored.drafter_top1 is None:
-        raise ValueError("this folder was left by the earlier writer and holds no token ids")
-    return stored.token_ids == stored.drafter_top1
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def report_costs(
     question = question or scene.questions[0]
     target, drafter = _Bench(pair.target, scene, question), _Bench(pair.drafter, scene, question)
     benches = {"target": target, "drafter": drafter}
-    jobs: dict[str, Callable[[], None]] = {}
+    jobs: dict[str, Callable[[], object]] = {}
     for side, bench in benches.items():
         jobs |= {f"{side}.{stage}": job for stage, job in bench.stages().items()}
         jobs[f"{side}.decode"] = bench.decode(answer_tokens)
@@ -229,20 +229,15 @@ class _Bench:
         width = self.model.hidden_size // int(getattr(config, "num_attention_heads", 1))
         return 2 * _layers(self.model) * int(heads) * width * self.model.dtype.itemsize
 
-    def stages(self) -> dict[str, Callable[[], None]]:
-        return {"preprocess": self._preprocess, "vision": self._vision, "prefill": self._prefill}
+    def stages(self) -> dict[str, Callable[[], object]]:
+        model, asked = self.model, (self.scene, self.question)
+        return {
+            "preprocess": lambda: model.encode(*asked),
+            "vision": torch.no_grad()(lambda: model.embed(model.encode(*asked, like=self.pictures))),
+            "prefill": lambda: int(model.prefill(self.embeds).logits.argmax()),
+        }
 
-    def _preprocess(self) -> None:
-        self.model.encode(self.scene, self.question)
-
-    @torch.no_grad()
-    def _vision(self) -> None:
-        self.model.embed(self.model.encode(self.scene, self.question, like=self.pictures))
-
-    def _prefill(self) -> None:
-        int(self.model.prefill(self.embeds).logits.argmax())
-
-    def read(self, count: int) -> Callable[[], None]:
+    def read(self, count: int) -> Callable[[], object]:
         """A pass over `count` tokens after the prompt, with choosing what follows each."""
         tokens = torch.full((1, count), 3, device=self.model.device)
 
@@ -252,7 +247,7 @@ class _Bench:
 
         return job
 
-    def row(self, count: int) -> Callable[[], None]:
+    def row(self, count: int) -> Callable[[], object]:
         """`count` steps, one after the other."""
 
         def job() -> None:
@@ -264,7 +259,7 @@ class _Bench:
 
         return job
 
-    def decode(self, count: int) -> Callable[[], None]:
+    def decode(self, count: int) -> Callable[[], object]:
         """The decode stage of the model's own answer."""
 
         def job() -> None:
@@ -278,7 +273,7 @@ class _Bench:
         return job
 
 
-def _interleaved(jobs: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+def _interleaved(jobs: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
     order, rng = list(jobs), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats + 1):

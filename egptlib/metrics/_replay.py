@@ -149,7 +149,9 @@ def replay(
     # One column more than the longest answer, so that a position just past the end can be looked up.
     run = _runs(match, lengths)
     stop_after = None if stops is None else _distance(stops, lengths)
-    idle = None if skip is None else _idle(skip, lengths, width)
+    if skip is not None and skip.ndim == 1:
+        skip = skip[:, None].repeat(width, axis=1)
+    idle = None if skip is None else np.pad(skip, ((0, 0), (0, 1)))
 
     shape = (samples, chosen.size)
     row = np.repeat(np.arange(samples), chosen.size)
@@ -268,13 +270,6 @@ def _until(event: ndarray) -> ndarray:
     distance = np.zeros((event.shape[0], width + 1), dtype=np.int64)
     distance[:, :-1] = following - np.arange(width)
     return distance
-
-
-def _idle(skip: ndarray, lengths: ndarray, width: int) -> ndarray:
-    rows = skip[:, None] if skip.ndim == 1 else skip
-    idle = np.zeros((lengths.size, width + 1), dtype=bool)
-    idle[:, :-1] = rows
-    return idle
 
 
 def _check(match: ndarray, lengths: ndarray, gammas: ndarray, limit: int | None) -> None:

@@ -149,7 +149,8 @@ def explain(
     if paper is not None:
         theirs = paper[1] / paper[0]
         why = f"a round costs {cost:.2f} plain steps, in the paper {theirs:.2f}"
-        factors.append(Factor("cost of a round", theirs / cost, "measured", why + _split(drafting, cost)))
+        why += "" if drafting is None else f"; ours: drafting {drafting:.2f}, the rest {cost - drafting:.2f}"
+        factors.append(Factor("cost of a round", theirs / cost, "measured", why))
     elif drafting is None:
         why = f"drafting and verifying cost {cost:.2f} plain steps a round"
         factors.append(Factor("cost of a round", 1 / cost, "measured", why))
@@ -214,10 +215,6 @@ def _drafting(run: RunTotals, plain_step: float, draft_cost: float | None) -> tu
     if draft_cost is not None and run.gamma is not None:
         return draft_cost * run.gamma, "estimated"
     return None, "measured"
-
-
-def _split(drafting: float | None, cost: float) -> str:
-    return "" if drafting is None else f"; ours: drafting {drafting:.2f}, the rest {cost - drafting:.2f}"
 
 
 def _changes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import asdict, replace
@@ -48,15 +49,11 @@ def quantize_pair(pair: str | Path | PairSettings, out: str | Path, quantization
         lines = asdict(settings) | {"drafter": "drafter", "target": "target", "quantization": quantization}
         lines["name"] = f"{settings.name}-{quantization}"
         lines |= {"dtype": None, "visual_tower": None}  # the config holds the one, and describes the other
-        told = [f"{name} = {_toml(value)}" for name, value in lines.items() if value is not None]
+        given = {name: json.dumps(value, ensure_ascii=False) for name, value in lines.items() if value is not None}
+        told = [f"{name} = {value}" for name, value in given.items()]  # a text in JSON is one in TOML
         (partial / "pair.toml").write_text("\n".join(told) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out / "pair.toml"
-
-
-def _toml(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'

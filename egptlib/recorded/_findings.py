@@ -45,7 +45,12 @@ def forward(files: Files) -> str:
         "| verify cost | " + " | ".join(f"alpha {a:g}" for a in _ALPHAS) + " |",
         "| --- |" + " --- |" * len(_ALPHAS),
     ]
-    for name, verify, drafter in _scenarios(costs.verify_cost):
+    for name, verify, drafter in (  # a drafter step is told in today's
+        ("today's 4-bit kernels", costs.verify_cost, 1.0),
+        ("kernels that verify at twice a step", 2.0, 1.0),
+        (f"kernels that verify at {ASSUMED_VERIFY} steps, as assumed of bitsandbytes 0.50", ASSUMED_VERIFY, 1.0),
+        ("the same, with an EAGLE-style head at a tenth of the drafter's step", ASSUMED_VERIFY, ASSUMED_HEAD),
+    ):
         speedups = costs.speedup_map(_ALPHAS, [verify], pair.num_tokens, drafter).speedup[0]
         lines.append(f"| {verify:.1f} ({name}) | " + " | ".join(f"{speedup:.2f}" for speedup in speedups) + " |")
     today = (
@@ -53,16 +58,6 @@ def forward(files: Files) -> str:
         "the map says:\n"
     )
     return "\n".join([*lines, today, *(f"- {sentence}" for sentence in pair.reading()), ""])
-
-
-def _scenarios(today: float) -> list[tuple[str, float, float]]:
-    """(name, verify cost, drafter step in today's) of the rows of the map."""
-    return [
-        ("today's 4-bit kernels", today, 1.0),
-        ("kernels that verify at twice a step", 2.0, 1.0),
-        (f"kernels that verify at {ASSUMED_VERIFY} steps, as assumed of bitsandbytes 0.50", ASSUMED_VERIFY, 1.0),
-        ("the same, with an EAGLE-style head at a tenth of the drafter's step", ASSUMED_VERIFY, ASSUMED_HEAD),
-    ]
 
 
 _FINDINGS = (

@@ -72,8 +72,5 @@ def _has(value: Any, name: str) -> bool:
     outer, _, inner = name.partition(".")
     if not isinstance(value, dict) or outer not in value:
         return False
-    if not inner:
-        return True
-    part = value[outer]
-    first = part[0] if isinstance(part, list) and part else part
-    return isinstance(first, dict) and inner in first
+    first = value[outer][0] if isinstance(value[outer], list) and value[outer] else value[outer]
+    return not inner or (isinstance(first, dict) and inner in first)

@@ -101,7 +101,9 @@ def _index(runs: Sequence[Path], cards: Sequence[dict[str, Any]], left_out: Mapp
 def _page(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return the page of a run and its card on the index page."""
     status, parameters = read_status(folder) or {}, read_settings(folder / "params.json")
-    headline = read_settings(folder / "headline.json") or _scalars(read_settings(folder / "metrics.json"))
+    metrics = read_settings(folder / "metrics.json")
+    headline = read_settings(folder / "headline.json")
+    headline = headline or {name: v for name, v in metrics.items() if isinstance(v, str | int | float)}
     body, headings = "", list[Heading]()
     if (folder / "out.ipynb").is_file():
         content = _read_notebook(folder / "out.ipynb")
@@ -178,10 +180,6 @@ def _disturbed(folder: Path) -> str:
     load = read_settings(folder / "machine.json")
     others = load.get("others")
     return f"{others:.0%}" if load.get("times_disturbed") and isinstance(others, int | float) else ""
-
-
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if isinstance(value, str | int | float)}
 
 
 def _svg(figure: Any) -> str | None:

@@ -56,7 +56,8 @@ def clip_length(path: str | PathLike[str]) -> tuple[int, float | None]:
 
         return len(frame_files(path)), None
     with _open_video(path) as (_, stream):
-        return _indexed(stream), float(stream.average_rate) if stream.average_rate else None
+        indexed = sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) or stream.frames
+        return indexed, float(stream.average_rate) if stream.average_rate else None
 
 
 def read_frames(
@@ -252,10 +253,6 @@ def _keep_frames(path: Path, wanted: Iterable[int], stop_early: bool = False) ->
         if stop_early and not remaining:
             break
     return kept, total
-
-
-def _indexed(stream: "VideoStream") -> int:
-    return sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) or stream.frames
 
 
 @contextmanager

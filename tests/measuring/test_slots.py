@@ -34,7 +34,7 @@ def sample(question: int, target: str, reference: str, wrong: dict[str, str], se
         ]
     empty = torch.zeros(len(ids), 1)
     metadata: dict[str, Any] = {"question": QUESTIONS[question], "reference": reference, "sequence": sequence}
-    return HiddenSample(empty, empty, metadata, torch.tensor(ids), torch.tensor(drafter))
+    return HiddenSample(empty, empty, torch.tensor(ids), torch.tensor(drafter), metadata=metadata)
 
 
 def test_who_is_right_where_the_drafter_is_rejected() -> None:

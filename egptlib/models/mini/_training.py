@@ -97,20 +97,16 @@ def train_mini(
     drafter, target = EventGPT(drafter_config()), VideoLlavaForConditionalGeneration(target_config())
 
     def train_video_tower() -> tuple[nn.Module, list]:
-        test_set = (test.frames, test.labels)
-        return train_tower(
-            windows.frames, windows.labels, windows.patches, frame_tokens, settings.video_tower, test_set, "video tower"
-        )
+        own = settings.video_tower, (test.frames, test.labels), "video tower"
+        return train_tower(windows.frames, windows.labels, windows.patches, frame_tokens, *own)
 
     def train_target() -> tuple[nn.Module, list]:
         told = slice(settings.told_windows)
         return _train_target(target, windows.frames[told], windows.questions_answers[told], tokenizer, settings.target)
 
     def train_event_tower() -> tuple[nn.Module, list]:
-        test_set = (test.events, test.labels)
-        return train_tower(
-            train.events, train.labels, event_patches, event_tokens, settings.event_tower, test_set, "event tower"
-        )
+        own = settings.event_tower, (test.events, test.labels), "event tower"
+        return train_tower(train.events, train.labels, event_patches, event_tokens, *own)
 
     def train_drafter() -> tuple[nn.Module, list]:
         return _train_drafter(drafter, train.events, train.questions_answers, tokenizer, settings.drafter)

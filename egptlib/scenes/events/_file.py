@@ -199,7 +199,8 @@ def open_source(path: Path) -> Source:
     with path.open("rb") as file:
         head = file.read(4096)
     suffix = path.suffix.lower()
-    if _is_hdf5(path, head) or suffix in (".h5", ".hdf5"):
+    hdf5 = b"\x89HDF\r\n\x1a\n"  # at 0, or behind a user block at 512, 1024, 2048, ...
+    if any(head.startswith(hdf5, place) for place in (0, 512, 1024, 2048)) or suffix in (".h5", ".hdf5"):
         from egptlib.scenes.events._hdf5 import open_hdf5
 
         return open_hdf5(path)
@@ -227,9 +228,3 @@ def open_source(path: Path) -> Source:
 
         return open_text(path)
     raise ValueError(f"{path}: not a recording of events in a known format (data/README.md lists them)")
-
-
-def _is_hdf5(path: Path, head: bytes) -> bool:
-    """HDF5's signature stands at 0, or behind a user block at 512, 1024, 2048, ..."""
-    signature = b"\x89HDF\r\n\x1a\n"
-    return any(head[place : place + 8] == signature for place in (0, 512, 1024, 2048))

@@ -12,6 +12,7 @@ half of one, is also what a damaged word looks like; `state[DOUBTFUL]` counts th
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ class _Raw:
         self.format, self.size = f"Prophesee RAW EVT {version}", header.size
         self._path, self._file = path, path.open("rb")
         self._word = np.dtype("<u4" if version == "2.0" else "<u2")
-        self._decode = decode_evt2 if version == "2.0" else decode_evt3
+        self._decode = partial(_columns, _evt2, 1) if version == "2.0" else partial(_columns, _evt3, 12)
         self.first = (header.end, EVT2_STATE if version == "2.0" else EVT3_STATE)
 
     def read(self, place: tuple[int, tuple[int, ...]], names: tuple[str, ...] = FIELDS) -> Block:
@@ -157,20 +158,9 @@ _LOW, _Y, _X, _POLARITY = 2, 3, 4, 5
 EVT2_STATE = (-1, 0)
 EVT3_STATE = (-1, 0, 0, 0, 0, 0)
 
-_Columns = dict[str, np.ndarray]
 
-
-def decode_evt2(words: np.ndarray, state: np.ndarray) -> _Columns:
-    """Decode uint32 [N]; `state` is changed."""
-    return _columns(_evt2, words, state, 1)
-
-
-def decode_evt3(words: np.ndarray, state: np.ndarray) -> _Columns:
-    """Decode uint16 [N]; `state` is changed."""
-    return _columns(_evt3, words, state, 12)
-
-
-def _columns(decode, words, state, per_word):  # type: ignore[no-untyped-def]
+def _columns(decode, per_word, words, state):  # type: ignore[no-untyped-def]
+    """Decode words, uint32 or uint16 [N], of so many events at most each; `state` is changed."""
     room = per_word * len(words)  # memory that is not written to is not taken
     x, y = np.empty(room, np.uint16), np.empty(room, np.uint16)
     t, p = np.empty(room, np.int64), np.empty(room, np.uint8)
