@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from egptlib._log import show_log
 from egptlib._paths import data_root, write_json
+from egptlib._terminal import show_log
 from egptlib.hidden_states import HiddenStates, extract, is_complete
 from egptlib.models import Pair, PairSettings, device_name, frame_sampling, load_pair, pair_settings
 from egptlib.reporting import Run, describe_environment

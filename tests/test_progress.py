@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from egptlib._progress import progress
-from egptlib.reporting._progress import BAR, CELL, running_notebooks
+from egptlib._terminal import progress
+from egptlib.reporting._runner import BAR, CELL, running_notebooks
 
 
 def test_a_bar_is_shown_behind_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from egptlib._progress import progress
 from egptlib._sealed import read_sealed, write_sealed
+from egptlib._terminal import progress
 from egptlib.adapters._build import read_tensors, write_tensors
 
 Row = dict[str, float]

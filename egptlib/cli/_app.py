@@ -12,8 +12,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import egptlib
-from egptlib._log import show_log
 from egptlib._processes import sigterm_interrupts
+from egptlib._terminal import show_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

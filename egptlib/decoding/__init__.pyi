@@ -40,6 +40,7 @@ from ._prompts import PromptReader as PromptReader
 from ._record_trees import RecordedTrees as RecordedTrees
 from ._record_trees import record_trees as record_trees
 from ._retokenized import RetokenizedDrafter as RetokenizedDrafter
+from ._round import Options as Options
 from ._rules import Lossless as Lossless
 from ._rules import Rule as Rule
 from ._rules import Verdict as Verdict
@@ -47,7 +48,6 @@ from ._sampling import Sampler as Sampler
 from ._sampling import Sampling as Sampling
 from ._session import SceneSession as SceneSession
 from ._session import ask_together as ask_together
-from ._settings import Options as Options
 from ._stream import Streamed as Streamed
 from ._stream import stream as stream
 from ._trees import TreeDrafter as TreeDrafter

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from egptlib._clock import Recorder
 from egptlib.adapters import Adapter, AlignerRun, AttentionAdapter, BlockRun, Head, HeadRun, head_run
-from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import Draft, Stop
-from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._model_drafter import Chain, ModelDrafter
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape, grow
 from egptlib.models import Model, Pair, State, Vocabulary, common_prefix, ids_on

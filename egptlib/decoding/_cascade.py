@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from egptlib._clock import Recorder
-from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop
-from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._model_drafter import Chain, ModelDrafter
 from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler
 from egptlib.decoding._trees import TreeShape

@@ -17,10 +17,9 @@ from egptlib.decoding._lengths import DraftLength
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._retokenized import RetokenizedDrafter
-from egptlib.decoding._round import OpenAnswer
+from egptlib.decoding._round import OpenAnswer, Options, Settings
 from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler
-from egptlib.decoding._settings import Options, Settings
 from egptlib.decoding._trees import TreeDrafter, TreeShape
 from egptlib.models import Matching, Model, State, check_trees, common_prefix, match_vocabularies, tree_depths
 

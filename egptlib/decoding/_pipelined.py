@@ -16,8 +16,7 @@ from egptlib.decoding._drafters import Draft
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._round import OpenAnswer
-from egptlib.decoding._settings import Settings
+from egptlib.decoding._round import OpenAnswer, Settings
 from egptlib.models import Model
 
 LOOK_EVERY = 3e-5  # seconds between two looks at the draft: a thirtieth of a small model's step

@@ -10,7 +10,7 @@ from egptlib.decoding._drafters import Draft, Drafter, reads_prompt, source_laye
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import speculative_decode
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._settings import Options
+from egptlib.decoding._round import Options
 from egptlib.models import Model
 
 

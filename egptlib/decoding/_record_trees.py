@@ -13,8 +13,7 @@ from egptlib._clock import Recorder
 from egptlib.decoding._drafters import Draft, Drafter, reads_prompt, source_layers
 from egptlib.decoding._loop import as_drafter, check_trees_known
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._round import OpenAnswer
-from egptlib.decoding._settings import Settings
+from egptlib.decoding._round import OpenAnswer, Settings
 from egptlib.decoding._trees import TreeDrafter, TreeShape
 from egptlib.metrics import Branches
 from egptlib.models import Model

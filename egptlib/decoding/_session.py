@@ -11,7 +11,7 @@ from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import as_drafter, speculative_generate
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_generate
 from egptlib.decoding._prompts import MoreThanEmbeddingsError, PromptReader
-from egptlib.decoding._settings import Options, Settings
+from egptlib.decoding._round import Options, Settings
 from egptlib.decoding._together import Asked, answer_together, drafts_together, same_drafter
 from egptlib.decoding._trees import TreeShape
 from egptlib.models import Model

@@ -16,8 +16,8 @@ from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import as_drafter, speculative_decode
 from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import FrameReader, PromptReader
+from egptlib.decoding._round import Options, Settings
 from egptlib.decoding._sampling import Sampler
-from egptlib.decoding._settings import Options, Settings
 from egptlib.models import Model, State
 from egptlib.scenes import Scene, SensorClock
 

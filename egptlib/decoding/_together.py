@@ -24,9 +24,8 @@ from egptlib.decoding._lengths import FixedLength
 from egptlib.decoding._model_drafter import ModelDrafter
 from egptlib.decoding._ngrams import NgramDrafter
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._round import keep
+from egptlib.decoding._round import Settings, keep
 from egptlib.decoding._sampling import Sampler, pick
-from egptlib.decoding._settings import Settings
 from egptlib.models import Model, RowDrafter, Tracks, check_rows
 
 

@@ -23,9 +23,6 @@ from ._explorers import scrub_timeline as scrub_timeline
 from ._hiding import extraction_figure as extraction_figure
 from ._hiding import free_tokens_figure as free_tokens_figure
 from ._hiding import hiding_figure as hiding_figure
-from ._lanes import event_table as event_table
-from ._lanes import mean_run as mean_run
-from ._lanes import recorded_runs as recorded_runs
 from ._prediction import prediction_figure as prediction_figure
 from ._prediction import speedup_map_figure as speedup_map_figure
 from ._prediction import step_parts_figure as step_parts_figure
@@ -42,6 +39,9 @@ from ._style import apply_style as apply_style
 from ._style import paper_width as paper_width
 from ._summary import runs_figure as runs_figure
 from ._summary import sweep_figure as sweep_figure
+from ._timeline import event_table as event_table
+from ._timeline import mean_run as mean_run
+from ._timeline import recorded_runs as recorded_runs
 from ._timeline import timeline_cursor_figure as timeline_cursor_figure
 from ._timeline import timeline_figure as timeline_figure
 from ._tokens import acceptance_figure as acceptance_figure

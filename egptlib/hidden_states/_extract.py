@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from egptlib._processes import stop_on_signals
-from egptlib._progress import progress
+from egptlib._terminal import progress
 from egptlib.hidden_states._failures import FAILURES, Failures
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import INDEX

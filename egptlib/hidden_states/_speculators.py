@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from egptlib._paths import atomic_write, write_json
-from egptlib._progress import progress
+from egptlib._terminal import progress
 from egptlib.hidden_states._prompts import read_prompt
 from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._sample import HiddenSample

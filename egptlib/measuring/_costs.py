@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from egptlib._clock import READING, synchronize
-from egptlib._columns import columns
+from egptlib._terminal import columns
 from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
 from egptlib.measuring._hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs

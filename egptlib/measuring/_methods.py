@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from egptlib._clock import timed
-from egptlib._progress import progress
+from egptlib._terminal import progress
 from egptlib.decoding import Draft, Drafter, Generation, KeepingDrafter, Recorder, Sampler, Stop
 from egptlib.metrics import bootstrap
 from egptlib.models import Model

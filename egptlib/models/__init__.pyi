@@ -23,6 +23,7 @@ from ._memory import MemoryPlan as MemoryPlan
 from ._memory import plan_memory as plan_memory
 from ._memory import published_configs as published_configs
 from ._memory import stored_bytes as stored_bytes
+from ._memory import without_room as without_room
 from ._open import check_against_generate as check_against_generate
 from ._open import frame_sampling as frame_sampling
 from ._open import open_model as open_model
@@ -34,7 +35,6 @@ from ._preprocess import Preprocessor as Preprocessor
 from ._quantization import is_quantized as is_quantized
 from ._quantize import quantize_pair as quantize_pair
 from ._random_pair import make_random_pair as make_random_pair
-from ._room import without_room as without_room
 from ._rows import check_rows as check_rows
 from ._state import Answer as Answer
 from ._state import Inputs as Inputs

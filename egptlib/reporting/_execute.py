@@ -16,8 +16,7 @@ from egptlib._paths import read_json, write_json
 from egptlib._processes import end_with
 from egptlib.reporting._kernels import forked_kernels
 from egptlib.reporting._notebooks import cell_sources
-from egptlib.reporting._progress import BAR, CELL
-from egptlib.reporting._runner import running_cell
+from egptlib.reporting._runner import BAR, CELL, running_cell
 
 
 def execute(notebook: Path, folder: Path, timeout: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 from ._check import Problem as Problem
 from ._check import check_folder as check_folder
-from ._check_recordings import check_scenes as check_scenes
+from ._check import check_scenes as check_scenes
 from ._clips import make_clips as make_clips
 from ._cutting import CutReport as CutReport
 from ._cutting import parse_window as parse_window
@@ -41,7 +41,7 @@ from .streets._answers import slot_values as slot_values
 from .streets._make import make_streets as make_streets
 
 __all__: list[str]
-from ._check_recordings import published_reader as published_reader
+from ._check import published_reader as published_reader
 from ._cutting import cut_clips as cut_clips
 from ._eventbench import read_eventbench as read_eventbench
 from ._evqa import read_evqa as read_evqa

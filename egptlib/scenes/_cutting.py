@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from egptlib._paths import parse_json, write_json
-from egptlib._progress import progress
+from egptlib._terminal import progress
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._images import write_png
 from egptlib.scenes._index import INDEX_NAME

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from egptlib._paths import atomic_write, read_json, write_json
-from egptlib._progress import progress as show_progress
+from egptlib._terminal import progress as show_progress
 from egptlib.scenes._cutting import (
     Annotator,
     CutReport,

@@ -35,11 +35,11 @@ from egptlib.decoding import (
     first_divergence,
     speculative_generate,
 )
-from egptlib.decoding._chain import Chain
 from egptlib.decoding._drafters import certain, write_on
 from egptlib.decoding._lossy import jensen_shannon
+from egptlib.decoding._model_drafter import Chain
+from egptlib.decoding._round import Settings
 from egptlib.decoding._rules import Lossless
-from egptlib.decoding._settings import Settings
 from egptlib.decoding._stream import _after
 from egptlib.decoding._trees import draw_different
 from egptlib.metrics import Costs

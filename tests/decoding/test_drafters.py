@@ -29,7 +29,7 @@ from egptlib.decoding import (
     as_drafter,
     speculative_generate,
 )
-from egptlib.decoding._chain import Chain
+from egptlib.decoding._model_drafter import Chain
 from egptlib.models import Inputs, common_vocabulary, shared_vocabulary, spelling
 
 from .conftest import VOCAB, TextModel, make_model, plain

@@ -8,9 +8,8 @@ from matplotlib.text import Text
 
 from egptlib._clock import Event, stage_seconds
 from egptlib.figures import DOUBLE_COLUMN, SINGLE_COLUMN
-from egptlib.figures._lanes import event_table, mean_run, recorded_runs
 from egptlib.figures._prediction import prediction_figure
-from egptlib.figures._timeline import timeline_cursor_figure, timeline_figure
+from egptlib.figures._timeline import event_table, mean_run, recorded_runs, timeline_cursor_figure, timeline_figure
 
 
 def event(lane: str, stage: str, start: float, end: float, **info: int) -> Event:

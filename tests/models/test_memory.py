@@ -147,8 +147,8 @@ def unpublished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_precisions_fit_the_devices(
     devices: tuple[str, str | None], gib: int, refused: set[str], unpublished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egptlib.models._room.usable_device", lambda name, _: torch.device(name))
-    monkeypatch.setattr("egptlib.models._room.device_bytes", lambda device: gib * 2**30)
+    monkeypatch.setattr("egptlib.models._memory.usable_device", lambda name, _: torch.device(name))
+    monkeypatch.setattr("egptlib.models._memory.device_bytes", lambda device: gib * 2**30)
     pair = PairSettings("7b", **unpublished, device=devices[0], target_device=devices[1])
     found = without_room(pair, PRECISIONS[:4])
     assert set(found) == refused

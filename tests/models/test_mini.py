@@ -11,10 +11,9 @@ from egptlib.models._pair_file import MINI_FOLDER
 from egptlib.models.mini import _windows
 from egptlib.models.mini._card import gains, measure_slots, render_card
 from egptlib.models.mini._data import NO_VALUE, normalise, preprocessor, read_pairs, slot_labels
-from egptlib.models.mini._patches import FIELDS, GRID, patch_labels
 from egptlib.models.mini._sizes import DRAFTER_LAYERS, HIDDEN, TARGET_LAYERS, TARGET_SPECIALS, VOCAB_SIZE
 from egptlib.models.mini._towers import SlotHead, TowerSettings, event_tokens, frame_tokens, train_tower
-from egptlib.models.mini._windows import draw_window, load_windows
+from egptlib.models.mini._windows import FIELDS, GRID, draw_window, load_windows, patch_labels
 from egptlib.scenes import open_scenes
 from egptlib.scenes.streets._answers import MOVING_SLOTS, SLOTS, slot_values
 from egptlib.scenes.streets._make import FIRST_FREE_SEED, make_streets, street_at

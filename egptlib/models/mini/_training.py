@@ -37,7 +37,6 @@ from egptlib.models._prompts import (
 from egptlib.models.mini._card import measure_slots, write_card
 from egptlib.models.mini._data import QuestionsAnswers, load_mini_data, open_mini_scenes, preprocessor
 from egptlib.models.mini._language import LanguageSettings, Prompts, split_prompts, train_language
-from egptlib.models.mini._patches import load_event_patches
 from egptlib.models.mini._sizes import (
     drafter_config,
     target_config,
@@ -45,7 +44,7 @@ from egptlib.models.mini._sizes import (
     wrap_tokenizer,
 )
 from egptlib.models.mini._towers import TowerSettings, event_tokens, frame_tokens, see_all, train_tower
-from egptlib.models.mini._windows import load_windows
+from egptlib.models.mini._windows import load_event_patches, load_windows
 
 BLACK, WHITE = 0, 255  # a blank frame, and an event image without events
 

@@ -1,6 +1,6 @@
 """How `streets` draws and tells its streets: for what needs the ground truth, not a folder of finished scenes."""
 
-from egptlib.scenes.streets._answers import answers, slots
+from egptlib.scenes.streets._answers import answers, reword, slots
 from egptlib.scenes.streets._make import (
     FIRST_FREE_SEED,
     SEQUENCE_SECONDS,
@@ -11,7 +11,6 @@ from egptlib.scenes.streets._make import (
     with_events,
 )
 from egptlib.scenes.streets._render import StreetRenderer
-from egptlib.scenes.streets._wordings import reword
 from egptlib.scenes.streets._world import COLORS, KINDS, MOTIONS, sample_world
 
 __all__ = [
