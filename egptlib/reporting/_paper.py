@@ -85,8 +85,9 @@ def write_paper(
     if not runs:
         raise FileNotFoundError(f"{root}: holds no {'starred' if starred else 'finished'} run")
     contents = _Contents(left_out=damaged)
-    for folder, words in zip(runs, _names(runs)):
-        _add(contents, folder, words)
+    varying = _varying(runs)
+    for folder, words, told in zip(runs, _names(runs, varying), varying):
+        _add(contents, folder, words, told)
     intro = (
         "% Made by `egptlib paper`. Each number names the run and file it is from; sources.json says it to programs."
     )
@@ -106,7 +107,7 @@ def write_paper(
     return out / "main.tex", {"runs": len(runs), **counts}
 
 
-def _add(contents: _Contents, folder: Path, words: Sequence[str]) -> None:
+def _add(contents: _Contents, folder: Path, words: Sequence[str], varying: Mapping[str, str]) -> None:
     """Add the numbers, figures and tables of one run."""
     slug = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())
     revision = read_settings(folder / "environment.json").get("revision")
@@ -126,7 +127,7 @@ def _add(contents: _Contents, folder: Path, words: Sequence[str]) -> None:
             continue
         contents.files[target] = pdf
         contents.sources[target] = {**origin, "file": f"figures/{pdf.name}"}
-        contents.floats.append(_float("figure", body, _caption(pdf.stem, folder)))
+        contents.floats.append(_float("figure", body, _caption(pdf.stem, folder, varying)))
     for table in _own_files(folder, "*.csv"):
         rows, why_not = _read_table(table)
         if rows is None:
@@ -136,7 +137,7 @@ def _add(contents: _Contents, folder: Path, words: Sequence[str]) -> None:
         contents.files[target] = f"% {escape(f'{folder.name}/{table.name}')}\n{_tabular(rows)}"
         contents.sources[target] = {**origin, "file": table.name}
         wide = _characters(rows) > _ONE_COLUMN_CHARACTERS
-        contents.floats.append(_float("table", (_fit(target), wide), _caption(table.stem, folder)))
+        contents.floats.append(_float("table", (_fit(target), wide), _caption(table.stem, folder, varying)))
 
 
 def _own_files(folder: Path, pattern: str) -> list[Path]:
@@ -153,20 +154,29 @@ def escape(text: str) -> str:
     return "".join(_ESCAPES.get(c, c if " " <= c <= "~" or "\xa1" <= c <= "\xff" else f"U+{ord(c):04X}") for c in text)
 
 
-def _names(runs: Sequence[Path]) -> list[list[str]]:
+def _base(folder: Path) -> tuple[str, str]:
+    """Last word of the notebook's name, and the dataset."""
+    notebook = str((read_status(folder) or {}).get("notebook", ""))
+    dataset = read_settings(folder / "params.json").get("dataset", "")
+    return notebook.rsplit("_", 1)[-1], Path(str(dataset)).name
+
+
+def _varying(runs: Sequence[Path]) -> list[dict[str, str]]:
+    """Return, of each run, the parameters that differ between those of its notebook and dataset."""
+    parameters, bases = [read_settings(folder / "params.json") for folder in runs], [_base(folder) for folder in runs]
+    found = []
+    for given, base in zip(parameters, bases):
+        names = differing([other for other, of_other in zip(parameters, bases) if of_other == base])
+        found.append({name: Path(str(given.get(name))).name for name in names if name != "dataset"})
+    return found
+
+
+def _names(runs: Sequence[Path], varying: Sequence[Mapping[str, str]]) -> list[list[str]]:
     """Return words that tell the runs apart: notebook, dataset, and the parameters that differ between namesakes."""
-    parameters = [read_settings(folder / "params.json") for folder in runs]
-    notebooks = [str((read_status(folder) or {}).get("notebook", "")) for folder in runs]
-    base = [
-        (notebook.rsplit("_", 1)[-1], Path(str(given.get("dataset", ""))).name)
-        for notebook, given in zip(notebooks, parameters)
-    ]
-    names = []
-    for given, key in zip(parameters, base):
-        namesakes = [other for other, of_other in zip(parameters, base) if of_other == key]
-        varying = [name for name in differing(namesakes) if name != "dataset"]
-        extra = [word for name in varying for word in (name, Path(str(given.get(name))).name)]
-        name = [word for part in (*key, *extra) for word in str(part).replace("_", " ").split()]
+    names: list[list[str]] = []
+    for folder, told in zip(runs, varying):
+        parts = (*_base(folder), *itertools.chain.from_iterable(told.items()))
+        name = [word for part in parts for word in part.replace("_", " ").split()]
         numbered = ([*name, *map(str, number)] for number in itertools.chain([()], zip(itertools.count(2))))
         names.append(next(candidate for candidate in numbered if candidate not in names))
     return names
@@ -284,13 +294,14 @@ def _float(kind: str, body: tuple[str, bool], caption: str) -> str:
     return "\n".join([f"\\begin{{{name}}}[t]\\centering\\footnotesize", *parts, f"\\end{{{name}}}"])
 
 
-def _caption(name: str, folder: Path) -> str:
-    """What a figure or table is, of which notebook and data, and the run it is from."""
+def _caption(name: str, folder: Path, varying: Mapping[str, str]) -> str:
+    """What a figure or table is, of which notebook, data and varied parameters, and the run it is from."""
     notebook = str((read_status(folder) or {}).get("notebook", "")).lstrip("0123456789_")
     words = f"{notebook}: {name}".removeprefix(": ").replace("_", " ").replace("-", " ")
     given = read_settings(folder / "params.json")
     dataset, pair = (Path(str(given.get(key, ""))).stem for key in ("dataset", "pair"))
     where = f" on {dataset}" * bool(dataset) + f", pair {pair}" * bool(pair)
+    where += "".join(f", {in_words(name)} {value}" for name, value in varying.items() if name != "pair")
     return f"{words[:1].upper()}{words[1:]}{where}. Run {folder.name}."
 
 
@@ -306,6 +317,7 @@ def _main(floats: Sequence[str]) -> str:
             r"\input{numbers}",
             # Pages may be filled with figures to the last line.
             r"\renewcommand{\dbltopfraction}{.95}\renewcommand{\topfraction}{.95}\renewcommand{\textfraction}{.02}",
+            r"\setlength{\belowcaptionskip}{4pt}",  # a table's caption stands above it
             r"\setcounter{topnumber}{9}\setcounter{dbltopnumber}{9}\setcounter{totalnumber}{9}",
             r"\begin{document}",
             r"\title{Figures, tables and numbers}\author{made by \texttt{egptlib paper}}\date{}\maketitle",

@@ -385,9 +385,8 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """Return the commit this runs from, with ``+changes`` when files differ from it; None outside a checkout."""
-    root = project_root()
-    if root is None:
+    """Return the commit this runs from, ``+changes`` where its files differ or the package has more; None elsewhere."""
+    if (root := project_root()) is None:
         return None
 
     def git(*arguments: str) -> str:
@@ -395,6 +394,7 @@ def _revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        changed = git("status", "--short", "-uno") or git("status", "--short", "egptlib")
+        return git("rev-parse", "--short=12", "HEAD") + "+changes" * bool(changed)
     except (OSError, subprocess.SubprocessError):
         return None

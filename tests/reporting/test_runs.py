@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,24 @@ def test_the_environment_is_that_of_this_process(run: Run, repository: Path) -> 
     assert json.loads((run.folder / "environment.json").read_text()) == environment
     assert environment["torch"] == torch.__version__
     assert environment["numpy"] == np.__version__
+
+
+def test_a_file_of_ones_own_is_no_change_of_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egptlib.reporting._runs.project_root", lambda: tmp_path)
+    assert describe_environment()["revision"] is None
+    (tmp_path / "egptlib").mkdir()
+    (tmp_path / "egptlib/a.py").write_text("")
+    who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    for words in (("init",), ("add", "."), (*who, "commit", "--message", "m")):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+    clean = describe_environment()["revision"]
+    (tmp_path / "grid.yaml").write_text("")
+    assert re.fullmatch(r"[0-9a-f]{12}", clean) and describe_environment()["revision"] == clean
+    (tmp_path / "egptlib/b.py").write_text("")
+    assert describe_environment()["revision"] == f"{clean}+changes"
+    (tmp_path / "egptlib/b.py").unlink()
+    (tmp_path / "egptlib/a.py").write_text("1")
+    assert describe_environment()["revision"] == f"{clean}+changes"
 
 
 def test_collect_has_one_row_per_run(tmp_path: Path) -> None:
