@@ -32,6 +32,7 @@ from ._lossy import Fuzzy as Fuzzy
 from ._lossy import TopK as TopK
 from ._lossy import Typical as Typical
 from ._model_drafter import ModelDrafter as ModelDrafter
+from ._model_drafter import RetokenizedDrafter as RetokenizedDrafter
 from ._ngrams import NgramDrafter as NgramDrafter
 from ._pipelined import pipelined_generate as pipelined_generate
 from ._prefill_hiding import ConcurrentDrafter as ConcurrentDrafter
@@ -39,7 +40,6 @@ from ._prefill_hiding import hidden_prefill_generate as hidden_prefill_generate
 from ._prompts import PromptReader as PromptReader
 from ._record_trees import RecordedTrees as RecordedTrees
 from ._record_trees import record_trees as record_trees
-from ._retokenized import RetokenizedDrafter as RetokenizedDrafter
 from ._round import Options as Options
 from ._rules import Lossless as Lossless
 from ._rules import Rule as Rule

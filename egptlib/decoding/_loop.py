@@ -14,9 +14,8 @@ from egptlib._clock import Recorder
 from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, reads_prompt, source_layers
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._lengths import DraftLength
-from egptlib.decoding._model_drafter import ModelDrafter
+from egptlib.decoding._model_drafter import ModelDrafter, RetokenizedDrafter
 from egptlib.decoding._prompts import PromptReader
-from egptlib.decoding._retokenized import RetokenizedDrafter
 from egptlib.decoding._round import OpenAnswer, Options, Settings
 from egptlib.decoding._rules import Lossless, Rule
 from egptlib.decoding._sampling import Sampler

@@ -97,7 +97,10 @@ def answer_together(
     with recorder("target", "prefill", target.device):
         rests = [dict(zip(each.rows, rest, strict=True)) for each, (_, rest) in zip(asked, scenes, strict=True)]
         tracks.begin([(state, rest) for (state, _), rest in zip(scenes, rests, strict=True)])
-    drafters = _start(drafter, asked, recorder)
+    if type(drafter) is ModelDrafter:
+        drafters: _Drafters = _ModelRows(drafter, asked, recorder)
+    else:
+        drafters = _Copies(drafter, asked, recorder)
     seeds = [0] * num_rows if given.greedy else torch.randint(2**62, (num_rows,), generator=given.generator).tolist()
     going = {row: _Row(Sampler(given.sampling, torch.Generator().manual_seed(seed))) for row, seed in enumerate(seeds)}
     done = dict(going)
@@ -141,12 +144,6 @@ def answer_together(
         Generation(torch.tensor(r.tokens), target.decode_text(r.tokens), r.rounds, recorder.events, rule.lossless)
         for r in done.values()
     ]
-
-
-def _start(drafter: Drafter, asked: Sequence[Asked], recorder: Recorder) -> _Drafters:
-    if type(drafter) is not ModelDrafter:
-        return _Copies(drafter, asked, recorder)
-    return _ModelRows(drafter, asked, recorder)
 
 
 class _ModelRows:

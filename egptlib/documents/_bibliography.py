@@ -26,7 +26,7 @@ class Entry:
     @property
     def title(self) -> str:
         """The title as it reads, without the braces that protect capitals."""
-        return _without_braces(self.fields.get("title", ""))
+        return self.fields.get("title", "").replace("{", "").replace("}", "")
 
     @property
     def arxiv(self) -> str | None:

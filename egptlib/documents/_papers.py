@@ -78,7 +78,9 @@ def check_papers(papers: Papers, root: Path) -> list[str]:
                 problems.append(f"{document.path.name}:{example.line}: {problem}")
     for note in papers.notes:
         problems += [f"notes/{note.path.name}: {problem}" for problem in _note_problems(note)]
-    problems += [f"survey.md: {problem}" for problem in _survey_problems(papers)]
+    counts = Counter(placed_in_survey(papers.survey))
+    problems += [f"survey.md: {key} has no line" for key in sorted(papers.keys - counts.keys())]
+    problems += [f"survey.md: {key} has {count} lines" for key, count in counts.items() if count > 1]
     problems += [f"unverified.md: {problem}" for problem in _unverified_problems(papers)]
     return problems
 
@@ -100,23 +102,13 @@ def _note_problems(note: Markdown) -> list[str]:
     if (words := len(note.text.split())) > NOTE_WORDS:
         problems.append(f"{words} words; a note is one page, at most {NOTE_WORDS}")
     for name in ("Headline numbers", "Equations"):
-        for line in _statements(note.sections().get(name, "")):
+        # Bullets of a section, or its paragraphs; worked examples are ours, not the paper's.
+        section = re.sub(r"^```.*?^```$", "", note.sections().get(name, ""), flags=re.M | re.S)
+        for part in re.split(r"\n(?=- )|\n\s*\n", section.strip()):
+            line = " ".join(part.split())
             if re.search(r"\d", line) and not _PLACE.search(line):
                 problems.append(f"{name}: no place in the paper for {line[:60]!r}")
     return problems
-
-
-def _statements(section: str) -> list[str]:
-    """Bullets of a section, continuation lines joined; tables and plain text are taken as one statement."""
-    section = re.sub(r"^```.*?^```$", "", section, flags=re.M | re.S)  # worked examples are ours, not the paper's
-    parts = re.split(r"\n(?=- )|\n\s*\n", section.strip())
-    return [" ".join(part.split()) for part in parts if part.strip()]
-
-
-def _survey_problems(papers: Papers) -> list[str]:
-    counts = Counter(placed_in_survey(papers.survey))
-    missing = [f"{key} has no line" for key in sorted(papers.keys - counts.keys())]
-    return missing + [f"{key} has {count} lines" for key, count in counts.items() if count > 1]
 
 
 def _unverified_problems(papers: Papers) -> list[str]:

@@ -10,7 +10,6 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from egptlib._paths import atomic_write, read_json, write_json
@@ -63,8 +62,8 @@ class Export:
                 temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
         self._written[name] = sha256(self._out / name)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is not None:
+    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
+        if error is not None:
             return
         before = {name: checksum for name, checksum in self._before.items() if name not in self._written}
         edited = {name: checksum for name, checksum in before.items() if self._is_edited(name)}
