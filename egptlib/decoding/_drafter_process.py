@@ -6,12 +6,13 @@ model's step is mostly that. `benchmarks/decoding.py --hiding` measures both kin
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import pickle
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -64,19 +65,12 @@ class DrafterProcess:
     def __init__(self, drafter: Drafter, end_token_ids: Iterable[int] = (), num_threads: int = 1):
         if drafter.device.type != "cpu":
             raise ValueError(f"{drafter.name}: a drafter process runs on the CPU, found {drafter.device}")
-        context = multiprocessing.get_context("spawn")  # a fork would inherit torch's thread pool in pieces
         self.name, self.device = drafter.name, drafter.device
-        self._board: Any = context.RawValue(_Board)
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve,
-            args=(drafter, frozenset(end_token_ids), theirs, self._board, num_threads),
-            name=f"drafter {drafter.name}",
-            daemon=True,
-        )
-        with _hooks_put_aside(drafter):
-            self._process.start()
-        theirs.close()
+        # a fork would inherit torch's thread pool in pieces
+        self._process, self._connection, self._board = _ahead.pop() if _ahead else _started("spawn")
+        self._process.name = f"drafter {drafter.name}"
+        with _hooks_put_aside(drafter), contextlib.suppress(OSError):  # the worker's death is told below
+            self._connection.send((drafter, frozenset(end_token_ids), num_threads))
         self._memory: SharedMemory | None = None
         self._job, self._pending = 0, 0
         self._num_threads, self._lent = num_threads, 0  # torch threads, and those that the caller goes without
@@ -84,6 +78,15 @@ class DrafterProcess:
         self._there = False
         self._events: list[Event] = []
         self._receive()  # the worker says when it is ready
+
+    @staticmethod
+    def start_ahead() -> None:
+        """Fork the process that the next `DrafterProcess` takes: it need not import anything then.
+
+        Only where no other thread runs and torch has not computed anything.
+        """
+        resource_tracker.ensure_running()  # one for both, or the worker's would remove what they share
+        _ahead.append(_started("fork"))
 
     def keep(self, scene: Any) -> None:
         """As in `KeepingDrafter`; the scene itself travels once, too."""
@@ -246,10 +249,33 @@ def _without_frames(scene: Any) -> Any:
     return scene
 
 
-def _serve(
-    drafter: Drafter, end_token_ids: frozenset[int], connection: Connection, board: Any, num_threads: int
-) -> None:
-    """The worker: jobs come through the pipe, tokens go out on the board, one reply ends each job."""
+_ahead: list[tuple[Any, Connection, Any]] = []  # started, and not taken yet
+
+
+def _started(method: str) -> tuple[Any, Connection, Any]:
+    """A worker's process, the caller's end of its pipe, and their board."""
+    context: Any = multiprocessing.get_context(method)
+    board = context.RawValue(_Board)
+    ours, theirs = context.Pipe()
+    inherited = ours if method == "fork" else None
+    process = context.Process(target=_serve, args=(theirs, board, inherited), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours, board
+
+
+def _serve(connection: Connection, board: Any, inherited: Connection | None) -> None:
+    """The worker: the drafter and jobs come through the pipe, tokens go out on the board, one reply ends each job.
+
+    Args:
+        inherited: the caller's end, which is to close when the caller ends.
+    """
+    if inherited is not None:
+        inherited.close()
+    try:
+        drafter, end_token_ids, num_threads = connection.recv()
+    except (EOFError, OSError):  # nobody took it
+        return
     torch.set_num_threads(num_threads)
     memory: SharedMemory | None = None
     scene: Any = None
@@ -295,7 +321,7 @@ def _serve(
         memory.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _hooks_put_aside(drafter: Any) -> Iterator[None]:
     """Take off, meanwhile, the hooks that transformers left on the drafter's models: they cannot be pickled."""
     aside = []

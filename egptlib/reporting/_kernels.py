@@ -186,6 +186,7 @@ def _be_kernel(connection: socket.socket, request: Mapping[str, Any], outputs: l
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
     sys.path.remove(sys.path[0])  # the working folder of the process before
+    importlib.import_module("egptlib.decoding").DrafterProcess.start_ahead()
     sys.argv = ["ipykernel_launcher", *request["arguments"]]
     random.seed()
     np.random.seed()

@@ -1,14 +1,17 @@
 """The drafter beside the target: same tokens as the target alone, events of both on one clock, errors told."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -245,6 +248,42 @@ def test_a_drafter_that_was_used_can_still_move_to_a_process(target: Model, draf
         generation = hidden_prefill_generate(target, process, [4, 5, 6], "", max_new_tokens=8)
     assert generation.token_ids.tolist() == plain(target, [4, 5, 6], 8)
     assert sum(len(part._forward_hooks) for part in module.modules()) == left  # transformers counts on them
+
+
+AHEAD = """
+import os, signal
+from egptlib.decoding import DrafterProcess, _drafter_process, as_drafter, hidden_prefill_generate
+from tests.decoding.conftest import make_model, plain
+
+DrafterProcess.start_ahead()
+target = make_model(0, layers=3)
+drafter = make_model(1, layers=3, like=target, noise=0.05)
+for kind in ("ForkProcess", "SpawnProcess"):
+    with DrafterProcess(as_drafter(drafter, target), target.eos_token_ids) as beside:
+        assert type(beside._process).__name__ == kind
+        found = hidden_prefill_generate(target, beside, [4, 5, 6], "", max_new_tokens=8)
+    assert found.token_ids.tolist() == plain(target, [4, 5, 6], 8)
+    assert any(event.lane == "drafter" for event in found.events)
+DrafterProcess.start_ahead()
+print(_drafter_process._ahead[0][0].pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_started_ahead_is_the_next_ones(tmp_path: Path) -> None:
+    """And where nobody takes it, it ends with who started it, however that ended."""
+    script = tmp_path / "ahead.py"
+    script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(AHEAD, '    ')}")
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, script], cwd=root, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == -9, done.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=10)
+    assert not psutil.pid_exists(int(done.stdout))
 
 
 def test_limits_are_checked(beside: ConcurrentDrafter) -> None:
