@@ -5,6 +5,7 @@ import html
 import mimetypes
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -40,6 +41,18 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
     outputs only. Pictures that the text names, relative to `folder`, are embedded. Whoever made the notebook, the
     result runs nothing and loads nothing (see `static`); where that takes something away, a line says so.
     """
+    exporter = _exporter()
+    exporter.headings = []
+    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
+    # A picture fills the window when it is clicked, and goes back when it is clicked again; no script.
+    box = '<label class="figure"><input type="checkbox" aria-label="show larger">'
+    body = re.sub(r"<img [^>]*>", lambda image: f"{box}{image[0]}</label>", static(align(body)))
+    return body, exporter.headings
+
+
+@cache
+def _exporter() -> "_Exporter":
+    """One for all pages: compiling its templates takes longer than a page."""
     exporter = _Exporter(
         template_name="notebook",
         extra_template_basedirs=[str(_TEMPLATES)],
@@ -56,11 +69,7 @@ def notebook_html(notebook: nbformat.NotebookNode, folder: Path = Path()) -> tup
     )
     for preprocessor in (TagRemovePreprocessor, _StaticOutputs):
         exporter.register_preprocessor(preprocessor, enabled=True)
-    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(folder)}})
-    # A picture fills the window when it is clicked, and goes back when it is clicked again; no script.
-    box = '<label class="figure"><input type="checkbox" aria-label="show larger">'
-    body = re.sub(r"<img [^>]*>", lambda image: f"{box}{image[0]}</label>", static(align(body)))
-    return body, exporter.headings
+    return exporter
 
 
 def until_failure(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
