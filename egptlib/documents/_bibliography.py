@@ -160,7 +160,3 @@ def _value(text: str, at: int, where: str) -> tuple[str, int]:
         if depth < 0:
             break
     raise ValueError(f"{where}: the value is not closed")
-
-
-def _without_braces(text: str) -> str:
-    return text.replace("{", "").replace("}", "")

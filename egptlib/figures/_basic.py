@@ -51,16 +51,17 @@ def _whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _new_figure(width: float, height: float) -> "Figure":
+def _panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
+    """A new figure and its axes, as `Figure.subplots` gives them."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _lying_bars(width: float, height: float) -> tuple["Figure", Any]:
     """A figure for bars from left to right, with the grid across them, and its axes."""
-    figure = _new_figure(width, height)
-    axes = figure.subplots()
+    figure, axes = _panels(width, height)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     return figure, axes
@@ -90,8 +91,7 @@ def similarity_figure(
         cosines: name of a series (a path) -> its cosines at valid positions, flat, tensor or array.
         thresholds: each gets a line with the share above it, for each series in turn.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.72, 2.9)
-    axes = figure.subplots()
+    figure, axes = _panels(DOUBLE_COLUMN * 0.72, 2.9)
     series = {name: np.asarray(values, dtype=float).ravel() for name, values in cosines.items()}
     lowest = min(float(values.min()) for values in series.values())
     edges = np.linspace(math.floor(lowest * 20) / 20, 1.0, bins + 1)
@@ -122,9 +122,8 @@ def per_position_figure(
         tables: name of a series -> rows of `per_position_table` (their `accept_NN` are drawn).
         matches: name of a series -> share of equal tokens by position, from 0 on: the exact figure.
     """
-    figure = _new_figure(DOUBLE_COLUMN, 3.2)
-    grid = figure.subplots(
-        2, len(tables), sharex="col", sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3.2, 1]}
+    figure, grid = _panels(
+        DOUBLE_COLUMN, 3.2, 2, len(tables), sharex="col", sharey="row", squeeze=False, height_ratios=[3.2, 1]
     )
     for column, (name, rows) in enumerate(tables.items()):
         upper, lower = grid[0, column], grid[1, column]
@@ -155,8 +154,7 @@ def consecutive_figure(counts: Mapping[str, Any], exact: Mapping[str, Any] | Non
         counts: label -> accepted leading positions per answer by a cosine threshold, lossy.
         exact: label -> the same by equal tokens; drawn black, with a dash pattern per label.
     """
-    figure = _new_figure(DOUBLE_COLUMN * 0.72, 2.7)
-    axes = figure.subplots()
+    figure, axes = _panels(DOUBLE_COLUMN * 0.72, 2.7)
     exact = exact or {}
     longest = max(int(np.asarray(values).max()) for values in [*counts.values(), *exact.values()])
     k = np.arange(1, max(longest, 1) + 2)
@@ -198,8 +196,7 @@ def proxy_figure(cosine: Any, match: Any, bins: int = 12) -> "Figure":
     used = total > 0
     share = 100 * equal[used] / total[used]
     error = 100 * np.sqrt(share / 100 * (1 - share / 100) / total[used])  # standard error of a share
-    figure = _new_figure(SINGLE_COLUMN * 1.35, 3.0)
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    figure, (upper, lower) = _panels(SINGLE_COLUMN * 1.35, 3.0, 2, 1, sharex=True, height_ratios=[3, 1])
     centers, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     upper.errorbar(centers[used], share, error, color=EXACT_COLOR, marker="o", markersize=3.5, linewidth=1.2)
     label = f"all positions: {match.mean():.0%}"
@@ -220,8 +217,7 @@ def lengths_figure(lengths: Mapping[str, Any], limit: int | None = None) -> "Fig
         lengths: label -> tokens per answer; labels that start with "drafter" or "target" take those colours.
         limit: where answers were cut, drawn as a line.
     """
-    figure = _new_figure(SINGLE_COLUMN * 1.35, 2.3)
-    axes = figure.subplots()
+    figure, axes = _panels(SINGLE_COLUMN * 1.35, 2.3)
     longest = max(int(np.asarray(values).max()) for values in lengths.values())
     edges = np.arange(0.5, longest + 1.5, max(1, math.ceil(longest / 50)))
     edges = edges if edges[-1] > longest else np.append(edges, edges[-1] + edges[1] - edges[0])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from egptlib.figures._basic import _MARKERS, _lying_bars, _new_figure, _styled, _tell_beside, _whole_numbers
+from egptlib.figures._basic import _MARKERS, _lying_bars, _panels, _styled, _tell_beside, _whole_numbers
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, SINGLE_COLUMN, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def accepted_lengths_figure(histograms: Mapping[str, Mapping[int, int]]) -> "Fig
         raise ValueError(f"accepted lengths: expected at least one verification, found none for {empty[0]!r}")
     rows = -(-len(histograms) // _PANELS_A_ROW)
     columns = -(-len(histograms) // rows)
-    figure = _new_figure(DOUBLE_COLUMN, 0.5 + 1.6 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure, grid = _panels(DOUBLE_COLUMN, 0.5 + 1.6 * rows, rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(histograms) :]:
         axes.set_visible(False)
     for axes, (label, counts) in zip(grid.flat, histograms.items()):
@@ -87,8 +86,7 @@ def positions_figure(shares: Mapping[str, Sequence[float]]) -> "Figure":
     Args:
         shares: label -> share of the first, second, ... draft token; see `acceptance_by_position`.
     """
-    figure = _new_figure(DOUBLE_COLUMN, 2.5)
-    axes = figure.subplots()
+    figure, axes = _panels(DOUBLE_COLUMN, 2.5)
     for (label, values), color, marker in zip(shares.items(), cycle(PALETTE), cycle(_MARKERS)):
         places = range(1, len(values) + 1)
         percent = [100 * value for value in values]
@@ -115,8 +113,7 @@ def tokens_figure(first: Tokens, rounds: Sequence[tuple[Tokens, Tokens, Tokens]]
         lines.append([(word, kind) for kind, words in kinds for word in words])
     unit = 0.075  # inches a character takes
     longest = max((sum(len(word) + 2 for word, _ in line) for line in lines), default=1)
-    figure = _new_figure(DOUBLE_COLUMN, 0.75 + 0.27 * len(lines))
-    axes = figure.subplots()
+    figure, axes = _panels(DOUBLE_COLUMN, 0.75 + 0.27 * len(lines))
     axes.set_xlim(0, max(longest, (DOUBLE_COLUMN - 0.6) / unit))
     axes.set_ylim(len(lines) - 0.4, -0.6)
     faces = {"accepted": DRAFTER_COLOR, "own": TARGET_COLOR, "rejected": "white"}
@@ -164,8 +161,7 @@ def waterfall_figure(waterfall: "Waterfall") -> "Figure":
 
     A hatched bar is estimated. Factors multiply, so equal lengths are equal factors.
     """
-    figure = _new_figure(SINGLE_COLUMN, 0.75 + 0.3 * (len(waterfall.factors) + 2))
-    axes = figure.subplots()
+    figure, axes = _panels(SINGLE_COLUMN, 0.75 + 0.3 * (len(waterfall.factors) + 2))
     axes.set_xscale("log")
     axes.grid(visible=False, axis="y")
     levels = [waterfall.start]

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
-from egptlib.figures._basic import _lying_bars, _new_figure, _styled, _tell_beside, _whole_numbers
-from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR, style
+from egptlib.figures._basic import _lying_bars, _panels, _styled, _tell_beside, _whole_numbers
+from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,8 +39,7 @@ def hiding_figure(seconds: Mapping[str, Sequence[float]], computed: Sequence[str
 @_styled
 def free_tokens_figure(drafted: Sequence[int], accepted: Sequence[int]) -> "Figure":
     """Free draft tokens of each answer, and how many of them the target kept; answers in order of what was kept."""
-    figure = _new_figure(DOUBLE_COLUMN * 0.85, 2.5)
-    axes = figure.subplots()
+    figure, axes = _panels(DOUBLE_COLUMN * 0.85, 2.5)
     order = np.argsort(-np.asarray(accepted), kind="stable")
     places = np.arange(1, len(order) + 1)
     axes.bar(places, np.asarray(drafted)[order], width=0.8, color=DRAFTER_COLOR, alpha=0.35, label="drafted for free")
@@ -53,22 +50,22 @@ def free_tokens_figure(drafted: Sequence[int], accepted: Sequence[int]) -> "Figu
     return figure
 
 
-def extraction_figure(rates: Mapping[str, float], megabytes: Mapping[str, float]) -> Figure:
+@_styled
+def extraction_figure(rates: Mapping[str, float], megabytes: Mapping[str, float]) -> "Figure":
     """Two rows of bars: samples a second and MB on disk, per method, the first one being the baseline.
 
     Raises:
         ValueError: a mapping is empty, or its baseline is not positive.
     """
-    with plt.rc_context(style()):
-        figure, axes = plt.subplots(1, 2, figsize=(DOUBLE_COLUMN, 0.7 + 0.4 * max(len(rates), len(megabytes))))
-        for ax, values, title in zip(axes, (rates, megabytes), ("samples a second", "MB on disk")):
-            names, numbers = list(values), list(values.values())
-            if not numbers or numbers[0] <= 0:
-                raise ValueError(f"{title}: expected a baseline above 0, found {numbers[:1]}")
-            bars = ax.barh(names, numbers, color=[NEUTRAL_COLOR] + [PALETTE[2]] * (len(numbers) - 1), height=0.6)
-            ax.bar_label(bars, [f"{n:.3g} ({n / numbers[0]:.2g}×)" for n in numbers], padding=4)
-            ax.invert_yaxis()
-            ax.set_title(title)
-            ax.grid(False)
-            ax.set_xlim(0, 1.45 * max(numbers))
+    figure, axes = _panels(DOUBLE_COLUMN, 0.7 + 0.4 * max(len(rates), len(megabytes)), 1, 2)
+    for ax, values, title in zip(axes, (rates, megabytes), ("samples a second", "MB on disk")):
+        names, numbers = list(values), list(values.values())
+        if not numbers or numbers[0] <= 0:
+            raise ValueError(f"{title}: expected a baseline above 0, found {numbers[:1]}")
+        bars = ax.barh(names, numbers, color=[NEUTRAL_COLOR] + [PALETTE[2]] * (len(numbers) - 1), height=0.6)
+        ax.bar_label(bars, [f"{n:.3g} ({n / numbers[0]:.2g}×)" for n in numbers], padding=4)
+        ax.invert_yaxis()
+        ax.set_title(title)
+        ax.grid(False)
+        ax.set_xlim(0, 1.45 * max(numbers))
     return figure

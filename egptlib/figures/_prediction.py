@@ -12,7 +12,7 @@ from egptlib.figures._basic import (
     _SERIES_COLORS,
     EXACT_COLOR,
     _lying_bars,
-    _new_figure,
+    _panels,
     _styled,
     _tell_beside,
 )
@@ -61,8 +61,7 @@ def speedup_map_figure(panels: Mapping[str, tuple["SpeedupMap", Sequence[tuple[s
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    figure = _new_figure(DOUBLE_COLUMN, 3.2)
-    axes_of = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    figure, (axes_of,) = _panels(DOUBLE_COLUMN, 3.2, 1, len(panels), sharex=True, sharey=True, squeeze=False)
     shades = LinearSegmentedColormap.from_list("speedup", ["#FFFFFF", "#CFE3F1", "#6FAED8"])
     for axes, (title, (found, points)) in zip(axes_of, panels.items()):
         axes.grid(visible=False)
@@ -125,8 +124,7 @@ def verify_cost_figure(costs: Mapping[str, "Costs"]) -> "Figure":
     Args:
         costs: label -> measured costs; c and T_p(1) are written beside the label.
     """
-    figure = _new_figure(DOUBLE_COLUMN, 3.0)
-    ratio, clock = figure.subplots(1, 2)
+    figure, (ratio, clock) = _panels(DOUBLE_COLUMN, 3.0, 1, 2)
     for (label, cost), color, marker in zip(costs.items(), cycle(_SERIES_COLORS), cycle(_MARKERS)):
         gammas = sorted(cost.verify)
         line = {"color": color, "marker": marker, "markersize": 3, "linewidth": 1.1}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egptlib._clock import Event
-from egptlib.figures._basic import EXACT_COLOR, _new_figure, _styled, _tell_beside
+from egptlib.figures._basic import EXACT_COLOR, _panels, _styled, _tell_beside
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 from egptlib.figures._timeline import _READING
 
@@ -44,8 +44,7 @@ def stream_figure(
     closed = frames[-1]
     others = list(answers.items())[1:]
     lanes = ["sensor", "drafter", "target", *(label for label, _ in others)]
-    figure = _new_figure(DOUBLE_COLUMN, 1.35 + 0.42 * len(lanes))
-    whole, after = figure.subplots(1, 2, sharey=True, width_ratios=[5, 4])
+    figure, (whole, after) = _panels(DOUBLE_COLUMN, 1.35 + 0.42 * len(lanes), 1, 2, sharey=True, width_ratios=[5, 4])
     longest = 1e3 * max(last for _, last in answers.values())
     opened = 1e3 * (min([*frames, *(e.start for e in events)]) - closed)
     rate, edges = np.histogram(1e3 * (np.asarray(event_times, dtype=float) - closed), bins=np.arange(opened, 1.0, 10.0))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from egptlib.figures._basic import _MARKERS, _SERIES_COLORS, _new_figure, _styled
+from egptlib.figures._basic import _MARKERS, _SERIES_COLORS, _panels, _styled
 from egptlib.figures._style import DOUBLE_COLUMN, NEUTRAL_COLOR
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ def runs_figure(labels: Sequence[str], figures: Mapping[str, Values]) -> "Figure
         labels: of the runs, from above to below.
         figures: name with its unit -> one value per run, None where a run does not have it.
     """
-    figure = _new_figure(DOUBLE_COLUMN, 0.75 + 0.2 * len(labels))
-    grid = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+    figure, (grid,) = _panels(DOUBLE_COLUMN, 0.75 + 0.2 * len(labels), 1, len(figures), sharey=True, squeeze=False)
     for axes, (name, values) in zip(grid, figures.items()):
         axes.grid(axis="x")
         points = [(value, row) for row, value in enumerate(values) if value is not None]
@@ -47,8 +46,9 @@ def sweep_figure(parameter: str, x: Sequence[float], series: Sequence[str], figu
     """
     columns = min(2, len(figures))
     rows = math.ceil(len(figures) / columns)
-    figure = _new_figure(DOUBLE_COLUMN * (1.0 if columns > 1 else 0.6), 1.9 * rows + 0.35)
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    width = DOUBLE_COLUMN * (1.0 if columns > 1 else 0.6)
+    figure, panels = _panels(width, 1.9 * rows + 0.35, rows, columns, sharex=True, squeeze=False)
+    grid = panels.ravel()
     for axes, (name, values) in zip(grid, figures.items()):
         for number, label in enumerate(dict.fromkeys(series)):
             points = sorted(

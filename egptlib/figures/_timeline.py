@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from egptlib._clock import READING, Event, stage_seconds
-from egptlib.figures._basic import EXACT_COLOR, _new_figure, _quick_figure, _styled
+from egptlib.figures._basic import EXACT_COLOR, _panels, _quick_figure, _styled
 from egptlib.figures._style import (
     DOUBLE_COLUMN,
     DRAFTER_COLOR,
@@ -52,11 +52,9 @@ def timeline_figure(
     if not plain or not speculative:
         raise ValueError("timeline: expected events of plain and of speculative decoding, found none")
     if column:
-        figure = _new_figure(SINGLE_COLUMN, 2.85)
-        axes, shares = figure.subplots(2, 1, height_ratios=[5, 3])
+        figure, (axes, shares) = _panels(SINGLE_COLUMN, 2.85, 2, 1, height_ratios=[5, 3])
     else:
-        figure = _new_figure(DOUBLE_COLUMN, 2.6)
-        axes, shares = figure.subplots(1, 2, width_ratios=[5, 3])
+        figure, (axes, shares) = _panels(DOUBLE_COLUMN, 2.6, 1, 2, width_ratios=[5, 3])
     seconds = [max(e.end for e in side) - min(e.start for e in side) for side in (plain, speculative)]
     inches = (0.8 if column else 0.5) * figure.get_figwidth()
     longest = 1e3 * max(seconds)

@@ -1,28 +1,31 @@
 """Figures of adapters: how each level and the token adapter trained, what is accepted and which tokens are rejected."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from egptlib.figures._basic import _panels, _styled, _whole_numbers
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 _GROUP_COLORS = ("#009E73", "#CC79A7", NEUTRAL_COLOR)
 
 
+@_styled
 def token_training_figure(
     histories: Sequence[Sequence[Mapping[str, float]]], majority: Sequence[Mapping[str, float]]
-) -> Figure:
+) -> "Figure":
     """Loss, top-1 and top-5 of a token adapter by epoch, one line a fold, beside the majority predictor.
 
     Args:
         histories: per fold the rows of `Fit.history`.
         majority: per fold what the majority predictor scores on the samples of the validation curve: top1, top5.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 2.7), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure, axes = _panels(DOUBLE_COLUMN, 2.7, 1, 3)
     for i, (rows, common) in enumerate(zip(histories, majority, strict=True)):
         epochs, color = [row["epoch"] for row in rows], PALETTE[i % len(PALETTE)]
         fold = f", fold {i + 1}" if len(histories) > 1 else ""
@@ -39,7 +42,7 @@ def token_training_figure(
     axes[2].set_title("top-5, held back")
     for axis in axes:
         axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axis.xaxis)
     for axis in axes[1:]:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].legend()
@@ -48,15 +51,15 @@ def token_training_figure(
     return figure
 
 
-def word_kinds_figure(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> Figure:
+@_styled
+def word_kinds_figure(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) -> "Figure":
     """How often tokens of each kind of word are rejected, and how many of the rejections that makes.
 
     Args:
         rows: of `Rejections.rows`, by kind; lines are 95 % intervals.
         groups: name of a group of kinds -> its kinds; one colour each, kept together.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 3.1), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = _panels(DOUBLE_COLUMN, 3.1, 1, 2, sharey=True)
     by_kind = {row["label"]: row for row in rows}
     place = 0.0
     names: dict[float, str] = {}
@@ -79,15 +82,15 @@ def word_kinds_figure(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) 
     return figure
 
 
-def rejection_profile_figure(by_position: Sequence[Row], by_entropy: Sequence[Row]) -> Figure:
+@_styled
+def rejection_profile_figure(by_position: Sequence[Row], by_entropy: Sequence[Row]) -> "Figure":
     """Share of tokens rejected by place in the answer and by the target's entropy, with 95 % intervals.
 
     Args:
         by_position: rows of `Rejections.rows` whose labels are positions from 0, as text.
         by_entropy: rows whose labels are bins of entropy, in rising order.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 2.9), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    figure, (left, right) = _panels(DOUBLE_COLUMN, 2.9, 1, 2, width_ratios=(1.3, 1))
     positions = [int(row["label"]) + 1 for row in by_position]
     left.plot(positions, [row["rate"] for row in by_position], color=DRAFTER_COLOR)
     lows, highs = ([row[name] for row in by_position] for name in ("low", "high"))
@@ -109,14 +112,14 @@ def rejection_profile_figure(by_position: Sequence[Row], by_entropy: Sequence[Ro
     return figure
 
 
-def facts_figure(rows: Sequence[Row]) -> Figure:
+@_styled
+def facts_figure(rows: Sequence[Row]) -> "Figure":
     """How often each fact is rejected where the target is right and where it is wrong, and who is right then.
 
     Args:
         rows: from `slot_rejections`.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = _panels(DOUBLE_COLUMN, 3.2, 1, 2, sharey=True)
     places = [-i for i in range(len(rows))]
     for place, row in zip(places, rows):
         left.barh(place, row["rate"], color=NEUTRAL_COLOR, height=0.5, alpha=0.6)
@@ -142,37 +145,36 @@ def facts_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+@_styled
+def training_figure(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
     """Loss, cosine and mean acceptance length on validation by epoch, one line a level.
 
     Args:
         histories: level -> rows of `Fit.history`.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 2.5), layout="constrained")
-    names = (("loss", "training loss"), ("cos_sim_mean", "cosine"))
-    wanted = (*names, ("mean_acceptance_length", "tokens per target pass"))
-    axes = figure.subplots(1, len(wanted))
-    for axis, (name, label) in zip(axes, wanted):
+    figure, axes = _panels(DOUBLE_COLUMN, 2.5, 1, 3)
+    labels = {"loss": "training loss", "cos_sim_mean": "cosine", "mean_acceptance_length": "tokens per target pass"}
+    for axis, (name, label) in zip(axes, labels.items()):
         for i, (level, rows) in enumerate(histories.items()):
             epochs = [row["epoch"] for row in rows]
             axis.plot(epochs, [row[name] for row in rows], label=level, **_line(i))
         axis.set_title(label)
         axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axis.xaxis)
     axes[0].set_yscale("log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
-def acceptance_figure(lengths: Mapping[str, Mapping[int, float]], baselines: Sequence[str] = ()) -> Figure:
+@_styled
+def acceptance_figure(lengths: Mapping[str, Mapping[int, float]], baselines: Sequence[str] = ()) -> "Figure":
     """Mean acceptance length by gamma.
 
     Args:
         lengths: level or baseline -> gamma -> tokens per target pass.
         baselines: names drawn in grey, told apart by their dashes.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _panels(DOUBLE_COLUMN, 3.4)
     dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
     levels = [name for name in lengths if name not in baselines]
     for name, by_gamma in lengths.items():
