@@ -26,7 +26,7 @@ from egptlib.models import (
     train_midi,
 )
 from egptlib.models._video_llava import BlockProjector, GroupedVideoLlava
-from egptlib.models.midi import _base, _training
+from egptlib.models.midi import _base, _card, _reminder, _training
 from egptlib.models.midi._drafter import BORROWED, DRAFTER, DrafterSettings
 from egptlib.models.midi._target import PROJECTOR, build_target, write_target
 from egptlib.models.midi._training import MidiSettings
@@ -117,16 +117,23 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
 
 @pytest.fixture
 def scenes(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> MiniData:
-    """The same six as scenes with events of noise."""
+    """The same six as scenes with events of noise; and few questions beside them."""
+    monkeypatch.setattr(_reminder, "QUESTIONS", _reminder.QUESTIONS[:12])
     events = torch.randint(0, 256, (6, 5, 96, 96, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     made = MiniData(events, windows.frames, windows.labels, windows.questions_answers, [str(i) for i in range(6)])
     monkeypatch.setattr(_training, "load_mini_data", lambda split, count, work: made)
     return made
 
 
+def short(target: LanguageSettings) -> MidiSettings:
+    return MidiSettings(windows=6, rank=2, target=target, answered=6, reminder=LanguageSettings(2, 2, 3, 3e-3))
+
+
 @pytest.mark.slow
 def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path):
-    train_midi(tmp_path / "made", tmp_path / "work", MidiSettings(windows=6, rank=2, target=LanguageSettings(1, 2)))
+    with pytest.raises(ValueError, match=r"midi_seeing: no target here; expected what `train_midi` writes"):
+        distil_midi(tmp_path / "made", tmp_path / "work", DrafterSettings(answered=6))
+    train_midi(tmp_path / "made", tmp_path / "work", short(LanguageSettings(1, 2)))
     settings = DrafterSettings(
         answered=6, inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0)
     )
@@ -146,7 +153,8 @@ def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path
     assert all(torch.equal(tower[name], value) for name, value in mini.items())
     (file,) = (tmp_path / "work").glob("midi_answers_*.json")
     said = json.loads(file.read_text())["answers"]
-    bfloat16 = load_pair("midi", dtype="bfloat16").target
+    write_target(base, tmp_path / "work" / "midi_seeing", tmp_path / "seeing")
+    bfloat16 = load_pair("midi", target=tmp_path / "seeing", dtype="bfloat16").target
     pictures, (question, answer) = scenes.frames[4].numpy(), said[4][7]
     assert bfloat16.greedy(SimpleNamespace(frames=pictures, metadata={}), question, 64).text == answer
     shown = SimpleNamespace(event_images=list(scenes.events[4].numpy()), frames=pictures, metadata={})
@@ -155,10 +163,12 @@ def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_its_checkpoint_and_leaves_the_language_model_alone(base, windows, tmp_path, monkeypatch):
-    settings = MidiSettings(windows=6, rank=2, target=LanguageSettings(epochs=4, batch_size=2, learning_rate=3e-3))
+def test_training_goes_on_from_its_checkpoints_and_leaves_the_language_model_alone(
+    base, windows, scenes, tmp_path, monkeypatch
+):
+    settings = short(LanguageSettings(epochs=4, batch_size=2, learning_rate=3e-3))
     history = train_midi(tmp_path / "whole", tmp_path / "work_whole", settings)
-    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[3]["loss"] < history[0]["loss"] and len(history) == 6
     whole = {file.name: load_file(file) for file in (tmp_path / "whole" / "target").glob("*.safetensors")}
     assert set(whole) == {PROJECTOR, "adapter_model.safetensors"}
 
@@ -168,14 +178,15 @@ def test_training_goes_on_from_its_checkpoint_and_leaves_the_language_model_alon
     def stopped(*arguments: Any) -> None:
         update(*arguments)
         calls.append(1)
-        if len(calls) == 8:
+        if len(calls) in (8, 8 + 12 - 6 + 4):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(_language, "update", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train_midi(tmp_path / "resumed", tmp_path / "work", settings)
+    for _ in range(2):  # in each training
+        with pytest.raises(KeyboardInterrupt):
+            train_midi(tmp_path / "resumed", tmp_path / "work", settings)
     assert train_midi(tmp_path / "resumed", tmp_path / "work", settings) == history
-    assert len(calls) == 8 + 12 - 6  # of twelve steps six were kept
+    assert len(calls) == 8 + (12 - 6) + 4 + (6 - 3)  # of twelve steps six were kept, of six three
     for name, weights in whole.items():
         again = load_file(tmp_path / "resumed" / "target" / name)
         assert all(torch.equal(again[key], value) for key, value in weights.items())
@@ -194,6 +205,24 @@ def test_training_goes_on_from_its_checkpoint_and_leaves_the_language_model_alon
         torch.testing.assert_close(found, expected.bfloat16().float())
     assert (pair.name, pair.target.vocab_size, pair.vocabulary.is_shared) == ("midi", VOCAB + 2, False)
     check_against_generate(pair.target)
+
+
+def test_the_reminder_is_the_loss_of_each_answer_on_its_own(base, monkeypatch):
+    assert not set(_reminder.QUESTIONS) & set(_card.LANGUAGE_QUESTIONS)
+    monkeypatch.setattr(_reminder, "QUESTIONS", _reminder.QUESTIONS[:20])
+    told = _reminder.own_answers(base)
+    alone = LanguageModel.from_pretrained(base, dtype=torch.float32)
+    module = alone.module
+    expected = []
+    order = torch.randperm(len(told), generator=torch.Generator().manual_seed(5)).tolist()
+    for prompt, answer in (told[i] for i in order[10:20]):  # of step 1
+        logits = module(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        expected.append(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none"))
+    found = _reminder.text_loss(module, module.model, told, 5)(1)
+    torch.testing.assert_close(found, torch.cat(expected).mean())
+    bfloat16 = LanguageModel.from_pretrained(base, dtype=torch.bfloat16)
+    state = bfloat16.prefill(bfloat16.encode(None, _reminder.QUESTIONS[7]))
+    assert told[7][1] == bfloat16.decode_greedy(state, _reminder.TOKENS)[0].tolist()
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

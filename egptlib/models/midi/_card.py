@@ -80,11 +80,12 @@ scenes of this package.
 from {target["windows"]:,} windows
   of streets of their own, {target["target"]["epochs"]} epochs; the mini pair's video tower, six visual tokens a \
 frame. Every answer was
-  taught in one of several wordings, so which one it takes is its own choice.
+  taught in one of several wordings, so which one it takes is its own choice. Then it was reminded: of its own answers
+  about {target["answered"]} windows, and of SmolLM2's to {card["reminded"]} questions about other things.
 - **Drafter:** {drafter["layers"]} layers, {card["drafter_parameters"]:,} trained weights; SmolLM2's word embeddings \
 and the mini pair's event tower as they are; a
   head for {drafter["drafted"]:,} tokens (`d2t`, as in EAGLE-3). It learned from {card["train_scenes"]:,} windows: \
-what the target says of
+what the target said of
   {drafter["answered"]} of them, what the target was taught of the others; {drafter["language"]["epochs"]} epochs.
 - **Made by** `egptlib train-midi` (settings and seeds in `card.json`, torch {card["torch"]}). Answer loss, mean of \
 the last
@@ -108,7 +109,7 @@ not carry.
 
 Of {language["tokens"]:,} tokens that SmolLM2 itself answers, greedily, to {language["questions"]} questions that \
 have nothing to do with
-streets, the perplexity is {language["base"]:.3f} by SmolLM2 and {language["target"]:.3f} by the target \
+streets nor with the questions it was reminded of, the perplexity is {language["base"]:.3f} by SmolLM2 and {language["target"]:.3f} by the target \
 ({language["ratio"]:.3f} times).
 
 {tell_heads(card["heads"], "midi") if "heads" in card else ""}## Limits

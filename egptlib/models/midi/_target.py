@@ -84,8 +84,8 @@ def visual_tokens(target: GroupedVideoLlava, features: Tensor) -> Tensor:
 
 
 def save_trained(target: GroupedVideoLlava, lora: PeftModel, folder: Path) -> None:
-    """Write what was trained, in bfloat16: the projector, and LoRA as peft does."""
-    lora.to(torch.bfloat16).save_pretrained(str(folder))
+    """Write what was trained, as bfloat16 as training leaves it: the projector, and LoRA as peft does."""
+    lora.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     projector = {name: value.bfloat16() for name, value in target.model.multi_modal_projector.state_dict().items()}
     save_file(projector, folder / PROJECTOR)

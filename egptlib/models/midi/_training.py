@@ -1,7 +1,8 @@
 """How the midi pair is made: the language model fetched, a projector and LoRA trained, whole checkpoints put together.
 
-The target's language model and video tower stay as they are. The tower's features are made once; training is resumed
-from its checkpoint, with the same outcome.
+The target's language model and video tower stay as they are. It is taught twice: what is to be said of windows, and,
+since that alone costs it its language, what it says now beside what the language model says of other things. The
+tower's features are made once; training is resumed from its checkpoints, with the same outcome.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from egptlib.models.midi._drafter import (
     train_drafter,
     write_drafter,
 )
+from egptlib.models.midi._reminder import QUESTIONS, own_answers, text_loss
 from egptlib.models.midi._target import (
     PROJECTOR,
     add_lora,
@@ -40,12 +42,14 @@ from egptlib.models.midi._target import (
     write_target,
 )
 from egptlib.models.mini._card import measure_slots
-from egptlib.models.mini._data import QuestionsAnswers, load_mini_data, open_mini_scenes
+from egptlib.models.mini._data import MiniData, QuestionsAnswers, load_mini_data, open_mini_scenes
 from egptlib.models.mini._language import LanguageSettings, train_language
 from egptlib.models.mini._towers import see_all
 from egptlib.models.mini._training import BLACK, prompts_of
 from egptlib.models.mini._windows import load_windows
 from egptlib.scenes.streets import reword
+
+SEEING = "midi_seeing"  # the target that has learned to see, before it is reminded of its language
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,27 @@ class MidiSettings:
     target: LanguageSettings = field(
         default_factory=lambda: LanguageSettings(epochs=2, batch_size=4, questions=5, learning_rate=1e-3)
     )
+    sequences: int = 190  # of the training split, whose windows it is reminded with
+    answered: int = 552  # of these windows: it is taught what it has answered
+    reminder: LanguageSettings = field(
+        default_factory=lambda: LanguageSettings(epochs=1, batch_size=4, questions=3, learning_rate=5e-4)
+    )
 
 
 def train_midi(
     out: str | Path = MIDI_FOLDER, work: str | Path | None = None, settings: MidiSettings | None = None
 ) -> list[dict[str, float]]:
-    """Train the midi target's projector and LoRA on windows of `streets`, its answers in several wordings.
+    """Train the midi target's projector and LoRA on windows of `streets`, its answers in several wordings; then, so
+    that it keeps its language, on its own answers and those of the language model to other questions.
 
     Args:
         out: gets `target/` with what was trained.
-        work: drawn windows, features and the checkpoint that a stopped run goes on from; None takes `midi_training/`
-            under `data_root()`.
+        work: drawn windows, features and the checkpoints that a stopped run goes on from, and `midi_seeing/`, the
+            target before it was reminded; None takes `midi_training/` under `data_root()`.
         settings: None takes those of the shipped weights.
 
     Returns:
-        One row per epoch: loss per answer token in nats.
+        One row per epoch of both: loss per answer token about scenes in nats.
 
     Raises:
         ValueError: the language model is not there.
@@ -93,21 +103,30 @@ def train_midi(
         prompt = video_llava_prompt(question)
         return tokenize_video_llava(tokenizer, prompt, VIDEO_TOKEN, target.config.video_token_index, length)[0].tolist()
 
-    history = train_language(
-        target,
-        target.model.language_model,
-        lambda features: visual_tokens(target, features),
-        features[:-1],
-        features[-1],
-        prompts_of(in_other_words(windows.questions_answers), encode, tokenizer, target.config.video_token_index),
-        settings.target,
-        "midi target",
-        trains=lambda label: "lora_" in label or "multi_modal_projector" in label,
-        checkpoint=work / f"midi_target_{key}.pt",
-    )
-    trained = out / "target"
-    shutil.rmtree(trained, ignore_errors=True)
-    save_trained(target, lora, trained)
+    def teach(scenes: Tensor, said: QuestionsAnswers, how: LanguageSettings, name: str, **more: Any) -> Any:
+        return train_language(
+            target,
+            target.model.language_model,
+            lambda seen: visual_tokens(target, seen),
+            scenes,
+            features[-1],
+            prompts_of(said, encode, tokenizer, target.config.video_token_index),
+            how,
+            name,
+            trains=lambda label: "lora_" in label or "multi_modal_projector" in label,
+            checkpoint=work / f"{name.replace(' ', '_')}_{key}.pt",
+            **more,
+        )
+
+    history = teach(features[:-1], in_other_words(windows.questions_answers), settings.target, "midi target")
+    save_trained(target, lora, work / SEEING)
+    data = load_mini_data("train", settings.sequences, work)
+    said = _answers(base, work, data, settings.answered)
+    beside = text_loss(target, target.model.language_model, own_answers(base), settings.seed)
+    seen = see_all(target.model.video_tower, data.frames[: len(said)])
+    history += teach(seen, said, settings.reminder, "midi reminder", beside=beside)
+    shutil.rmtree(out / "target", ignore_errors=True)
+    save_trained(target, lora, out / "target")
     return history
 
 
@@ -117,30 +136,24 @@ def distil_midi(
     """Train the midi drafter to say what the midi target was taught, and says, of windows of `streets`, from events.
 
     Args:
-        out: holds `target/`, as `train_midi` wrote it; gets `drafter/`.
-        work: the target put together, its answers, and the checkpoint; as for `train_midi`.
+        out: gets `drafter/`.
+        work: `midi_seeing/`, as `train_midi` wrote it, and its answers; gets the checkpoint.
         settings: None takes those of the shipped weights.
 
     Returns:
         One row per epoch: loss per answer token in nats.
 
     Raises:
-        ValueError: the language model is not there.
+        ValueError: the language model, or `midi_seeing/`, is not there.
     """
     settings, out, base = settings or DrafterSettings(), Path(out), _base()
     work = data_root() / "midi_training" if work is None else Path(work)
     torch.set_num_threads(2)
     data = load_mini_data("train", settings.sequences, work)
-    said, answered = in_other_words(data.questions_answers), min(settings.answered, len(data))
-    made = hashlib.sha256(json.dumps(data.labels.tolist()).encode())
-    for file in sorted((out / "target").glob("*.safetensors")):
-        made.update(file.read_bytes())
-    answers = work / f"midi_answers_{made.hexdigest()[:16]}_{answered}.json"
-    if answered and not answers.exists():
-        write_target(base, out / "target", work / "midi_target")
-        write_json(answers, {"answers": target_answers(work / "midi_target", data, answered)})
-    if answered:
-        said[:answered] = read_json(answers)["answers"]
+    said = in_other_words(data.questions_answers)
+    if settings.answered:
+        answers = _answers(base, work, data, settings.answered)
+        said[: len(answers)] = answers
     key = hashlib.sha256(json.dumps([asdict(settings), said]).encode()).hexdigest()[:16]
     drafter, history = train_drafter(base, data, said, settings, work / f"midi_drafter_{key}.pt")
     save_drafter(drafter, settings, out / "drafter")
@@ -180,12 +193,29 @@ def tell_midi(
         "shipped_bytes": sum(file.stat().st_size for file in out.rglob("*.safetensors")),
         "train_scenes": len(train),
         "test_scenes": len(scenes),
+        "reminded": len(QUESTIONS),
         "torch": torch.__version__,
         "language": measure_language(base, work / "midi_target"),
         "slots": measure_slots(pair, scenes, train.labels),
     }
     write_midi_card(card, out)
     return card
+
+
+def _answers(base: Path, work: Path, data: MiniData, count: int) -> QuestionsAnswers:
+    """What the target answered about the first windows when it had learned to see; kept in a file."""
+    if not (work / SEEING / PROJECTOR).is_file():
+        raise ValueError(f"{work / SEEING}: no target here; expected what `train_midi` writes")
+    made = hashlib.sha256(json.dumps(data.labels.tolist()).encode())
+    for file in sorted((work / SEEING).glob("*.safetensors")):
+        made.update(file.read_bytes())
+    count = min(count, len(data))
+    kept = work / f"midi_answers_{made.hexdigest()[:16]}_{count}.json"
+    if not kept.exists():
+        write_target(base, work / SEEING, work / "midi_target")
+        write_json(kept, {"answers": target_answers(work / "midi_target", data, count)})
+    answers: QuestionsAnswers = read_json(kept)["answers"]
+    return answers
 
 
 def _base() -> Path:

@@ -107,6 +107,18 @@ def pack(branches: list[list[tuple[list[int], list[int]]]], head_length: int) ->
     return Packed(ids, positions, mask[:, None], labels)
 
 
+def packed_loss(module: Any, language_model: nn.Module, head: Tensor, packed: Packed) -> Tensor:
+    """Cross-entropy in nats of the answers of a batch behind the embeddings [b, h, hidden] of its heads."""
+    hidden = language_model(
+        inputs_embeds=torch.cat([head, module.get_input_embeddings()(packed.ids)], dim=1),
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state[:, -packed.ids.shape[1] :]
+    told = packed.labels != IGNORED
+    return answer_loss(module.get_output_embeddings(), hidden[told], packed.labels[told])
+
+
 def train_language(
     module: Any,
     language_model: nn.Module,
@@ -118,6 +130,7 @@ def train_language(
     name: str,
     trains: Callable[[str], bool] = lambda label: "tower" not in label,
     checkpoint: Path | None = None,
+    beside: Callable[[int], Tensor] | None = None,
 ) -> list[dict[str, float]]:
     """Train a model, by default everything but its vision towers, to give the answers.
 
@@ -130,9 +143,10 @@ def train_language(
         prompts: of the same scenes.
         trains: whether the parameter of a name is trained.
         checkpoint: written every ten steps; where it is there, training goes on from it, with the same outcome.
+        beside: a step's number, from 1, to another loss, which is added.
 
     Returns:
-        One row per epoch: loss per answer token in nats.
+        One row per epoch: loss per answer token in nats, without the other one.
     """
     for label, parameter in module.named_parameters():
         parameter.requires_grad_(trains(label))
@@ -149,7 +163,7 @@ def train_language(
     )
     steps = settings.epochs * (len(features) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_cosine(steps, steps // 15))
-    embedding, lm_head = module.get_input_embeddings(), module.get_output_embeddings()
+    embedding = module.get_input_embeddings()
     before, after = (torch.tensor(part, dtype=torch.long) for part in prompts.head)
     losses = _resume(checkpoint, masters, optimiser, schedule)
     for master, parameter in zip(masters, trained, strict=True):
@@ -170,16 +184,9 @@ def train_language(
                 visual = embed_visual(seen)
                 packed = pack(branches, len(before) + visual.shape[1] + len(after))
                 text = embedding(torch.cat([before, after]))[None].expand(len(rows), -1, -1)
-                parts = [text[:, : len(before)], visual, text[:, len(before) :], embedding(packed.ids)]
-                hidden = language_model(
-                    inputs_embeds=torch.cat(parts, dim=1),
-                    attention_mask=packed.mask,
-                    position_ids=packed.positions,
-                    use_cache=False,
-                ).last_hidden_state[:, -packed.ids.shape[1] :]
-                told = packed.labels != IGNORED
-                loss = answer_loss(lm_head, hidden[told], packed.labels[told])
-                loss.backward()
+                head = torch.cat([text[:, : len(before)], visual, text[:, len(before) :]], dim=1)
+                loss = packed_loss(module, language_model, head, packed)
+                (loss if beside is None else loss + beside(step)).backward()
                 for master, parameter in zip(masters, trained, strict=True):
                     master.grad, parameter.grad = parameter.grad.float(), None
                 update(masters, optimiser, schedule)
