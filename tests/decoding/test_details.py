@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,11 +29,13 @@ from egptlib.decoding import (
     Sampling,
     SequenceDrafter,
     Stop,
+    Streamed,
     TopK,
     TreeShape,
     Typical,
     acceptance_by_position,
     first_divergence,
+    pipelined_generate,
     speculative_generate,
 )
 from egptlib.decoding._drafters import certain, write_on
@@ -328,6 +331,28 @@ def test_names_and_what_a_cascade_tells(target: TextModel, drafter: TextModel) -
     assert sum(kept + 1 for _, kept in cascade.accepted) == 10 and max(made for made, _ in cascade.accepted) == 3
     cascade.start(prompt, "", Recorder())
     assert cascade.accepted == [] and cascade.propose([], 0, Sampler()).tokens == []
+    drawn = Sampler(Sampling())
+    lossy = CascadeDrafter(middle, inner, vocabulary, rule=Typical())
+    lossy.start(prompt, "", Recorder())
+    assert lossy.propose([], 4, Sampler()).tokens and cascade.propose([], 4, drawn).tokens
+    line = refusal(lossy.propose, [], 4, drawn)
+    assert line == f"drafter > middle: under sampling the inner rule has to be lossless, found {Typical().name}"
+
+
+def test_a_verification_may_wait_for_as_many_as_are_verified_at_once(target: TextModel) -> None:
+    prompt, answer = [5, 9, 4, 7], plain(target, [5, 9, 4, 7], 8)
+    with DrafterThread(SequenceDrafter(answer), target.eos_token_ids) as thread:
+        out = pipelined_generate(target, thread, prompt, "", gamma=3, max_gamma=3, max_new_tokens=8)
+        line = refusal(pipelined_generate, target, thread, prompt, "", gamma=4, max_gamma=3)
+    assert out.token_ids.tolist() == answer and max(each.drafted for each in out.rounds) == 3
+    assert line.endswith("0 <= gamma <= max_gamma, found 50, 4 and 3")
+
+
+def test_a_streamed_answers_seconds_begin_with_the_last_frame() -> None:
+    stamps = {"frames": (1.0, 2.0, 4.0), "first_token": 4.5, "last_token": 6.0}
+    told = {entry.name: stamps.get(entry.name) for entry in fields(Streamed)}
+    streamed = Streamed(**told)  # type: ignore[arg-type]
+    assert (streamed.seconds_to_first, streamed.seconds_to_last) == (0.5, 2.0)
 
 
 def test_where_two_answers_part_is_told_with_the_gap(target: TextModel) -> None:

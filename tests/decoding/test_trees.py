@@ -134,15 +134,20 @@ def whole(model: TextModel, tokens: list[int]) -> Tensor:
         return model.module(torch.tensor([tokens])).logits[0, -1]
 
 
-def test_a_drafters_tree_is_what_it_says_behind_each_path(target: TextModel, drafter: TextModel) -> None:
+def test_a_drafters_tree_is_what_it_says_behind_each_path(
+    target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every node's joint confidence is the product of the drafter's own probabilities along its path, the tree holds
     the best there are, and the next draft goes on from what was kept, without reading it again."""
     proposes = ModelDrafter(drafter, shared_vocabulary(drafter, target))
     prompt, answer = [5, 9, 4, 7], [6]
     proposes.start(prompt, "", Recorder())
-    shape = TreeShape(12, 3, 4)
-    for _ in range(3):
+    shape, news = TreeShape(12, 3, 4), list[list[int]]()
+    read_on = proposes.read_on
+    monkeypatch.setattr(proposes, "read_on", lambda tokens: (news.append(tokens), read_on(tokens)))
+    for turn in range(3):
         draft = proposes.propose_tree(answer, shape, 3, Sampler())
+        assert news[turn:] == [answer[-2:]]  # the deepest node of a path was drafted, not read
         assert draft.parents is not None and len(draft.tokens) == 12
         for path, sure in zip(tree_paths(draft.parents), draft.confidence, strict=True):
             tokens = [draft.tokens[node] for node in path]
