@@ -86,10 +86,10 @@ def test_midis_head_drafts_frequent_tokens_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(_mini_heads.SIZES, "midi", {"E3S": {"num_heads": 2, "ffn_dim": 32, "max_positions": 64}})
     monkeypatch.setattr(_mini_heads, "DRAFTED", 9)
     states, test = (made(tmp_path / name, [f"{name}_{n}" for n in range(2)], "midi") for name in ("train", "test"))
-    asked = [{"loss": 1.0}]
+    asked = [{"loss": 1.0}] * 2
     slot = dict.fromkeys(("target", "target_blind", "drafter", "drafter_blind", "majority"), 0.5) | {"scenes": 3}
     card = {
-        "target": asdict(MidiSettings()), "drafter": asdict(DrafterSettings()), "target_history": asked,
+        "target": asdict(MidiSettings()), "drafter": asdict(DrafterSettings()), "target_history": asked, "reminded": 1,
         "drafter_history": asked, "drafter_parameters": 1, "shipped_bytes": 1, "train_scenes": 1, "test_scenes": 1,
         "torch": "2", "language": {"base": 2.0, "target": 2.1, "ratio": 1.05, "questions": 50, "tokens": 99},
         "slots": dict.fromkeys(SLOTS, slot),

@@ -89,8 +89,8 @@ what the target said of
   {drafter["answered"]} of them, what the target was taught of the others; {drafter["language"]["epochs"]} epochs.
 - **Made by** `egptlib train-midi` (settings and seeds in `card.json`, torch {card["torch"]}). Answer loss, mean of \
 the last
-  epoch, nats a token: target {card["target_history"][-1]["loss"]:.3f}, drafter \
-{card["drafter_history"][-1]["loss"]:.3f}.
+  epoch, nats a token: target {card["target_history"][-2]["loss"]:.3f}, reminded \
+{card["target_history"][-1]["loss"]:.3f}, drafter {card["drafter_history"][-1]["loss"]:.3f}.
 
 ## Do they see?
 
@@ -109,7 +109,8 @@ not carry.
 
 Of {language["tokens"]:,} tokens that SmolLM2 itself answers, greedily, to {language["questions"]} questions that \
 have nothing to do with
-streets nor with the questions it was reminded of, the perplexity is {language["base"]:.3f} by SmolLM2 and {language["target"]:.3f} by the target \
+streets nor with what it was reminded of,
+the perplexity is {language["base"]:.3f} by SmolLM2 and {language["target"]:.3f} by the target \
 ({language["ratio"]:.3f} times).
 
 {tell_heads(card["heads"], "midi") if "heads" in card else ""}## Limits
