@@ -144,7 +144,12 @@ def test_a_drafters_tree_is_what_it_says_behind_each_path(
     proposes.start(prompt, "", Recorder())
     shape, news = TreeShape(12, 3, 4), list[list[int]]()
     read_on = proposes.read_on
-    monkeypatch.setattr(proposes, "read_on", lambda tokens: (news.append(tokens), read_on(tokens)))
+
+    def noted(tokens: list[int]) -> None:
+        news.append(tokens)
+        read_on(tokens)
+
+    monkeypatch.setattr(proposes, "read_on", noted)
     for turn in range(3):
         draft = proposes.propose_tree(answer, shape, 3, Sampler())
         assert news[turn:] == [answer[-2:]]  # the deepest node of a path was drafted, not read
