@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from egptlib.figures._basic import _MARKERS, _SERIES_COLORS, _panels, _styled
@@ -21,14 +22,16 @@ def runs_figure(labels: Sequence[str], figures: Mapping[str, Values]) -> "Figure
         labels: of the runs, from above to below.
         figures: name with its unit -> one value per run, None where a run does not have it.
     """
-    figure, (grid,) = _panels(DOUBLE_COLUMN, 0.75 + 0.2 * len(labels), 1, len(figures), sharey=True, squeeze=False)
-    for axes, (name, values) in zip(grid, figures.items()):
+    titles = [wrap(name, 72 // len(figures)) for name in figures]  # what stands beside another has no room over it
+    height = 0.6 + 0.15 * max(map(len, titles)) + 0.2 * len(labels)
+    figure, (grid,) = _panels(DOUBLE_COLUMN, height, 1, len(figures), sharey=True, squeeze=False)
+    for axes, title, values in zip(grid, titles, figures.values()):
         axes.grid(axis="x")
         points = [(value, row) for row, value in enumerate(values) if value is not None]
         axes.hlines(range(len(labels)), *_limits(values), color="#E5E7EB", linewidth=0.6)
         axes.plot([x for x, _ in points], [y for _, y in points], "o", color=_SERIES_COLORS[0], markersize=4.5)
         axes.set(xlim=_limits(values), ylim=(len(labels) - 0.5, -0.5))
-        axes.set_title(name, fontsize=8)
+        axes.set_title("\n".join(title), fontsize=8)
         axes.locator_params(axis="x", nbins=4)
     grid[0].set_yticks(range(len(labels)), labels)
     return figure

@@ -18,7 +18,7 @@ from egptlib.reporting._export import Export
 from egptlib.reporting._runner import describe_error
 from egptlib.reporting._runs import newest_runs, read_settings, read_status, readable_runs
 from egptlib.reporting._static import POLICY
-from egptlib.reporting._summary import in_order, page_name, shown, summarize
+from egptlib.reporting._summary import in_order, kept_as, page_name, shown, summarize
 from egptlib.reporting._sweep import differing
 from egptlib.reporting._tables import align, in_words
 
@@ -139,6 +139,7 @@ def _page(folder: Path) -> tuple[str, dict[str, Any]]:
         "error": error,
         "seconds": f"{float(status.get('seconds', 0.0)):.0f} s",
         "settings": ", ".join(settings + ["smoke"] * bool(parameters.get("smoke"))),
+        "kept": kept_as(folder),
         "metrics": [(in_words(name), shown(value)) for name, value in headline.items()][:_CARD_METRICS],
         "thumbnail": _thumbnail(folder),
     }

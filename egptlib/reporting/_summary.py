@@ -26,13 +26,13 @@ class Summary:
     Attributes:
         notebook: its name.
         columns: of the table: varying parameters, headline figures, seconds.
-        rows: page of the run, and one text per column.
+        rows: page of the run, the name under which a run by hand was kept, and one text per column.
         figure: the headline figures across runs; None where there is one run, or nothing to draw.
     """
 
     notebook: str
     columns: list[str]
-    rows: list[tuple[str, list[str]]]
+    rows: list[tuple[str, str, list[str]]]
     figure: "Figure | None"
 
 
@@ -75,6 +75,11 @@ def page_name(folder: Path) -> str:
     return f"{file_name(folder.name)}.html"
 
 
+def kept_as(folder: Path) -> str:
+    """Return the name that somebody gave a run by hand; empty for others."""
+    return folder.name if "by hand" in (read_status(folder) or {}) else ""
+
+
 def quantity(value: Any) -> tuple[float, str] | None:
     """Read a headline figure, a number or a text such as ``91.1%`` or ``12.3 ms``, as number and unit."""
     if _is_number(value):
@@ -103,7 +108,7 @@ def _summary(notebook: str, folders: Sequence[Path]) -> Summary:
     for folder, given, headline in zip(folders, parameters, headlines):
         seconds = float((read_status(folder) or {}).get("seconds", 0.0))
         cells = [shown(given.get(name)) for name in varying] + [shown(headline.get(name)) for name in names]
-        rows.append((page_name(folder), [*cells, f"{seconds:.0f} s"]))
+        rows.append((page_name(folder), kept_as(folder), [*cells, f"{seconds:.0f} s"]))
     columns = [in_words(name) for name in [*varying, *names]] + ["took"]
     return Summary(notebook, columns, rows, _figure(parameters, varying, names, headlines))
 
@@ -133,8 +138,13 @@ def _figure(
         others = [name for name in varying if name != axis]
         series = [", ".join(f"{in_words(name)} {shown(given.get(name))}" for name in others) for given in parameters]
         return sweep_figure(in_words(axis), [float(given[axis]) for given in parameters], series, figures)
-    labels = [", ".join(shown(given.get(name)) for name in varying) for given in parameters]
+    labels = [", ".join(_said(name, given.get(name)) for name in varying) for given in parameters]
     return runs_figure(labels[:_ROWS], {name: values[:_ROWS] for name, values in figures.items()})
+
+
+def _said(name: str, value: Any) -> str:
+    """A value in a list of values: a switch by its name."""
+    return name if value is True else f"no {name}" if value is False else shown(value)
 
 
 def _is_number(value: Any) -> bool:

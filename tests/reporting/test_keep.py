@@ -67,6 +67,8 @@ def test_it_is_listed_with_its_parameters_and_has_a_page(opened: tuple[Shell, Pa
     assert find_run(tmp_path / "runs", "mine") == kept and not check_runs(kept)
     page = write_report(tmp_path / "runs").with_name("mine.html").read_text()
     assert "said by 2" in page and "all cells, in their order" in page and "run.keep" not in page
+    index = write_report(tmp_path / "runs").read_text()
+    assert " · kept as mine</p>" in index  # a card by which it is found
     with pytest.raises(FileExistsError, match="keep the run under another name"):
         run.keep("mine")
     with pytest.raises(FileExistsError):

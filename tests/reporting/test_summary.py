@@ -1,10 +1,12 @@
 """Runs side by side: what varies, what the headlines say, and a figure that fits what varies."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from egptlib._paths import write_json
 from egptlib.reporting import write_report
@@ -44,7 +46,7 @@ def test_a_swept_number_becomes_an_axis_and_the_rest_lines(tmp_path: Path) -> No
     runs.append(_write(tmp_path / "zfailed", {}, "failed"))
     (summary,) = summarize(runs)
     assert summary.columns == ["dataset", "gamma", "tokens", "same", "text", "took"]
-    assert summary.rows[1] == ("clips2.html", ["clips", "2", "3", "1", "many", "3 s"]) and len(summary.rows) == 6
+    assert summary.rows[1] == ("clips2.html", "", ["clips", "2", "3", "1", "many", "3 s"]) and len(summary.rows) == 6
     assert summary.figure is not None
     (axes,) = summary.figure.axes
     assert axes.get_title(loc="left") == "tokens" and axes.get_xlabel() == "gamma"
@@ -59,6 +61,19 @@ def test_names_become_rows_and_one_run_has_no_figure(tmp_path: Path) -> None:
     assert summary.figure is not None and [a.get_title(loc="left") for a in summary.figure.axes] == ["rate (%)"]
     assert [t.get_text() for t in summary.figure.axes[0].get_yticklabels()] == ["500ms", "clips"]
     assert summarize([one])[0].figure is None
+
+
+def test_long_names_stand_beside_one_another(tmp_path: Path) -> None:
+    figures = {"mean cosine, target's path": 0.1, "equal tokens (exact)": "90%", "accepted prefix, tokens": 4, "n": 60}
+    for name, more in (("a", 1), ("b", 2)):
+        own = {key: f"{more}%" if key.startswith("equal") else more for key in figures}
+        _write(tmp_path / name, own, dataset="streets", smoke=more == 1)
+    (summary,) = summarize([tmp_path / "a", tmp_path / "b"])
+    assert summary.figure is not None
+    FigureCanvasAgg(summary.figure).draw()
+    boxes = [axes._left_title.get_window_extent() for axes in summary.figure.axes]  # type: ignore[attr-defined]
+    assert len(boxes) == 4 and all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert [t.get_text() for t in summary.figure.axes[0].get_yticklabels()] == ["smoke", "no smoke"]
 
 
 def test_runs_stand_in_the_order_of_what_varies(tmp_path: Path) -> None:
