@@ -79,14 +79,17 @@ def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu
     path = {name.lower(): folder for name, folder in SHIPPED_HEADS.items()}.get(str(path).lower(), Path(path))
     if path.suffix in (".pt", ".pth"):
         return load_legacy(path).to(device).eval()
-    folder = path.parent if path.name in (WEIGHTS, SETTINGS) else path
+    folder = kept_in(path.parent if path.name in (WEIGHTS, SETTINGS) else path)
     if not (folder / SETTINGS).is_file() and (folder / "config.json").is_file():
         return load_served(folder).to(device).eval()
-    if not (folder / SETTINGS).is_file() and (folder / "best" / SETTINGS).is_file():
-        folder = folder / "best"
     adapter = build(read_settings(folder / SETTINGS))
     fill(adapter, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
     return adapter.to(device).eval()
+
+
+def kept_in(folder: Path) -> Path:
+    """Where an adapter's files are: in the folder itself, or in `best/` of a run folder."""
+    return next((place for place in (folder, folder / "best") if (place / SETTINGS).is_file()), folder)
 
 
 def read_settings(path: Path) -> AdapterSettings:

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
-from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS
+from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS, kept_in
 
 if TYPE_CHECKING:  # adapters on stored states must not cost the import of both models
     from peft.tuners.lora import LoraModel
@@ -175,9 +175,7 @@ def load_lora(path: str | os.PathLike[str], pair: Pair) -> DrafterLora:
         FileNotFoundError: nothing there.
         ValueError: not L6, or its weights do not fit the drafter (the first difference is named).
     """
-    folder = Path(path)
-    if not (folder / SETTINGS).is_file() and (folder / "best" / SETTINGS).is_file():
-        folder = folder / "best"
+    folder = kept_in(Path(path))
     if not (folder / SETTINGS).is_file():
         raise FileNotFoundError(f"{folder / SETTINGS}: not found; expected the folder of an L6 adapter")
     try:

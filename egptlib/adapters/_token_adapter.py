@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import fill, read_tensors, write_tensors
-from egptlib.adapters._files import SETTINGS, WEIGHTS
+from egptlib.adapters._files import SETTINGS, WEIGHTS, kept_in
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
 from egptlib.adapters._layers import Layer
 
@@ -79,9 +79,7 @@ class TokenAdapter(nn.Module):
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TokenAdapter:
         """Open one that was saved (or the run folder it is the best of), in evaluation mode."""
-        folder = Path(folder)
-        if not (folder / SETTINGS).is_file() and (folder / "best" / SETTINGS).is_file():
-            folder = folder / "best"
+        folder = kept_in(Path(folder))
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"{folder / SETTINGS}: not found; expected a token adapter's folder")
         content = read_sealed(folder / SETTINGS)
