@@ -86,7 +86,8 @@ def transformers_baselines(
     assistant could read.
 
     Args:
-        prompts: scene and question. A method is accepted where none of them is refused.
+        prompts: scene and question. A method is accepted where none of them is refused; given embeddings, where no
+            token of a picture can be drafted, the first one tells.
         num_tokens: that prompt look-up drafts.
         assistants: text-only language models that draft (`assistant_model`), over whatever vocabularies.
 
@@ -109,7 +110,7 @@ def transformers_baselines(
         for way in ways:
             method = transformers_generate(target, max_new_tokens, way, **chosen)
             try:
-                for prompt in prompts:
+                for prompt in prompts[:1] if way == "embeddings" else prompts:
                     method(*prompt)
             except Exception as error:  # whatever it cannot do: that is what is asked here
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
