@@ -146,20 +146,20 @@ class Tally(Audience):
 
     def _beside(self, func: Any, args: Any, device: str) -> None:
         """Room that a kernel takes for itself while it runs."""
-        size = sum(prod(shape) * dtype.itemsize for shape, dtype in scratch(func, args))
+        size = sum(prod(shape) * dtype.itemsize for shape, dtype in scratch(func, args, device))
         if size:
             self._grow(device, size)
             self.alive[device] -= size
 
 
-def scratch(func: Any, args: Any) -> list[tuple[Any, torch.dtype]]:
+def scratch(func: Any, args: Any, device: str) -> list[tuple[Any, torch.dtype]]:
     """What bitsandbytes' kernels allocate besides their result, as shapes and dtypes.
 
-    From some number of tokens on (16 to 1,536, by card and shape) a 4-bit product first makes a 16-bit copy of the
-    weight; an 8-bit one has its result as 32-bit integers first.
+    From some number of tokens on (16 to 1,536, by card and shape; on a CPU always) a 4-bit product first makes a 16-bit
+    copy of the weight; an 8-bit one has its result as 32-bit integers first.
     """
     name = func.name()
-    if name == "bitsandbytes::gemm_4bit" and prod(args[0].shape[:-1]) > 16:
+    if name == "bitsandbytes::gemm_4bit" and (device == "cpu" or prod(args[0].shape[:-1]) > 16):
         return [(args[2], args[0].dtype)]
     if name == "bitsandbytes::int8_mixed_scaled_mm":
         return [((args[0].shape[0], args[2].shape[0]), torch.int32)]

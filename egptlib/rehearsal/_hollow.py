@@ -58,7 +58,12 @@ def fill(module: nn.Module, device: Any, quantization: Any = None, dtype: torch.
 
 
 def empty(shape: Any, dtype: torch.dtype, device: Any) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=device)
+    """Where it is so small that its values are kept, they are zeros: places that every table has."""
+    made = torch.empty(shape, dtype=dtype, device=device)
+    held = getattr(made, "held", made)
+    if not held.is_meta:
+        held.zero_()
+    return made
 
 
 def _quantized(linear: Any, device: Any, quantization: Any, dtype: torch.dtype) -> nn.Module:

@@ -9,10 +9,11 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from benchmarks.rehearsal import SIZES, STAGES, measured, on_plain_weights
 from egptlib.adapters import LEVELS
 from egptlib.cli import app
 from egptlib.metrics import Costs
-from egptlib.models import Model, plan_memory
+from egptlib.models import Model, load_pair, plan_memory
 from egptlib.recorded import open_recorded, trace_from_recorded
 from egptlib.rehearsal import CARDS, Count, Rehearsal, Tally, pretended_devices, rehearse, used_shares
 from egptlib.traces import Trace, TraceRow
@@ -182,6 +183,20 @@ def test_predict_says_what_a_card_would_give_at_best_with_recorded_acceptance(
     reads = [c.drafter_step, *(c.drafter_passes[2] if count == 5 else c.drafter_step for count in accepted[:-1])]
     expected = c.target_prefill + c.drafter_prefill + sum(passes) + sum(reads)
     assert pd.read_csv(out).speedup.tolist() == pytest.approx([plain / expected], rel=0.02)  # the last draft is cut
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "nf4"], ids=["bfloat16", "nf4"])
+def test_the_memory_of_each_stage_is_that_of_a_measured_run(quantization: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mini pair, within the five per cent that the rows of `benchmarks.rehearsal memory` are asked for."""
+    monkeypatch.setattr("egptlib.models._lean.COPY_LIMIT", 0)
+    with torch.no_grad():
+        there = measured(on_plain_weights(load_pair("mini", quantization=quantization, dtype=torch.bfloat16)))
+    found = rehearse("mini", sizes=SIZES, device="cuda", quantization=quantization, dtype=torch.bfloat16)
+    assert found.refusals == []
+    for stage, real in there.items():
+        if stage.split(" ", 1)[1] in STAGES:
+            assert found.stages[stage]["cuda:0"].peak == pytest.approx(real, rel=0.05)
 
 
 def test_no_room_is_told_per_device() -> None:
