@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from egptlib.cli import app
 from egptlib.scenes import QUESTIONS, SceneFolder, evenly, event_images, load_events, load_questions, open_scenes
 from tests.scenes.conftest import encode, frame_number, read_entries, write_entries, write_sample
 
@@ -176,6 +178,23 @@ def test_a_damaged_scene_is_set_aside_by_name(users_folder: Path, caplog: pytest
         next(scenes.readable())
     assert str(caught.value).startswith(f"{users_folder}: none of {len(ids)} scenes could be read; {told}")
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("verb", ["selftest", "benchmark costs", "benchmark divergences"])
+def test_verbs_that_measure_set_a_damaged_scene_aside(
+    users_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def load(settings: object) -> None:
+        raise ValueError("the models come after the scenes")
+
+    monkeypatch.setattr("egptlib.models.load_pair", load)
+    first = open_scenes(users_folder)._records[0]
+    first.mp4_path.unlink(missing_ok=True)
+    shutil.rmtree(first.frames_path, ignore_errors=True)
+    options = ["--precision", "float32"] * verb.startswith("benchmark")
+    arguments = [*verb.split(), "--dataset", str(users_folder), "--event-views", "1", "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, arguments + options)
+    assert f"set aside: scene {first.id}: no video" in told.stdout and "the models come after" in told.stderr
 
 
 def test_select_and_slice(users_folder: Path) -> None:
