@@ -237,7 +237,12 @@ def selftest(
         divergences = find_divergences(pair.target, methods, prompts, max_new_tokens)
         say("prefill hiding")
         hiding = compare_prefill_hiding(
-            pair.target, beside, prompts, repeats=min(3, repeats), warm_ups=1, max_new_tokens=max_new_tokens
+            pair.target,
+            beside,
+            prompts,
+            repeats=min(3, repeats),
+            warm_ups=min(1, repeats - 1),
+            max_new_tokens=max_new_tokens,
         )
     say("costs")
     scene, question = prompts[0]
