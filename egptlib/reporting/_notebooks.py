@@ -18,7 +18,7 @@ from egptlib._paths import find_path, project_root, read_json
 BUILT_IN_DATASETS = ("streets", "mini", "clips")
 # Parameters that name a file or folder where they are not empty.
 _PATHS = ("assistant", "states", "free_states", "recorded", "token_folds")
-# Parameters that name several, with commas between them, or adapters that come with the mini pair ("mini-E3").
+# Parameters that name several, with commas between them, or adapters that come with a pair ("mini-E3", "midi-E3S").
 _ADAPTERS = ("adapter", "head", "heads", "trained")
 
 
@@ -133,7 +133,7 @@ def plan(
             if value := str(parameters.get(name) or ""):
                 parts = [value] if name in _PATHS else [part.strip() for part in value.split(",")]
                 missing = f"no such file or folder, which parameter {name!r} names"
-                shipped = "mini-" if name in _ADAPTERS else "\0"
+                shipped = ("mini-", "midi-") if name in _ADAPTERS else "\0"
                 kept = [part if part.startswith(shipped) else str(find_path(part, missing)) for part in parts]
                 parameters[name] = ", ".join(kept)
         for name, value in parameters.items():

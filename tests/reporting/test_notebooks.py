@@ -121,8 +121,8 @@ def test_paths_are_found_from_the_data_folder_too_and_wrong_ones_before_a_run(
     for name in ("my_data", "data/my_data"):
         job = plan([notebook], {"dataset": name, "adapter": "L4"})[0]
         assert job.parameters == {"dataset": str(tmp_path / "data/my_data"), "adapter": str(tmp_path / "L4")}
-    several = plan([notebook], {"adapter": "mini-E3, L4"})[0].parameters["adapter"]
-    assert several == f"mini-E3, {tmp_path / 'L4'}"
+    several = plan([notebook], {"adapter": "mini-E3, midi-E3S, L4"})[0].parameters["adapter"]
+    assert several == f"mini-E3, midi-E3S, {tmp_path / 'L4'}"
     looked = f"looked for {tmp_path}/none and .*{tmp_path}/data/none"
     with pytest.raises(FileNotFoundError, match=f"none: no such dataset folder.*{looked}"):
         plan([notebook], {"dataset": "none"})
