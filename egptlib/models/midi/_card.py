@@ -54,8 +54,9 @@ def measure_language(base: Path, target: Path) -> dict[str, float]:
 
 
 def write_midi_card(card: dict[str, Any], folder: str | Path) -> None:
-    """Write `card.json` and the model card `README.md`."""
+    """Write `card.json`, with how much is shipped beside it, and the model card `README.md`."""
     folder = Path(folder)
+    card = card | {"shipped_bytes": sum(file.stat().st_size for file in folder.rglob("*.safetensors"))}
     write_json(folder / "card.json", card)
     with atomic_write(folder / "README.md") as partial:
         partial.write_text(render_midi_card(card))

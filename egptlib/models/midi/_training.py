@@ -190,7 +190,6 @@ def tell_midi(
         "target_history": histories[0],
         "drafter_history": histories[1],
         "drafter_parameters": sum(value.numel() for value in load_file(out / "drafter" / DRAFTER).values()),
-        "shipped_bytes": sum(file.stat().st_size for file in out.rglob("*.safetensors")),
         "train_scenes": len(train),
         "test_scenes": len(scenes),
         "reminded": len(QUESTIONS),
