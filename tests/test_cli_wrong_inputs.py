@@ -107,8 +107,8 @@ READ = {
     "checkout": "papers check --root, papers fetch --root, roadmap check --root, roadmap index --root",
     "grid": "sweep grid",
     "pair": "benchmark costs --pair, benchmark divergences --pair, extract --pair, plan-extraction --pair, run --pair, "
-    "rehearse --pair, selftest --pair",
-    "saved": "quantize pair",
+    "selftest --pair",
+    "saved": "quantize pair, rehearse --pair",
     "folder": "findings --recorded, make-pair --trained",
     "name": "lab --reset, runs compare names, runs star name, papers fetch keys, run notebooks, make-data source, "
     "train level, train-mini-heads --level, explain --method, export-head --format, "
