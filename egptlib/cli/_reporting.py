@@ -1,4 +1,4 @@
-"""Verbs of the reporting room: run, sweep, runs, report, paper, lab."""
+"""Verbs of the reporting room: run, demo, sweep, runs, report, paper, lab."""
 
 import sys
 from dataclasses import replace

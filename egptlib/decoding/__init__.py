@@ -1,4 +1,4 @@
-"""Speculative decoding: the loop, drafters under one protocol, acceptance rules, vocabularies."""
+"""Speculative decoding: the loop, drafters under one protocol, acceptance rules."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
 """A drafter in a process of its own: it reads and drafts on its own core while the target's process works.
 
 torch releases the GIL inside an operation only: threads of one process take turns between operations, and a small
-model's step is mostly that. `benchmarks/decoding.py --hiding` measures both kinds side by side.
+model's step is mostly that. `python -m benchmarks.decoding --only hiding` measures both kinds side by side.
 """
 
 from __future__ import annotations

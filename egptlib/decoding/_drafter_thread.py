@@ -19,7 +19,7 @@ class DrafterThread:
     """Runs a drafter beside the target, in a second thread.
 
     On a GPU both models' kernels are in flight at once: the drafter's go to a stream of its own, and waiting for them
-    (`egptlib.models.synchronize`) waits for that stream only. Where both streams have kernels ready the drafter's come
+    (`egptlib._clock.synchronize`) waits for that stream only. Where both streams have kernels ready the drafter's come
     first: they are few and small, and behind a prefill's they would wait for all of it. Tokens cross between the
     threads as plain numbers, so no tensor is used on a stream other than the one it was made on.
 

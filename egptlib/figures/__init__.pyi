@@ -1,4 +1,5 @@
 from ._basic import consecutive_figure as consecutive_figure
+from ._basic import extraction_figure as extraction_figure
 from ._basic import lengths_figure as lengths_figure
 from ._basic import memory_figure as memory_figure
 from ._basic import per_position_figure as per_position_figure
@@ -20,7 +21,6 @@ from ._explorers import compare_adapters as compare_adapters
 from ._explorers import explore as explore
 from ._explorers import explore_acceptance as explore_acceptance
 from ._explorers import scrub_timeline as scrub_timeline
-from ._hiding import extraction_figure as extraction_figure
 from ._hiding import free_tokens_figure as free_tokens_figure
 from ._hiding import hiding_figure as hiding_figure
 from ._prediction import prediction_figure as prediction_figure

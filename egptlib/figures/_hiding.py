@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egptlib.figures._basic import _lying_bars, _panels, _styled, _tell_beside, _whole_numbers
-from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
+from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,25 +47,4 @@ def free_tokens_figure(drafted: Sequence[int], accepted: Sequence[int]) -> "Figu
     axes.set(xlabel="answer, by tokens kept", ylabel="tokens")
     _whole_numbers(axes.xaxis)
     figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
-@_styled
-def extraction_figure(rates: Mapping[str, float], megabytes: Mapping[str, float]) -> "Figure":
-    """Two rows of bars: samples a second and MB on disk, per method, the first one being the baseline.
-
-    Raises:
-        ValueError: a mapping is empty, or its baseline is not positive.
-    """
-    figure, axes = _panels(DOUBLE_COLUMN, 0.7 + 0.4 * max(len(rates), len(megabytes)), 1, 2)
-    for ax, values, title in zip(axes, (rates, megabytes), ("samples a second", "MB on disk")):
-        names, numbers = list(values), list(values.values())
-        if not numbers or numbers[0] <= 0:
-            raise ValueError(f"{title}: expected a baseline above 0, found {numbers[:1]}")
-        bars = ax.barh(names, numbers, color=[NEUTRAL_COLOR] + [PALETTE[2]] * (len(numbers) - 1), height=0.6)
-        ax.bar_label(bars, [f"{n:.3g} ({n / numbers[0]:.2g}×)" for n in numbers], padding=4)
-        ax.invert_yaxis()
-        ax.set_title(title)
-        ax.grid(False)
-        ax.set_xlim(0, 1.45 * max(numbers))
     return figure

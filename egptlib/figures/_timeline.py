@@ -1,4 +1,5 @@
-"""The timeline: what each model did when, plain decoding above, speculative below, drawn from stamped events."""
+"""The timeline: what each model did when, plain decoding above, speculative below, drawn from stamped events;
+and the events of the mean run and of a recorded one."""
 
 from __future__ import annotations
 
@@ -291,7 +292,7 @@ def recorded_runs(row: Mapping[str, Any]) -> tuple[list[Event], list[Event]]:
     taken to last no longer than a step, which is the least it can. Reading the input from disk is left out.
 
     Args:
-        row: of `egptlib.traces.open_recorded`, kind `five_stage`.
+        row: of `egptlib.recorded.open_recorded`, kind `five_stage`.
     """
     target, drafter = row["target_stages"], row["drafter_stages"]
     target_ids, drafter_ids = row["target_ids"], row["drafter_ids"]

@@ -1,4 +1,5 @@
-"""Extraction in several processes, on this machine or a Dask cluster: shards side by side, joined by one index."""
+"""Extraction in several processes, on this machine or a Dask cluster: shards side by side, joined by one index;
+and which GPU each of them takes."""
 
 from __future__ import annotations
 

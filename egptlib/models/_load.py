@@ -1,4 +1,4 @@
-"""Opening a drafter and a target that belong together."""
+"""Opening a drafter and a target that belong together, and what reports call them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where traces come from: stored hidden states, timed runs.
+"""Where traces come from: stored hidden states, timed runs, recorded agreement and trees; and the one of a run folder.
 
 Models, generations and stored samples are taken by what they hold, since this room imports only `metrics`.
 """
@@ -100,7 +100,7 @@ def trace_from_generations(
 
 
 def trace_from_runs(runs: Mapping[str, Any], prompts: Sequence[tuple[Any, str]], **header: Any) -> Trace:
-    """Return the trace of several methods on the same prompts, as `decoding.run_methods` timed them.
+    """Return the trace of several methods on the same prompts, as `measuring.run_methods` timed them.
 
     Args:
         runs: by method: `seconds`, `token_ids`, and `generations`, which may be empty.

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib import pyplot as plt
 
-from egptlib.figures._hiding import extraction_figure
+from egptlib.figures._basic import extraction_figure
 
 
 def test_bars_are_labelled_with_their_ratio_to_the_baseline() -> None:

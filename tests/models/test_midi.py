@@ -33,7 +33,7 @@ from egptlib.models.midi._training import MidiSettings
 from egptlib.models.mini import _language
 from egptlib.models.mini._data import MiniData
 from egptlib.models.mini._language import LanguageSettings
-from egptlib.models.mini._towers import update
+from egptlib.models.mini._optim import update
 from egptlib.models.mini._windows import Windows
 from egptlib.scenes import open_scenes
 from egptlib.scenes.streets import answers

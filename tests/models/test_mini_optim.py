@@ -9,7 +9,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from egptlib.models.mini._language import LanguageSettings, Prompts, train_language
-from egptlib.models.mini._towers import TowerSettings, frame_tokens, train_tower, update, warm_cosine
+from egptlib.models.mini._optim import update, warm_cosine
+from egptlib.models.mini._towers import TowerSettings, frame_tokens, train_tower
 from egptlib.models.mini._windows import FIELDS, GRID
 from egptlib.scenes.streets._answers import SLOTS
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from egptlib._paths import atomic_write
 from egptlib.models._trimmed import answer_loss
-from egptlib.models.mini._towers import batches, update, warm_cosine
+from egptlib.models.mini._optim import batches, update, warm_cosine
 
 IGNORED = -100
 STEPS_KEPT = 10

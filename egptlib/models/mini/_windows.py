@@ -98,7 +98,7 @@ class Windows:
     Attributes:
         frames: uint8 [window, 8, S, S, 3], resized as the target's preprocessor does.
         labels: int64 [window, slot], an index into `slot_values`, or -1.
-        patches: uint8 [window, 8, patch, field], what each patch shows (see `_patches`).
+        patches: uint8 [window, 8, patch, field], what each patch shows (see `patch_labels`).
         questions_answers: per window the ten questions with their answers.
     """
 

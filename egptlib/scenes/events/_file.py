@@ -1,4 +1,7 @@
-"""`EventFile`: a recording of any format, kept open, read in windows of time and in bounded memory."""
+"""`EventFile`: a recording of any format, kept open, read in windows of time and in bounded memory.
+
+`open_source` tells the format by content: a new one is a branch there, and a module that gives its `Source`.
+"""
 
 import re
 from collections.abc import Iterator
