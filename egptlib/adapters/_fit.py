@@ -143,6 +143,8 @@ def fit(
     total = settings.epochs * steps_per_epoch
     warmup = max(1, round(settings.warmup * total))
     history = _restore(folder / "state.safetensors", named, optimiser)
+    if history and accelerator.is_main_process:  # an interrupt between the two files leaves this one an epoch behind
+        write_sealed(folder / "history.json", {"epochs": history})
     step = len(history) * steps_per_epoch
     prepared, runner = accelerator.prepare(objective, optimiser)
     sign = -1.0 if settings.lower_is_better else 1.0

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from egptlib._sealed import read_sealed
+from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters import FitSettings
 from egptlib.adapters._build import write_tensors
 from egptlib.adapters._fit import Fit, fit
@@ -162,6 +162,26 @@ def test_what_a_training_cannot_do_is_said(tmp_path: Path) -> None:
     write_tensors(tmp_path / "c/state.safetensors", {"weight.other": torch.ones(2)})
     with pytest.raises(ValueError, match=r"state\.safetensors: not the state of this training \('weight.matrix'\)"):
         trained(tmp_path / "c", [{"top1": 1.0}])
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_an_interrupt_between_the_state_and_the_history_costs_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    figures, written = [{"mse": 0.3}, {"mse": 0.2}], list[Path]()
+
+    def stopped(path: Path, told: Any) -> None:
+        if path.name == "history.json":
+            written.append(path)
+            if len(written) == done:
+                raise KeyboardInterrupt
+        write_sealed(path, told)
+
+    monkeypatch.setattr("egptlib.adapters._fit.write_sealed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, figures, monitor="mse", lower_is_better=True)
+    again = trained(tmp_path, figures, monitor="mse", lower_is_better=True)
+    assert read_sealed(tmp_path / "history.json") == {"epochs": again.history} and len(again.history) == 2
 
 
 @pytest.mark.parametrize(("lower", "best"), [(False, 2), (True, 3)])
