@@ -184,9 +184,11 @@ def _nothing_left(root: Path) -> Iterator[None]:
 
 
 def _end(partial: Path) -> None:
-    """End whatever executes a notebook into this folder, with its kernel."""
+    """End whatever executes a notebook into this folder, with its kernel; not this process, which may hold its log."""
     running: list[psutil.Process] = []
     for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
         with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
             opened = (file.path for file in process.open_files())  # a forked kernel writes to its log
             if str(partial) in process.cmdline() or any(path.startswith(f"{partial}/") for path in opened):

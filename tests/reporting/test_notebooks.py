@@ -276,6 +276,21 @@ def test_a_notebook_that_succeeded_and_has_no_page_stays_and_is_named(
     assert cut.is_dir() and (root / "report").read_text() == "mine"
 
 
+def test_what_runs_into_a_folder_is_ended_and_not_who_waits_for_it(tmp_path: Path) -> None:
+    """The runner holds the log open as well, while a worker of its own waits for the notebook."""
+    waits = """
+import psutil, subprocess, sys
+from pathlib import Path
+from egptlib.reporting._runner import _end
+partial = Path(sys.argv[1])
+with open(partial / "log.txt", "wb") as log:
+    notebook = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=log)
+    _end(partial)
+    sys.exit(psutil.pid_exists(notebook.pid))
+"""
+    assert subprocess.run([sys.executable, "-c", waits, str(tmp_path.resolve())], check=False).returncode == 0
+
+
 def test_what_a_killed_runner_left_is_removed(
     make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
