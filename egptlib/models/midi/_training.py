@@ -62,8 +62,8 @@ class MidiSettings:
     target: LanguageSettings = field(
         default_factory=lambda: LanguageSettings(epochs=2, batch_size=4, questions=5, learning_rate=1e-3)
     )
-    sequences: int = 190  # of the training split, whose windows it is reminded with
-    answered: int = 552  # of these windows: it is taught what it has answered
+    sequences: int = DrafterSettings.sequences  # of the training split, whose windows it is reminded with
+    answered: int = DrafterSettings.answered  # of these windows: it is taught what it has answered, as the drafter is
     reminder: LanguageSettings = field(
         default_factory=lambda: LanguageSettings(epochs=1, batch_size=4, questions=3, learning_rate=5e-4)
     )
@@ -103,7 +103,9 @@ def train_midi(
         prompt = video_llava_prompt(question)
         return tokenize_video_llava(tokenizer, prompt, VIDEO_TOKEN, target.config.video_token_index, length)[0].tolist()
 
-    def teach(scenes: Tensor, said: QuestionsAnswers, how: LanguageSettings, name: str, **more: Any) -> Any:
+    def teach(
+        scenes: Tensor, said: QuestionsAnswers, how: LanguageSettings, name: str, **more: Any
+    ) -> list[dict[str, float]]:
         return train_language(
             target,
             target.model.language_model,
