@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Recorder
+from egptlib._whole import token_ids
 from egptlib.decoding._sampling import Sampler
 
 Stop = Callable[[float], bool]
@@ -22,7 +23,7 @@ class Draft:
 
     Attributes:
         tokens: the n ids.
-        confidence: the drafter's probability (before temperature) of each, 1.0 where it has none.
+        confidence: the drafter's probability (before temperature) of each; 1.0 where left out.
         probabilities: [n, V], what each token was drawn from, V the target's width. None: chosen with certainty.
         logits: [n, V] of the drafter, -inf where it has no such token; None where it has no logits.
         hidden: [n, H], states that stand for the target's, where the drafter makes some.
@@ -36,6 +37,16 @@ class Draft:
     logits: Tensor | None = None
     hidden: Tensor | None = None
     parents: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = token_ids(self.tokens, "draft")
+        self.confidence = self.confidence or [1.0] * len(self.tokens)
+        for name in ("confidence", "probabilities", "logits", "hidden", "parents"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.tokens):
+                raise ValueError(f"draft: {name} has {len(values)} rows for {len(self.tokens)} tokens")
+        if any(not -1 <= parent < node for node, parent in enumerate(self.parents or ())):
+            raise ValueError(f"draft: expected parents before their children, found {self.parents}")
 
     def first(self, count: int) -> Draft:
         """The draft cut to its first `count` tokens; a tree as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from egptlib._whole import whole
 from egptlib.metrics import Costs, DraftLength
 
 __all__ = ["AdaptiveLength", "DraftLength", "FixedLength"]
@@ -16,11 +17,9 @@ class FixedLength:
     """
 
     def __init__(self, gamma: int, min_confidence: float = 0.0):
-        if gamma < 0:
-            raise ValueError(f"gamma: expected at least 0, found {gamma}")
         if not 0 <= min_confidence <= 1:
             raise ValueError(f"min_confidence: expected a probability, found {min_confidence}")
-        self.gamma, self.min_confidence = gamma, min_confidence
+        self.gamma, self.min_confidence = whole(gamma, "gamma", 0), min_confidence
 
     def start(self) -> None:
         """Nothing to forget."""
@@ -62,7 +61,7 @@ class AdaptiveLength:
         min_confidence: float = 0.0,
         margin: float = 0.02,
     ):
-        if gamma < 1 or not 0 < alpha < 1:
+        if whole(gamma, "gamma") < 1 or not 0 < alpha < 1:
             raise ValueError(f"expected gamma of at least 1 and alpha in (0, 1), found {gamma} and {alpha}")
         self.costs, self.gamma, self.weight = costs, gamma, weight
         self.min_confidence, self.margin = min_confidence, margin

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from egptlib._whole import whole
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._rules import Verdict, match_choices, reject
 from egptlib.decoding._sampling import Sampler
@@ -56,9 +57,8 @@ class TopK(LossyRule):
     """Keep a token among the target's k likeliest."""
 
     def __init__(self, k: int = 3):
-        if k < 1:
-            raise ValueError(f"k: expected at least 1, found {k}")
-        self.k, self.name = k, f"top-{k} (lossy)"
+        self.k = whole(k, "k", 1)
+        self.name = f"top-{k} (lossy)"
 
     def passes(self, draft: Draft, logits: Tensor, hidden: Tensor) -> Tensor:
         ids = torch.tensor(draft.tokens, device=logits.device)[:, None]
@@ -85,7 +85,7 @@ class Fuzzy(LossyRule):
     """
 
     def __init__(self, threshold: float = 0.2):
-        if threshold < 0:
+        if not threshold >= 0:
             raise ValueError(f"threshold: expected a divergence of at least 0, found {threshold}")
         self.threshold, self.name = threshold, f"fuzzy {threshold:g} (lossy)"
 

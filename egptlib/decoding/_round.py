@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Event, Recorder
+from egptlib._whole import whole
 from egptlib.decoding._drafters import Draft, PromptDrafter, WatchingDrafter
 from egptlib.decoding._generation import Generation, Round
 from egptlib.decoding._lengths import DraftLength, FixedLength
@@ -38,10 +39,9 @@ class Settings:
         generator: torch.Generator | None = None,
         rule: Rule | None = None,
     ):
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
-        self.length: DraftLength = FixedLength(gamma) if isinstance(gamma, int) else gamma
-        self.max_new_tokens, self.sampler, self.rule = max_new_tokens, Sampler(sampling, generator), rule or Lossless()
+        self.max_new_tokens = whole(max_new_tokens, "max_new_tokens", 1)
+        self.length: DraftLength = gamma if isinstance(gamma, DraftLength) else FixedLength(gamma)
+        self.sampler, self.rule = Sampler(sampling, generator), rule or Lossless()
 
 
 class OpenAnswer:
@@ -96,6 +96,8 @@ class OpenAnswer:
                 target, state, self.tokens[-1:], draft, self.settings.rule, self.settings.sampler
             )
             gained, accepted = keep(verdict, draft, target.eos_token_ids)
+            gained = gained[: self.room + 1]  # somebody's tree may be deeper than asked for
+            accepted = min(accepted, len(gained))
             self.tokens += gained
             if state.length > self._prompt_length + len(self.tokens) - 1:
                 target.rollback(state, self._prompt_length + len(self.tokens) - 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from egptlib._whole import whole
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not 1e-30 <= self.temperature < math.inf:  # below, quotients are no numbers of float32
             raise ValueError(f"temperature: expected more than 0 (greedy is sampling=None), found {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and whole(self.top_k, "top_k") < 1:
             raise ValueError(f"top_k: expected at least 1 or None, found {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: expected a number in (0, 1], found {self.top_p}")

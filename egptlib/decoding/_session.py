@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Unpack
 
+from egptlib._whole import several
 from egptlib.decoding._drafters import Drafter, KeepingDrafter
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import as_drafter, speculative_generate
@@ -74,9 +75,9 @@ def ask_together(
         The answers by session, in the order of their questions. `events` are those of the whole batch.
 
     Raises:
-        ValueError: sessions of several targets or drafters, or a limit below 1.
+        ValueError: sessions of several targets or drafters, one text in place of several, or a limit below 1.
     """
-    asked = [(session, list(questions)) for session, questions in asked]
+    asked = [(session, several(questions, "questions")) for session, questions in asked]
     if not asked:
         return []
     first = asked[0][0]

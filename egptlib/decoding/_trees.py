@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from egptlib._whole import whole
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._lengths import FixedLength
 from egptlib.decoding._sampling import Sampler
@@ -28,8 +29,7 @@ class TreeShape(FixedLength):
 
     def __init__(self, size: int, depth: int, width: int, min_confidence: float = 0.0):
         for name, value in (("size", size), ("depth", depth), ("width", width)):
-            if value < 1:
-                raise ValueError(f"tree: {name}: expected at least 1, found {value}")
+            whole(value, f"tree: {name}", 1)
         super().__init__(size, min_confidence)
         self.size, self.depth, self.width = size, depth, width
 

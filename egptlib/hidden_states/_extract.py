@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
@@ -16,6 +16,7 @@ import torch
 
 from egptlib._processes import stop_on_signals
 from egptlib._terminal import progress
+from egptlib._whole import several, whole
 from egptlib.hidden_states._failures import FAILURES, Failures
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import INDEX
@@ -88,7 +89,8 @@ class ExtractionSettings:
         max_failures_in_row: so many failures without a success between them stop the run.
 
     Raises:
-        ValueError: an unknown path, a count below 1, or `prompt_rows` without the target's path and layers.
+        ValueError: an unknown path, a count below 1, one text in place of questions, or `prompt_rows` without the
+            target's path and layers.
     """
 
     path: TokenPath = "target"
@@ -107,6 +109,10 @@ class ExtractionSettings:
     def __post_init__(self) -> None:
         if self.path not in get_args(TokenPath):
             raise ValueError(f"path {self.path!r}: expected one of {', '.join(get_args(TokenPath))}")
+        if self.questions is not None:
+            object.__setattr__(self, "questions", several(self.questions, "questions"))
+        for name in ("max_new_tokens", "num_questions", "batch_size"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))
         if min(self.max_new_tokens, self.num_questions, self.batch_size) < 1:
             raise ValueError(
                 f"max_new_tokens {self.max_new_tokens}, num_questions {self.num_questions}, batch_size "
@@ -154,7 +160,8 @@ def extract(pair: Pair, scenes: Sequence[Scene], out: str | os.PathLike[str], **
         options: fields of `ExtractionSettings`.
 
     Raises:
-        ValueError: an unknown path or dtype, or `out` was extracted under another configuration.
+        ValueError: an unknown path or dtype, a list with two scenes of one id, or `out` was extracted under another
+            configuration.
         RuntimeError: too many failures in a row; the last one is its cause.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the commit.
 
@@ -166,6 +173,10 @@ def extract(pair: Pair, scenes: Sequence[Scene], out: str | os.PathLike[str], **
         2
     """
     settings = ExtractionSettings(**options)
+    if isinstance(scenes, list | tuple):
+        counts = Counter(scene.id for scene in scenes)
+        if again := [f"{count} of {id!r}" for id, count in counts.items() if count > 1]:
+            raise ValueError(f"scenes: expected one of each id, found {', '.join(again[:3])}")
     fewest = getattr(scenes, "num_questions", settings.num_questions)
     if settings.questions is None and fewest < settings.num_questions:
         log.info(

@@ -304,10 +304,15 @@ def _checked_mask(drafter_hidden: Tensor, target_hidden: Tensor, mask: Tensor) -
         )
     if shapes[2] != shapes[0][:2]:
         raise ValueError(f"mask {list(shapes[2])}: expected [sample, position] = {list(shapes[0][:2])}")
-    valid = mask.bool()
-    if not torch.equal(valid.to(mask.dtype), mask):
-        raise ValueError("mask: expected only 0 and 1 (or booleans)")
-    return valid
+    return as_bool(mask, "mask")
+
+
+def as_bool(values: Tensor, name: str) -> Tensor:
+    """Return booleans, also those given as numbers; ValueError (starting with `name`) for others than 0 and 1."""
+    found = values.bool()
+    if not torch.equal(found.to(values.dtype), values):
+        raise ValueError(f"{name}: expected only 0 and 1 (or booleans)")
+    return found
 
 
 def _summary(values: Tensor) -> dict[str, float]:

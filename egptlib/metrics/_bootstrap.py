@@ -27,10 +27,17 @@ def bootstrap(
         statistic: from sums [..., column] to [...]; where a resample leaves nothing to divide by, it does not count.
         clusters: what each sample belongs to, such as its sequence; resampled as wholes, since samples of one stand or
             fall together. None: each to itself.
+
+    Raises:
+        ValueError: no samples, or not as many clusters.
     """
     rows = np.asarray(columns, dtype=float)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"bootstrap: expected numbers [sample, column] of at least one sample, got {list(rows.shape)}")
     if clusters is not None:
         names = list(clusters)
+        if len(names) != len(rows):
+            raise ValueError(f"bootstrap: clusters of {len(names)} samples for {len(rows)}: expected as many")
         numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
         sums = np.zeros((len(numbers), rows.shape[1]))
         np.add.at(sums, [numbers[name] for name in names], rows)

@@ -120,7 +120,8 @@ class CostModel:
                 nothing is ever drafted.
 
         Raises:
-            ValueError: the gamma was not replayed, or a draft is longer than the passes that were measured.
+            ValueError: the gamma was not replayed, the lengths are others, or a draft is longer than the passes that
+                were measured.
         """
         costs, g = self.costs, replayed._index(gamma)
         drafted = replayed.drafted[..., g].astype(np.int64)  # [round, sample]
@@ -128,6 +129,8 @@ class CostModel:
         gained = replayed.gained[..., g].astype(np.int64)
         made = drafted >= 0
         sizes = np.maximum(drafted, 0)
+        if not np.isin(lengths - gained.sum(axis=0), (0, 1)).all():
+            raise ValueError(f"lengths: expected those that were replayed, got {lengths.tolist()[:10]} and others")
         longest = int(sizes.max(initial=0))
         verify = np.array([costs.verify_seconds(size) for size in range(longest + 1)])
         ahead = gained.sum(axis=0) == lengths  # token 0 came from a free draft

@@ -49,7 +49,7 @@ def steady_speedup(mean_acceptance_length: float, gamma: int, c: float, verify_c
     """
     if not 1 <= mean_acceptance_length <= gamma + 1 + 1e-9:
         raise ValueError(f"mean_acceptance_length: expected 1 to {gamma + 1}, got {mean_acceptance_length}")
-    if c < 0 or verify_cost <= 0:
+    if not (c >= 0 and verify_cost > 0):
         raise ValueError(f"expected c of 0 or more and a positive verify_cost, got {c} and {verify_cost}")
     return mean_acceptance_length / (gamma * c + verify_cost)
 
@@ -72,7 +72,7 @@ def prefill_hiding_seconds(
     Raises:
         ValueError: a negative time.
     """
-    if min(target_prefill, drafter_prefill, drafting, verify, rest) < 0:
+    if not all(seconds >= 0 for seconds in (target_prefill, drafter_prefill, drafting, verify, rest)):
         raise ValueError("prefill_hiding_seconds: expected times of 0 or more")
     return max(target_prefill, drafter_prefill + drafting) + verify + rest
 

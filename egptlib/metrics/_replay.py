@@ -12,7 +12,7 @@ would have had accepted, so the branches behind every token have to have been re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -30,11 +30,12 @@ class Replay:
 
     Attributes:
         gammas: int [gamma].
-        drafted: int16 [round, sample, gamma], draft tokens a target pass had to judge; -1 after the last round.
-            What the drafter writes after its first wrong token lies on a path that was not recorded: only where it
-            would have stopped there of its own accord (`stops`, given by position) is this figure an estimate.
-        accepted: int16 [round, sample, gamma], how many of them were kept (0 after the last round). Exact.
-        gained: int16 [round, sample, gamma], tokens of the answer that came out of it. Exact.
+        drafted: integers [round, sample, gamma] (int16 where all fits into it), draft tokens a target pass had to
+            judge; -1 after the last round. What the drafter writes after its first wrong token lies on a path that was
+            not recorded: only where it would have stopped there of its own accord (`stops`, given by position) is this
+            figure an estimate.
+        accepted: the same, how many of them were kept (0 after the last round). Exact.
+        gained: the same, tokens of the answer that came out of it. Exact.
     """
 
     gammas: Int[ndarray, "gamma"]
@@ -50,7 +51,8 @@ class Replay:
             runs: one entry a sample.
             gamma: what they drafted at most.
         """
-        table = np.zeros((3, max(map(len, runs), default=0), len(runs), 1), dtype=np.int16)
+        largest = max((number for rounds in runs for numbers in rounds for number in numbers), default=0)
+        table = np.zeros((3, max(map(len, runs), default=0), len(runs), 1), dtype=integers(largest))
         table[0] = -1
         for s, rounds in enumerate(runs):
             if rounds:
@@ -140,7 +142,7 @@ def replay(
         skip: samples, or positions, at which nothing is drafted. Neither this nor `stops` concerns the free drafts.
 
     Raises:
-        ValueError: shapes that do not fit, a gamma below 0, a length of 0 or beyond `limit` or the columns.
+        ValueError: shapes or dtypes that do not fit, a gamma below 0, a length of 0 or beyond `limit` or the columns.
 
     Example:
         >>> import numpy as np
@@ -149,9 +151,11 @@ def replay(
         >>> result.mean_acceptance_length  # tokens per target pass at each gamma; 0 is plain decoding
         array([1. , 2.5, 2.5])
     """
-    chosen = np.asarray(gammas, dtype=np.int64)
-    _check(match, lengths, chosen, limit)
+    chosen = check_replay(match, lengths, gammas, limit)
     samples, width = match.shape
+    for name, array, kinds in (("stops", stops, "bi"), ("skip", skip, "b")):
+        if array is not None and array.dtype.kind not in kinds:
+            raise ValueError(f"{name}: expected bool{' or integers' if 'i' in kinds else ''}, got {array.dtype}")
     # One column more than the longest answer, so that a position just past the end can be looked up.
     run = _runs(match, lengths)
     stop_after = None if stops is None else _distance(stops, lengths)
@@ -169,12 +173,13 @@ def replay(
 
     first: ndarray | None = None
     if free is not None:
-        written = np.broadcast_to(np.asarray(free, dtype=np.int64), (samples,))
+        written = np.broadcast_to(_whole(free, "free"), (samples,))
         if (written < 0).any():
             raise ValueError(f"free: expected 0 or more tokens, got {int(written.min())}")
         first = written[row] if limit is None else np.minimum(written[row], limit - 1)
         position[first > 0] = 0
 
+    kind = integers(max(width, chosen.max(initial=0), 0 if first is None else first.max(initial=0)))
     active = np.flatnonzero(position < length)
     while active.size:
         at = position[active]
@@ -188,14 +193,14 @@ def replay(
             drafted = np.where(idle.ravel()[place] & (at > 0), 0, drafted)
         accepted = np.minimum(run.ravel()[place], drafted)
         gained = np.minimum(accepted + 1, length[active] - at)
-        judged = np.zeros((3, row.size), dtype=np.int16)
+        judged = np.zeros((3, row.size), dtype=kind)
         judged[0] = -1
         judged[:, active] = drafted, accepted, gained
         rounds.append(judged.reshape(3, *shape))
         position[active] = at + gained
         active = active[at + gained < length[active]]
 
-    table = np.stack(rounds, axis=1) if rounds else np.zeros((3, 0, *shape), dtype=np.int16)
+    table = np.stack(rounds, axis=1) if rounds else np.zeros((3, 0, *shape), dtype=kind)
     return Replay(chosen, table[0], table[1], table[2])
 
 
@@ -224,9 +229,8 @@ def expected_accepted(
     Raises:
         ValueError: as `replay`, or an overlap outside [0, 1].
     """
-    chosen = np.asarray(gammas, dtype=np.int64)
-    inside = np.arange(overlap.shape[1]) < lengths[:, None]
-    _check(inside, lengths, chosen, None)
+    inside = np.arange(overlap.shape[1]) < np.asarray(lengths)[:, None]
+    chosen = check_replay(inside, lengths, gammas, None)
     values = np.where(inside, overlap, 0.0).astype(np.float64)
     weights = values if ratio is None else np.where(inside, ratio, 0.0).astype(np.float64)
     for name, array in (("overlap", values), ("ratio", weights)):
@@ -278,7 +282,18 @@ def _until(event: ndarray) -> ndarray:
     return distance
 
 
-def _check(match: ndarray, lengths: ndarray, gammas: ndarray, limit: int | None) -> None:
+def integers(largest: Any) -> np.dtype[Any]:
+    """The least integers, of 16 bits or more, that hold numbers so large."""
+    return np.promote_types(np.int16, np.min_scalar_type(-int(largest) - 1))
+
+
+def check_replay(match: Any, lengths: Any, gammas: Any, limit: int | None) -> ndarray:
+    """Return the gammas as int64 [gamma]; ValueError where they, or what is replayed, are not as `replay` says."""
+    for name, array, kinds in (("match", match, "b"), ("lengths", lengths, "iu")):
+        if not isinstance(array, ndarray) or array.dtype.kind not in kinds:
+            found = getattr(array, "dtype", type(array).__name__)
+            raise ValueError(f"{name}: expected a numpy array of {'bool' if kinds == 'b' else 'integers'}, got {found}")
+    gammas = _whole(gammas, "gammas")
     samples, width = match.shape
     if lengths.shape != (samples,):
         raise ValueError(f"lengths: expected one of each of the {samples} samples, got {list(lengths.shape)}")
@@ -290,6 +305,14 @@ def _check(match: ndarray, lengths: ndarray, gammas: ndarray, limit: int | None)
         raise ValueError(f"limit {limit}: an answer has {lengths.max()} tokens")
     if gammas.ndim != 1 or (gammas < 0).any():
         raise ValueError(f"gammas: expected a list of numbers of 0 or more, got {gammas.tolist()}")
+    return gammas
+
+
+def _whole(values: Any, name: str) -> ndarray:
+    numbers = np.asarray(values)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected whole numbers, got {numbers.dtype}")
+    return numbers.astype(np.int64)
 
 
 class Branches(NamedTuple):

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from egptlib.metrics._replay import Lengths, Matches, Replay, _check, replay
+from egptlib._whole import whole
+from egptlib.metrics._replay import Lengths, Matches, Replay, check_replay, integers, replay
 
 
 @runtime_checkable
@@ -74,7 +75,7 @@ def replay_policy(
     Raises:
         ValueError: as `replay`.
     """
-    _check(match, lengths, np.array([policy.gamma]), limit)
+    check_replay(match, lengths, [policy.gamma], limit)
     kept: list[list[tuple[int, int, int]]] = []
     reads = np.zeros(len(lengths), dtype=bool)
     for s, length in enumerate(lengths.tolist()):
@@ -108,11 +109,11 @@ class CascadeReplay:
 
     Attributes:
         target: the target's rounds; its `drafted` tokens are the middle model's.
-        passes: int16 [round, sample, gamma], passes of the middle model in each round of the target; 0 where it drafted
-            nothing.
-        drafted: int16 [round, sample, gamma], tokens the drafter was asked for in them. It may have written fewer,
+        passes: integers [round, sample, gamma] (int16 where all fits into it), passes of the middle model in each
+            round of the target; 0 where it drafted nothing.
+        drafted: the same, tokens the drafter was asked for in them. It may have written fewer,
             where it ended an answer that the middle model went on with.
-        accepted: int16 [round, sample, gamma], of those, kept by the middle model.
+        accepted: the same, of those, kept by the middle model.
     """
 
     target: Replay
@@ -146,14 +147,15 @@ def replay_cascade(
     Raises:
         ValueError: as `replay`, an inner gamma below 0, or an `agree` that lacks depths.
     """
-    chosen = np.asarray(gammas, dtype=np.int64)
+    chosen = check_replay(match, lengths, gammas, limit)
     needed = int(chosen.max(initial=1)) - 1  # the last token of a draft is always the middle model's own
     if agree.shape[:2] != match.shape or agree.shape[2] < needed:
         raise ValueError(f"agree: expected {[*match.shape, needed]} or deeper, got {list(agree.shape)}")
-    if inner_gamma < 0:
-        raise ValueError(f"inner_gamma: expected 0 or more, got {inner_gamma}")
+    if agree.dtype != bool:
+        raise ValueError(f"agree: expected bool, got {agree.dtype}")
+    whole(inner_gamma, "inner_gamma", 0)
     outer = replay(match, lengths, chosen, limit=limit, stops=reach)
-    counts = np.zeros((3, *outer.drafted.shape), dtype=np.int16)
+    counts = np.zeros((3, *outer.drafted.shape), dtype=integers(chosen.max(initial=0)))
     if not needed or not outer.drafted.size:  # a draft of one token is one pass
         counts[0] = outer.drafted > 0
         return CascadeReplay(outer, *counts)
@@ -192,8 +194,8 @@ def agreement_ahead(agree: Matches, depth: int) -> Bool[ndarray, "sample positio
 
 
 def _kept_ahead(agree: ndarray) -> ndarray:
-    """Return the agreements in a row from each depth on, int16 [sample, position, depth + 1]; 0 at the last."""
-    kept = np.zeros((*agree.shape[:2], agree.shape[2] + 1), dtype=np.int16)
+    """Return the agreements in a row from each depth on, [sample, position, depth + 1]; 0 at the last."""
+    kept = np.zeros((*agree.shape[:2], agree.shape[2] + 1), dtype=integers(agree.shape[2]))
     for k in reversed(range(agree.shape[2])):
         kept[..., k] = np.where(agree[..., k], kept[..., k + 1] + 1, 0)
     return kept

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import index
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from egptlib._whole import token_ids
+from egptlib.metrics._acceptance import as_bool
 
 TokenLists = Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[str] | Tensor
 
@@ -42,7 +45,8 @@ def token_acceptance(
         prefix length, shortest first, only the lengths that occur).
 
     Raises:
-        ValueError: the numbers of samples differ, there is no sample, or a text without `tokenize`.
+        ValueError: the numbers of samples differ, there is no sample, one is no list of ids, or a text without
+            `tokenize`.
 
     Example:
         >>> table = token_acceptance([[5, 6, 9, 2]], [[5, 6, 7, 2]])
@@ -53,7 +57,7 @@ def token_acceptance(
         raise ValueError(f"drafter_ids has {len(drafter_ids)} samples, target_ids {len(target_ids)}")
     if not len(drafter_ids):
         raise ValueError("drafter_ids and target_ids hold no sample: there is nothing to measure")
-    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    ends = set() if eos_token_id is None else _ends(eos_token_id)
     matches = compared = 0
     prefixes = []
     for drafter_row, target_row in zip(drafter_ids, target_ids):
@@ -93,8 +97,9 @@ def exact_against_proxy(
         `match_given_accept` and `match_given_reject` (None where there is no such position), `num_accepted`.
 
     Raises:
-        ValueError: no valid position.
+        ValueError: no valid position, or other values than 0 and 1 (or booleans) in `match` or `mask`.
     """
+    match, mask = as_bool(match, "match"), as_bool(mask, "mask")
     if not mask.any():
         raise ValueError("mask has no valid position: there is nothing to measure")
     values, equal = cosine[mask], match[mask].double()
@@ -114,12 +119,19 @@ def exact_against_proxy(
     return rows
 
 
-def _ids(row: Sequence[int] | Tensor | str, tokenize: Callable[[str], Sequence[int]] | None) -> list[int]:
+def _ids(row: Any, tokenize: Callable[[str], Sequence[int]] | None) -> list[int]:
     if isinstance(row, str):
         if tokenize is None:
             raise ValueError("a sample is a text: expected token ids, or the target's tokenizer as tokenize")
         row = tokenize(row)
-    return row.tolist() if isinstance(row, torch.Tensor) else list(row)
+    return token_ids(row, "a sample")
+
+
+def _ends(ids: Any) -> set[int]:
+    try:
+        return {index(ids)}
+    except TypeError:
+        return set(token_ids(ids, "eos_token_id"))
 
 
 def _answer(tokens: list[int], bos_token_id: int | None, ends: set[int]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from egptlib._clock import Event
+from egptlib._whole import token_ids, whole
 from egptlib.metrics import Branches, Replay, Tag, replay_trees
 from egptlib.traces._parquet import read_table, write_table
 
@@ -23,6 +24,9 @@ _GROWN = {"depth", "width", "min_confidence"}
 @dataclass(frozen=True)
 class TraceRow:
     """One answer. With its rounds and events it is what `metrics.fit_costs` takes for a run.
+
+    Raises:
+        ValueError: ids that are no whole numbers, an empty answer, or a length that is not that of `target_ids`.
 
     Attributes:
         sample, question: which one it is.
@@ -63,6 +67,9 @@ class TraceRow:
     branches: list[Branches] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("target_ids", "drafter_ids"):
+            if (ids := getattr(self, name)) is not None:
+                object.__setattr__(self, name, token_ids(ids, f"trace: {self.sample}: {name}"))
         if self.target_ids and self.num_tokens not in (0, len(self.target_ids)):
             raise ValueError(f"trace: {self.sample}: num_tokens is {self.num_tokens} for {len(self.target_ids)} ids")
         object.__setattr__(self, "num_tokens", len(self.target_ids) or self.num_tokens)
@@ -105,12 +112,17 @@ class Trace:
     def __post_init__(self) -> None:
         if self.path not in get_args(TracePath):
             raise ValueError(f"trace: path: expected one of {get_args(TracePath)}, got {self.path!r}")
+        object.__setattr__(self, "end_token_ids", tuple(token_ids(self.end_token_ids, "trace: end_token_ids")))
+        if self.max_new_tokens is not None:
+            object.__setattr__(self, "max_new_tokens", whole(self.max_new_tokens, "trace: max_new_tokens"))
         if any(row.branches is not None for row in self.rows) and self.trees.keys() != _GROWN:
             raise ValueError(f"trace: trees: expected {', '.join(sorted(_GROWN))}, got {self.trees}")
         for i, row in enumerate(self.rows):
             along = {"overlap": row.overlap, "confidence": row.confidence, "branches": row.branches}
             if self.path == "target":
                 along["drafter_ids"] = row.drafter_ids  # type: ignore[assignment]
+                if row.drafter_ids is not None and not row.target_ids:
+                    raise ValueError(f"trace: row {i} ({row.sample}): drafter_ids without target_ids")
             for name, values in along.items():
                 if values is not None and len(values) != row.num_tokens:
                     raise ValueError(
@@ -195,7 +207,14 @@ class Trace:
         return self._with([self.rows[i] for i in indices])
 
     def cut(self, limit: int) -> "Trace":
-        """Return what a run under a smaller limit would have left: the first `limit` tokens of each answer, untimed."""
+        """Return what a run under a smaller limit would have left: the first `limit` tokens of each answer, untimed.
+
+        Raises:
+            ValueError: a limit below 1, or above that of the answers, which say nothing of their going on.
+        """
+        whole(limit, "limit", 1)
+        if self.max_new_tokens is not None and limit > self.max_new_tokens:
+            raise ValueError(f"limit: expected at most {self.max_new_tokens}, as recorded, found {limit}")
         parts = ("target_ids", "drafter_ids", "overlap", "confidence", "branches")
         rows = []
         for row in self.rows:

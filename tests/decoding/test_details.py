@@ -7,6 +7,7 @@ from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,6 +114,18 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
         "tree: depth: expected at least 1, found 0": lambda: TreeShape(1, 0, 1),
         "tree: width: expected at least 1, found 0": lambda: TreeShape(1, 1, 0),
         "max_new_tokens: expected at least 1, found 0": lambda: Settings(max_new_tokens=0),
+        "max_new_tokens: expected a whole number, found 2.5": lambda: Settings(max_new_tokens=2.5),  # type: ignore[arg-type]
+        "gamma: expected a whole number, found 2.5": lambda: Settings(2.5),  # type: ignore[arg-type]
+        "gamma: expected a whole number, found None": lambda: Settings(None),  # type: ignore[arg-type]
+        "tree: depth: expected a whole number, found 1.5": lambda: TreeShape(1, 1.5, 1),  # type: ignore[arg-type]
+        "top_k: expected a whole number, found 2.5": lambda: Sampling(1.0, 2.5),  # type: ignore[arg-type]
+        "temperature: expected more than 0 (greedy is sampling=None), found 1e-40": lambda: Sampling(1e-40),
+        "temperature: expected more than 0 (greedy is sampling=None), found inf": lambda: Sampling(math.inf),
+        "threshold: expected a divergence of at least 0, found nan": lambda: Fuzzy(math.nan),
+        "draft: expected a list of token ids, found [5.5]": lambda: Draft([5.5]),  # type: ignore[list-item]
+        "draft: probabilities has 1 rows for 2 tokens": lambda: Draft([5, 6], probabilities=torch.ones(1, 9)),
+        "draft: parents has 1 rows for 2 tokens": lambda: Draft([5, 6], parents=[-1]),
+        "draft: expected parents before their children, found [1, -1]": lambda: Draft([5, 6], parents=[1, -1]),
         "ngram: expected 1 <= min_ngram <= max_ngram, found 0 and 3": lambda: NgramDrafter(min_ngram=0),
         "ngram: expected 1 <= min_ngram <= max_ngram, found 3 and 2": lambda: NgramDrafter(None, 2, 3),
         "drafter: expected start() before propose()": lambda: ModelDrafter(drafter, vocabulary).propose(
@@ -141,6 +154,8 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
     # What just stands at an edge is taken.
     FixedLength(0, 1.0), FixedLength(0, 0.0), CosineThreshold(1), CosineThreshold(-1), Fuzzy(0), TopK(1)
     Sampling(1e-9, 1, 1), TreeShape(1, 1, 1), NgramDrafter(None, 2, 2), Settings(max_new_tokens=1)
+    whole: Any = np.int64(3)
+    assert (Settings(whole).length.gamma, Settings(max_new_tokens=whole).max_new_tokens) == (3, 3)
     plainly = Settings()
     assert (plainly.length.gamma, plainly.max_new_tokens, plainly.sampler.greedy) == (5, 50, True)
     assert type(plainly.rule) is Lossless and not FixedLength(0).pays(9) and FixedLength(1).pays(9)
@@ -374,3 +389,35 @@ def test_where_two_answers_part_is_told_with_the_gap(target: TextModel) -> None:
     long = first_divergence(target, prompt, "", answer, answer[:5])
     assert short is not None and (short.position, short.token, short.reference) == (5, None, answer[5])
     assert long is not None and (long.position, long.token, long.reference) == (5, answer[5], None)
+
+
+def test_a_draft_of_arrays_is_one_of_tokens(target: TextModel) -> None:
+    """The answer's last token and an array were added up, and the target read their sum."""
+
+    class Own(SequenceDrafter):
+        kind: Any = np.array
+
+        def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Any = None) -> Draft:
+            return Draft(self.kind([(7 * len(answer)) % VOCAB]))
+
+    prompt = [5, 9, 4]
+    expected = plain(target, prompt, 12)
+    for kind in (np.array, torch.tensor, tuple):
+        Own.kind = staticmethod(kind)
+        assert speculative_generate(target, Own(), prompt, "", max_new_tokens=12).token_ids.tolist() == expected
+    assert Draft([4, 5]).confidence == [1.0, 1.0]
+
+
+def test_a_tree_deeper_than_asked_for_leaves_the_limit_alone(target: TextModel) -> None:
+    prompt = [5, 9, 4]
+    expected = plain(target, prompt, 30)
+
+    class Deep(SequenceDrafter):
+        def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Any = None) -> Draft:
+            rest = expected[len(answer) :]
+            return Draft([0, *rest], parents=[-1, -1, *range(1, len(rest))])
+
+    for limit in range(1, len(expected)):
+        found = speculative_generate(target, Deep(), prompt, "", max_new_tokens=limit)
+        assert found.token_ids.tolist() == expected[:limit]
+        assert sum(r.gained for r in found.rounds) == limit - 1

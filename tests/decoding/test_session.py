@@ -329,3 +329,8 @@ def test_a_block_drafts_for_the_mini_pair(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert out.token_ids.tolist() == own[0] and out.num_drafted_tokens > 0
     together = SceneSession(pair.target, proposes, scene).ask_all(questions, max_new_tokens=8)
     assert [out.token_ids.tolist() for out in together] == own
+
+
+def test_one_text_is_not_several_questions(target: TextModel, drafter: TextModel) -> None:
+    with pytest.raises(ValueError, match="questions: expected a list of texts, found one text: '3 4'"):
+        SceneSession(target, drafter, [5, 9]).ask_all("3 4")

@@ -577,3 +577,14 @@ def test_pictures_are_let_go_of_scenes_that_have_them(pair: Pair) -> None:
     maker.pair, scene = pair, make_scene(0)
     kept = maker.look(scene, scene.questions[0]).scene
     assert len(kept.frames) == len(kept.event_images) == 0 < len(scene.frames) and kept.id == scene.id
+
+
+def test_what_would_be_left_out_or_taken_apart_is_refused(pair: Pair, tmp_path: Path) -> None:
+    """The second of two scenes of one id counted as done; of one question every letter was asked."""
+    with pytest.raises(ValueError, match="expected one of each id, found 2 of "):
+        extract(pair, [make_scene(0), make_scene(1), make_scene(0)], tmp_path / "out")
+    with pytest.raises(ValueError, match="questions: expected a list of texts, found one text: 'Where"):
+        extract(pair, [make_scene(0)], tmp_path / "out", questions="Where?")
+    with pytest.raises(ValueError, match=r"max_new_tokens: expected a whole number, found 2.5"):
+        extract(pair, [make_scene(0)], tmp_path / "out", max_new_tokens=2.5)
+    assert not (tmp_path / "out").exists()

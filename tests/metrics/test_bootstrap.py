@@ -33,3 +33,11 @@ def test_samples_of_a_scene_are_drawn_together() -> None:
 def test_a_resample_without_anything_to_divide_by_does_not_count() -> None:
     found = bootstrap([(2, 1), (0, 0)], lambda sums: sums[..., 1] / sums[..., 0], iter("ab"))
     assert found == (0.5, 0.5, 0.5)
+
+
+def test_samples_and_clusters_have_to_be_there() -> None:
+    share = lambda sums: sums[..., 0] / sums[..., 1]  # noqa: E731
+    with pytest.raises(ValueError, match=r"at least one sample, got \[0, 2\]"):
+        bootstrap(np.zeros((0, 2)), share)
+    with pytest.raises(ValueError, match="clusters of 2 samples for 1"):
+        bootstrap(np.ones((1, 2)), share, ["a", "b"])  # numpy would have spread the one over both

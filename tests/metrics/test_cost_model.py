@@ -1,5 +1,7 @@
 """The cost model against a simulated clock, the formulas against simulation, and the bound."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,13 @@ def test_formulas_refuse_what_cannot_be() -> None:
         steady_speedup(6.35, 5, 0.2, 1.0)
     with pytest.raises(ValueError, match="alpha"):
         expected_tokens(1.2, 3)
+    with pytest.raises(ValueError, match="expected c of 0 or more"):
+        steady_speedup(2.0, 5, float("nan"), 1.0)
+
+
+def test_lengths_that_were_not_replayed_are_refused() -> None:
+    lengths = np.array([9, 5])
+    result = replay(np.ones((2, 9), dtype=bool), lengths, [2])
+    for other in (lengths[::-1], lengths + 1, lengths[:1]):
+        with pytest.raises(ValueError, match="lengths: expected those that were replayed"):
+            inspect.unwrap(CostModel.predict)(CostModel(COSTS), result, other, 2)

@@ -35,3 +35,5 @@ def test_hidden_prefill_of_the_recorded_runs(shared: Path) -> None:
 def test_formulas_refuse_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="times of 0 or more"):
         prefill_hiding_seconds(1.0, 1.0, -0.1, 0.0, 0.0)
+    with pytest.raises(ValueError, match="times of 0 or more"):
+        prefill_hiding_seconds(1.0, float("nan"), 0.1, 0.0, 0.0)

@@ -1,11 +1,14 @@
 """Replay against a plain loop that decodes one sample at a time, and expected lengths against enumeration."""
 
+import inspect
 import itertools
 import math
+import re
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from egptlib.metrics import Replay, agreement_ahead, expected_accepted, replay, replay_cascade, replay_policy
 
@@ -319,3 +322,30 @@ def test_answers_of_one_token_have_no_rounds() -> None:
     found = replay(np.ones((3, 4), dtype=bool), np.ones(3, dtype=np.int64), [0, 2])
     assert found.drafted.shape == (0, 3, 2) and found.drafted.dtype == found.gained.dtype == np.int16
     assert found.passes.tolist() == [[0, 0]] * 3
+
+
+def test_what_would_be_read_as_something_else_is_refused() -> None:
+    """Without the type checks that tests switch on: 1 and 0 for True and False were no match anywhere."""
+    match, lengths, plainly = np.ones((1, 5), dtype=bool), np.array([5]), inspect.unwrap(replay)
+    for call, line in (
+        (lambda: plainly(match.astype(int), lengths, [2]), "match: expected a numpy array of bool, got int64"),
+        (lambda: plainly(torch.ones(1, 5), lengths, [2]), "match: expected a numpy array of bool, got torch.float32"),
+        (lambda: plainly(match, lengths / 1.0, [2]), "lengths: expected a numpy array of integers, got float64"),
+        (lambda: plainly(match, lengths, [2.5]), "gammas: expected whole numbers, got float64"),
+        (lambda: plainly(match, lengths, [2], free=1.5), "free: expected whole numbers, got float64"),
+        (lambda: plainly(match, lengths, [2], skip=np.array([1])), "skip: expected bool, got int64"),
+        (lambda: plainly(match, lengths, [2], stops=match * 1.0), "stops: expected bool or integers, got float64"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(line)):
+            call()
+
+
+@pytest.mark.parametrize("length", [5, 40_000])
+def test_numbers_of_more_than_16_bits_are_kept(length: int) -> None:
+    match, lengths = np.ones((1, length), dtype=bool), np.array([length])
+    found = replay(match, lengths, [2, 70_000])
+    assert found.num_drafted.tolist() == [[2 * found.passes[0, 0], 70_000]]
+    assert found.num_accepted[0, 1] == found.gained[:, 0, 1].sum() == length - 1
+    assert Replay.from_rounds([found.rounds(0, 70_000)], 70_000).rounds(0, 70_000) == [(70_000, length - 1, length - 1)]
+    cascade = replay_cascade(match[:, :5], np.ones((1, 5, 69_999), bool), np.array([5]), [70_000], 69_998)
+    assert cascade.drafted[0, 0, 0] == cascade.accepted[0, 0, 0] == 69_998

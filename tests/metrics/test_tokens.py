@@ -1,8 +1,11 @@
 """Token acceptance against the recorded outputs of the 7B models and against a plain loop."""
 
+import inspect
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -143,3 +146,27 @@ def test_exact_against_proxy() -> None:
     assert high["match_given_accept"] is None
     with pytest.raises(ValueError, match="no valid position"):
         exact_against_proxy(cosine, match, torch.zeros_like(mask))
+
+
+def test_ids_come_as_lists_arrays_or_tensors_of_any_kind() -> None:
+    """An end token that came as a tensor was never found, and one numbered 0 in an array was none."""
+    compare: Any = inspect.unwrap(token_acceptance)
+    expected = compare([[5, 0, 9]], [[5, 0, 8]], eos_token_id=0)
+    assert expected["positions_compared"] == expected["positional_matches"] == 2
+    for end in (np.int64(0), torch.tensor(0), torch.tensor([0]), np.array([0]), [np.int64(0)], {0}, (7, 0)):
+        for row in ([5, 0, 9], np.array([5, 0, 9]), torch.tensor([5, 0, 9]), list(torch.tensor([5, 0, 9]))):
+            assert compare([row], [[5, 0, 8]], eos_token_id=end) == expected
+    for wrong in ([[5.5]], [5, 6], torch.tensor([5, 6]), torch.zeros(1, 2, 3), [["5"]]):
+        with pytest.raises(ValueError, match="a sample: expected a list of token ids"):
+            compare(wrong, wrong)
+    with pytest.raises(ValueError, match="eos_token_id: expected a list of token ids"):
+        compare([[5]], [[5]], eos_token_id="2")
+
+
+def test_a_mask_of_numbers_is_a_mask() -> None:
+    cosine, match = torch.tensor([[0.9, 0.7], [0.95, 0.2]]), torch.tensor([[1, 0], [1, 1]])
+    mask = torch.tensor([[1, 1], [1, 0]])  # as rows to be taken it would be one, too
+    compare: Any = inspect.unwrap(exact_against_proxy)
+    assert compare(cosine, match, mask, [0.8]) == exact_against_proxy(cosine, match.bool(), mask.bool(), [0.8])
+    with pytest.raises(ValueError, match="match: expected only 0 and 1"):
+        compare(cosine, 2 * match, mask)

@@ -76,6 +76,30 @@ def test_an_answer_has_tokens() -> None:
         TraceRow("a", "", [1, 2], num_tokens=3)
 
 
+def test_ids_are_whole_numbers_of_any_kind(tmp_path: Path) -> None:
+    """5.7 was stored as 5; numpy's numbers in the header and arrays of ids could not be stored at all."""
+    kinds: list[Any] = [np.array([5, 6]), torch.tensor([5, 6]), [np.int64(5), 6]]
+    for ids in kinds:
+        row: Any = TraceRow("a", "", ids, ids)
+        told: Any = {"end_token_ids": frozenset([np.int64(6)]), "max_new_tokens": np.int64(4)}
+        Trace([row], **told).save(tmp_path / "trace.parquet")
+        found = Trace.load(tmp_path / "trace.parquet")
+        assert (found.rows, found.end_token_ids, found.max_new_tokens) == ([TraceRow("a", "", [5, 6], [5, 6])], (6,), 4)
+    wrong: Any = [5.7]
+    with pytest.raises(ValueError, match="trace: a: target_ids: expected a list of token ids"):
+        TraceRow("a", "", wrong)
+    with pytest.raises(ValueError, match=r"row 0 \(a\): drafter_ids without target_ids"):
+        Trace([TraceRow("a", "", num_tokens=1, drafter_ids=[5])])
+
+
+def test_only_what_was_recorded_can_be_cut_off() -> None:
+    trace = Trace([TraceRow("a", "", [5, 6, 7], [5, 6, 7])], max_new_tokens=3)
+    assert trace.cut(2).rows[0].target_ids == [5, 6] and trace.cut(3).max_new_tokens == 3
+    for limit, line in ((-1, "at least 1"), (0, "at least 1"), (4, "at most 3"), (1.5, "whole number")):
+        with pytest.raises(ValueError, match=f"limit: expected (a )?{line}"):
+            trace.cut(limit)  # type: ignore[arg-type]
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     TRACE.save(tmp_path / "t.parquet")
     data = (tmp_path / "t.parquet").read_bytes()
