@@ -27,11 +27,8 @@ from ._replay import Replay as Replay
 from ._replay import expected_accepted as expected_accepted
 from ._replay import replay as replay
 from ._replay import replay_trees as replay_trees
-from ._replay_cascade import CascadeReplay as CascadeReplay
-from ._replay_cascade import DraftLength as DraftLength
-from ._replay_cascade import agreement_ahead as agreement_ahead
-from ._replay_cascade import replay_cascade as replay_cascade
-from ._replay_cascade import replay_policy as replay_policy
+from ._replay_policy import DraftLength as DraftLength
+from ._replay_policy import replay_policy as replay_policy
 from ._tokens import exact_against_proxy as exact_against_proxy
 from ._tokens import token_acceptance as token_acceptance
 from ._trees import TreePlan as TreePlan

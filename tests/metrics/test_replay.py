@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from egptlib.metrics import Replay, agreement_ahead, expected_accepted, replay, replay_cascade, replay_policy
+from egptlib.metrics import Replay, expected_accepted, replay, replay_policy
+from tests.metrics.cascades import agreement_ahead, replay_cascade
 
 
 def plain_loop(match, n, gamma, limit=None, free=None, then_plain=False, stops=None, skip=None):

@@ -24,12 +24,13 @@ from egptlib.decoding import (
     speculative_generate,
 )
 from egptlib.measuring import Agreement, record_agreement
-from egptlib.measuring._agreement import _along, _continue, _padded, _read
-from egptlib.metrics import Costs, expected_accepted, replay, replay_cascade, replay_policy
+from egptlib.measuring._agreement import _padded
+from egptlib.metrics import Costs, expected_accepted, replay, replay_policy
 from egptlib.models import Model, Pair, load_pair, shared_vocabulary
 from egptlib.scenes import Scene
 from egptlib.traces import trace_from_agreement, trace_from_generations
 from tests.decoding.conftest import TextModel, make_model
+from tests.metrics.cascades import replay_cascade
 
 Prompt = tuple[Scene, str]
 
@@ -202,6 +203,13 @@ class CascadeAgreement(NamedTuple):
         return np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
 
 
+def said_along(reader: ModelDrafter, answer: list[int]) -> list[int]:
+    """The next token of a model, as the target numbers it, before each token of an answer."""
+    reader.catch_up(reader.vocabulary.to_drafter(answer[:-1]))
+    rows = torch.stack(reader.rows)[reader.vocabulary.places(answer)]
+    return reader.vocabulary.to_target(reader.model.lm_head(rows)).argmax(dim=-1).tolist()
+
+
 @torch.no_grad()
 def record_cascade(
     target: Model,
@@ -221,10 +229,10 @@ def record_cascade(
     answers, matches, agrees, reaches = [], [], [], []
     for scene, question in prompts:
         answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
-        states = [model.start(scene, question) for model in (middle, drafter)]
-        begin = [state.length for state in states]
-        says = _along(middle, states[0], answer, theirs).argmax(dim=-1).tolist()
-        own = _along(drafter, states[1], answer, ours).argmax(dim=-1).tolist()
+        readers = ModelDrafter(middle, theirs), ModelDrafter(drafter, ours)
+        for reader in readers:
+            reader.start(scene, question, Recorder())
+        says, own = (said_along(reader, answer) for reader in readers)
         match = np.equal(says, answer)
         agree = np.zeros((len(answer), depth), dtype=bool)
         reach = np.ones(len(answer), dtype=np.int64)
@@ -235,12 +243,9 @@ def record_cascade(
             if match[i] and i + 1 < len(answer):
                 agree[i, 1:], reach[i] = agree[i + 1, :-1], reach[i + 1] + 1
                 continue
-            for model, state, length in zip((middle, drafter), states, begin):
-                model.rollback(state, length + i)
-            branch = _continue(middle, states[0], says[i], depth, theirs)
-            if len(branch) > 1:
-                logits = _read(drafter, states[1], ours.to_drafter(branch[:-1]), ours)
-                agree[i, 1 : len(branch)] = np.equal(logits.argmax(dim=-1).tolist(), branch[1:])
+            branch = readers[0].propose(answer[:i], depth, Sampler()).tokens
+            said = said_along(readers[1], [*answer[:i], *branch])[i + 1 :]
+            agree[i, 1 : len(branch)] = np.equal(said, branch[1:])
             reach[i] = len(branch)
         answers.append(answer)
         matches.append(match)
