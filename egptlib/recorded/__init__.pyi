@@ -2,9 +2,6 @@ from ._findings import findings_document as findings_document
 from ._halves import HalfPrediction as HalfPrediction
 from ._halves import predict_other_half as predict_other_half
 from ._halves import trace_from_recorded as trace_from_recorded
-from ._legacy import LegacyEstimate as LegacyEstimate
-from ._legacy import LegacyKind as LegacyKind
-from ._legacy import legacy_estimate as legacy_estimate
 from ._legacy import legacy_speedup_estimates as legacy_speedup_estimates
 from ._logs import DecodingLog as DecodingLog
 from ._logs import explain_log as explain_log

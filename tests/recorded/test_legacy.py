@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from egptlib.recorded import legacy_estimate
+from tests.recorded.legacy_estimates import legacy_estimate
 
 
 def results(shared: Path, name: str) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from egptlib.metrics import token_acceptance
-from egptlib.recorded import legacy_estimate, open_recorded
+from egptlib.recorded import open_recorded
 from egptlib.recorded._findings_tokens import blocks, position_majority
+from tests.recorded.legacy_estimates import legacy_estimate
 
 
 def mean(values: list[float]) -> float:
