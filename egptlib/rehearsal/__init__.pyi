@@ -5,8 +5,6 @@ from ._counting import Tally as Tally
 from ._device import Audience as Audience
 from ._device import Pretended as Pretended
 from ._device import pretended_devices as pretended_devices
-from ._earlier import UsedShare as UsedShare
-from ._earlier import used_shares as used_shares
 from ._hollow import hollow_checkpoints as hollow_checkpoints
 from ._rehearse import PUBLISHED as PUBLISHED
 from ._rehearse import Refusal as Refusal

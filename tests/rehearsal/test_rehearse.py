@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from benchmarks.rehearsal import SIZES, STAGES, measured, on_plain_weights
+from benchmarks.rehearsal import SIZES, STAGES, measured, on_plain_weights, used_shares
 from egptlib.adapters import LEVELS
 from egptlib.cli import app
 from egptlib.metrics import Costs
 from egptlib.models import Model, load_pair, plan_memory
 from egptlib.recorded import open_recorded, trace_from_recorded
-from egptlib.rehearsal import CARDS, Count, Rehearsal, Tally, pretended_devices, rehearse, used_shares
+from egptlib.rehearsal import CARDS, Count, Rehearsal, Tally, pretended_devices, rehearse
 from egptlib.traces import Trace, TraceRow
 
 PLACES = pytest.mark.parametrize("target_device", [None, "cuda:1"], ids=["one", "two"])
