@@ -57,12 +57,12 @@ from ._token_adapter import TokenAdapterSettings as TokenAdapterSettings
 from ._token_adapter import judge_token_adapter as judge_token_adapter
 from ._token_adapter import pad_ids as pad_ids
 from ._token_adapter import rank_tokens as rank_tokens
+from ._token_adapter import score_guesses as score_guesses
 from ._token_adapter import train_token_adapter as train_token_adapter
 from ._token_folds import TokenFolds as TokenFolds
 from ._token_folds import cross_validate_tokens as cross_validate_tokens
 from ._token_folds import halves as halves
 from ._token_folds import majority_guesses as majority_guesses
-from ._token_folds import score_guesses as score_guesses
 from ._token_folds import top1_gain as top1_gain
 from ._train import LossSettings as LossSettings
 from ._train import Objective as Objective

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def build(settings: AdapterSettings) -> Adapter:
     return CLASSES[settings.level](settings)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, atomically, with a checksum of all of them; OSError where the disk is full."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
@@ -75,14 +76,17 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Load weights; ValueError (starting with `name`) names the first tensor that is missing, too many or misshapen."""
-    expected = module.state_dict()
+    """Load weights; ValueError as in `check_fit`."""
+    check_fit(module.state_dict(), tensors, name)
+    module.load_state_dict(tensors)
+
+
+def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> None:
+    """ValueError (starting with `name`) for the first tensor that is missing, too many or misshapen."""
     for key, value in expected.items():
         if key not in tensors:
             raise ValueError(f"{name}: tensor {key!r} is missing; expected {list(value.shape)}")
         if tensors[key].shape != value.shape:
             raise ValueError(f"{name}: tensor {key!r} is {list(tensors[key].shape)}; expected {list(value.shape)}")
-    extra = sorted(set(tensors) - set(expected))
-    if extra:
+    if extra := sorted(tensors.keys() - expected.keys()):
         raise ValueError(f"{name}: tensor {extra[0]!r} does not belong to its settings")
-    module.load_state_dict(tensors)

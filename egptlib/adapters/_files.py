@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters._build import build, create_adapter, fill, read_tensors, write_tensors
@@ -47,13 +49,38 @@ def save_adapter(adapter: Adapter, folder: str | os.PathLike[str], **notes: Any)
     Returns:
         The folder.
     """
+    return write_files(folder, FORMAT, adapter.settings.to_dict(), adapter.state_dict(), notes)
+
+
+def write_files(
+    folder: str | os.PathLike[str],
+    form: str,
+    settings: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    notes: dict[str, Any],
+) -> Path:
+    """Write the two files of anything trained in this room, each atomically, the weights last; returns the folder."""
     folder = Path(folder)
-    write_sealed(
-        folder / SETTINGS,
-        {"format": FORMAT, "version": VERSION, "settings": adapter.settings.to_dict(), "notes": notes},
-    )
-    write_tensors(folder / WEIGHTS, adapter.state_dict())
+    told = {"format": form, "version": VERSION, "settings": settings, "notes": notes}
+    write_sealed(folder / SETTINGS, told)
+    write_tensors(folder / WEIGHTS, tensors)
     return folder
+
+
+def read_form(path: Path, form: str, missing: str) -> dict[str, Any]:
+    """What a sealed file of one format holds.
+
+    Raises:
+        FileNotFoundError: it is not there; `missing` tells what was expected.
+        ValueError: damaged, of another format, or of a version not known here.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; expected {missing}")
+    content = read_sealed(path)
+    if (content.get("format"), content.get("version", VERSION)) != (form, VERSION):
+        found = f"{content.get('format')!r} version {content.get('version', VERSION)}"
+        raise ValueError(f"{path}: format {found}; expected {form!r} version {VERSION}")
+    return content
 
 
 def load_adapter(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Adapter:
@@ -94,14 +121,8 @@ def kept_in(folder: Path) -> Path:
 
 def read_settings(path: Path) -> AdapterSettings:
     """Read the settings in an `adapter.json`."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: not found; expected an adapter's folder, a .pt of the earlier trainer, "
-            f"or one of {', '.join(SHIPPED_HEADS)}"
-        )
-    content = read_sealed(path)
-    if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"{path}: not an adapter's settings; expected format {FORMAT!r} version {VERSION}")
+    named = f"an adapter's folder, a .pt of the earlier trainer, or one of {', '.join(SHIPPED_HEADS)}"
+    content = read_form(path, FORMAT, named)
     settings = content.get("settings")
     if not isinstance(settings, dict) or not isinstance(settings.get("level"), str):
         raise ValueError(f"{path}: field 'settings.level' is missing; expected the name of a level")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib._terminal import progress
 from egptlib.adapters._build import read_tensors, write_tensors
+from egptlib.models import warm_cosine
 
 Row = dict[str, float]
 
@@ -141,7 +141,7 @@ def fit(
     if steps_per_epoch == 0:
         raise ValueError(f"{folder}: fewer batches than the {accelerator.num_processes} processes; lower batch_size")
     total = settings.epochs * steps_per_epoch
-    warmup = max(1, round(settings.warmup * total))
+    factor = warm_cosine(total, max(1, round(settings.warmup * total)))
     history = _restore(folder / "state.safetensors", named, optimiser)
     if history and accelerator.is_main_process:  # an interrupt between the two files leaves this one an epoch behind
         write_sealed(folder / "history.json", {"epochs": history})
@@ -164,7 +164,7 @@ def fit(
         for batch in _mine(
             tqdm(batches(epoch), total=steps_per_epoch, desc=f"epoch {epoch}", leave=False, disable=None), accelerator
         ):
-            rate = settings.learning_rate * _warm_cosine(step, total, warmup)
+            rate = settings.learning_rate * factor(step)
             try:
                 terms = train_step(prepared, batch, runner, device, settings.clip, rate, accelerator.backward)
             except FloatingPointError as error:
@@ -234,12 +234,6 @@ def _mine(batches: Iterable[Any], accelerator: Accelerator) -> Iterator[Any]:
         if len(held) == accelerator.num_processes:
             yield held[accelerator.process_index]
             held.clear()
-
-
-def _warm_cosine(step: int, total: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
 def _best(history: list[Row], monitor: str, sign: float) -> int:

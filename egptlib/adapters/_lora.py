@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from egptlib._sealed import read_sealed, write_sealed
-from egptlib.adapters._build import read_tensors, write_tensors
-from egptlib.adapters._files import FORMAT, SETTINGS, VERSION, WEIGHTS, kept_in
+from egptlib.adapters._build import check_fit, read_tensors
+from egptlib.adapters._files import FORMAT, SETTINGS, WEIGHTS, kept_in, read_form, write_files
 
 if TYPE_CHECKING:  # adapters on stored states must not cost the import of both models
     from peft.tuners.lora import LoraModel
@@ -161,11 +160,8 @@ def count_lora_parameters(config: LlamaConfig | None = None, settings: LoraSetti
 
 def save_lora(lora: DrafterLora, folder: str | os.PathLike[str], **notes: Any) -> Path:
     """Write the updates alone (`adapter.safetensors`) and their settings (`adapter.json`); returns the folder."""
-    folder = Path(folder)
     told = {"level": lora.level, **asdict(lora.settings)}
-    write_sealed(folder / SETTINGS, {"format": FORMAT, "version": VERSION, "settings": told, "notes": notes})
-    write_tensors(folder / WEIGHTS, dict(lora.updates()))
-    return folder
+    return write_files(folder, FORMAT, told, lora.updates(), notes)
 
 
 def load_lora(path: str | os.PathLike[str], pair: Pair) -> DrafterLora:
@@ -176,10 +172,9 @@ def load_lora(path: str | os.PathLike[str], pair: Pair) -> DrafterLora:
         ValueError: not L6, or its weights do not fit the drafter (the first difference is named).
     """
     folder = kept_in(Path(path))
-    if not (folder / SETTINGS).is_file():
-        raise FileNotFoundError(f"{folder / SETTINGS}: not found; expected the folder of an L6 adapter")
+    content = read_form(folder / SETTINGS, FORMAT, "the folder of an L6 adapter")
     try:
-        settings = dict(read_sealed(folder / SETTINGS)["settings"])
+        settings = dict(content["settings"])
         level = settings.pop("level")
         if level != DrafterLora.level:
             raise ValueError(f"level is {level!r}; expected 'L6'")
@@ -199,11 +194,7 @@ def load_lora(path: str | os.PathLike[str], pair: Pair) -> DrafterLora:
 def fill_lora(lora: DrafterLora, path: Path) -> None:
     """Copy saved updates; ValueError names the first tensor that is missing, too many or misshapen."""
     updates, tensors = lora.updates(), read_tensors(path)
-    for name in sorted(updates.keys() | tensors.keys()):
-        have = list(tensors[name].shape) if name in tensors else "missing"
-        want = list(updates[name].shape) if name in updates else "no such tensor"
-        if have != want:
-            raise ValueError(f"{path}: tensor {name!r} is {have}; expected {want}")
+    check_fit(updates, tensors, str(path))
     for name, parameter in updates.items():
         parameter.copy_(tensors[name])
 

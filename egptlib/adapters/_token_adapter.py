@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from egptlib._sealed import read_sealed, write_sealed
-from egptlib.adapters._build import fill, read_tensors, write_tensors
-from egptlib.adapters._files import SETTINGS, WEIGHTS, kept_in
+from egptlib.adapters._build import fill, read_tensors
+from egptlib.adapters._files import SETTINGS, WEIGHTS, kept_in, read_form, write_files
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
+from egptlib.adapters._judge import Judgement, judge_tokens
 from egptlib.adapters._layers import Layer
 
 FORMAT = "egptlib token adapter"
+NUM_RANKS = 5
 NOTHING = -1
 """Stands in a row of ids where the drafter (or the target) has said nothing."""
 
@@ -71,20 +72,13 @@ class TokenAdapter(nn.Module):
 
     def save(self, folder: str | os.PathLike[str], **notes: Any) -> Path:
         """Write `adapter.json` and `adapter.safetensors`."""
-        folder = Path(folder)
-        write_sealed(folder / SETTINGS, {"format": FORMAT, "settings": asdict(self.settings), "notes": notes})
-        write_tensors(folder / WEIGHTS, self.state_dict())
-        return folder
+        return write_files(folder, FORMAT, asdict(self.settings), self.state_dict(), notes)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TokenAdapter:
         """Open one that was saved (or the run folder it is the best of), in evaluation mode."""
         folder = kept_in(Path(folder))
-        if not (folder / SETTINGS).is_file():
-            raise FileNotFoundError(f"{folder / SETTINGS}: not found; expected a token adapter's folder")
-        content = read_sealed(folder / SETTINGS)
-        if content.get("format") != FORMAT:
-            raise ValueError(f"{folder / SETTINGS}: format {content.get('format')!r}; expected {FORMAT!r}")
+        content = read_form(folder / SETTINGS, FORMAT, "a token adapter's folder")
         adapter = cls(TokenAdapterSettings(**content["settings"]))
         fill(adapter, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
         return adapter.eval()
@@ -157,24 +151,45 @@ def judge_token_adapter(adapter: TokenAdapter, drafter: Tensor, target: Tensor, 
         that are the target's.
     """
     adapter.eval()
-    loss = top1 = top5 = 0.0
-    prefix = torch.zeros(0)
-    told_total = int((target >= 0).sum())
+    loss, guesses = 0.0, []
     with torch.no_grad():
         for ids, labels in zip(drafter.split(batch_size), target.split(batch_size), strict=True):
             told = labels >= 0
             logits = adapter.lm_head(adapter.hidden(ids)[told]).float()
-            wanted = labels[told]
-            best = logits.topk(min(5, logits.shape[1]), dim=-1).indices
-            loss += F.cross_entropy(logits, wanted, reduction="sum").item()
-            top1 += (best[:, 0] == wanted).sum().item()
-            top5 += (best == wanted[:, None]).sum().item()
-            match = torch.zeros_like(told)
-            match[told] = best[:, 0] == wanted
-            prefix = torch.cat([prefix, match.int().cumprod(dim=1).sum(dim=1).float()])
-    return {
-        "validation_loss": loss / told_total,
-        "top1": top1 / told_total,
-        "top5": top5 / told_total,
-        "accepted_prefix": prefix.mean().item(),
-    }
+            loss += F.cross_entropy(logits, labels[told], reduction="sum").item()
+            best = logits.topk(min(NUM_RANKS, logits.shape[1]), dim=-1).indices
+            guesses.append(torch.full((*labels.shape, NUM_RANKS), NOTHING, device=labels.device))
+            guesses[-1][told, : best.shape[1]] = best
+    return {"validation_loss": loss / int((target >= 0).sum()), **score_guesses(torch.cat(guesses), target)}
+
+
+def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | None = None) -> Row:
+    """Figures of ranked guesses over the positions from `first` on where the target says something.
+
+    Args:
+        guesses: int [sample, position, rank].
+        target: int [sample, position].
+        first: 1 leaves out the first token, as the earlier adapter was judged; the prefix is always the whole one.
+        gamma: draft tokens per target pass; only for guesses along the target's path.
+
+    Returns:
+        `top1`, `top5` (left out with fewer than five ranks), `accepted_prefix`, the mean number of leading tokens
+        that are the target's, and with `gamma` also `mean_acceptance_length`, by replay.
+    """
+    told = target >= 0
+    hits = (guesses == target[..., None]) & told[..., None]
+    total = int(told[:, first:].sum())
+    row = {"top1": int(hits[:, first:, 0].sum()) / total}
+    if guesses.shape[2] >= 5:
+        row["top5"] = int(hits[:, first:, :5].any(dim=-1).sum()) / total
+    row["accepted_prefix"] = hits[..., 0].int().cumprod(dim=1).sum(dim=1).float().mean().item()
+    if gamma is not None:
+        row["mean_acceptance_length"] = replayed(guesses, target, gamma).mean_acceptance_length[gamma]
+    return row
+
+
+def replayed(guesses: Tensor, target: Tensor, gamma: int) -> Judgement:
+    """The first guesses replayed along the target's path."""
+    lengths = (target >= 0).sum(dim=1).tolist()
+    hits = guesses[..., 0] == target
+    return judge_tokens("", [hit[:length] for hit, length in zip(hits, lengths)], (gamma,))

@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egptlib._sealed import read_sealed, write_sealed
+from egptlib._sealed import write_sealed
 from egptlib.adapters._build import read_tensors, write_tensors
+from egptlib.adapters._files import read_form
 from egptlib.adapters._fit import FitSettings, Row
-from egptlib.adapters._judge import Judgement, Majority, judge_tokens, length_gain
+from egptlib.adapters._judge import Majority, length_gain
 from egptlib.adapters._token_adapter import (
     NOTHING,
+    NUM_RANKS,
     TokenAdapter,
     TokenAdapterSettings,
     pad_ids,
     rank_tokens,
+    replayed,
+    score_guesses,
     train_token_adapter,
 )
 from egptlib.metrics import Estimate, Rejections
@@ -29,7 +33,6 @@ GUESSES, FOLDS = "guesses.safetensors", "folds.json"
 FORMAT = "egptlib token folds"
 IDENTITY, ADAPTER = "drafter's own tokens (identity)", "token adapter"
 MAJORITY, MAJORITY_BY_QUESTION = "majority by position", "majority by question"
-NUM_RANKS = 5
 HELD_SHARE = 0.15
 
 Fold = tuple[Sequence[int], Sequence[int]]
@@ -57,11 +60,7 @@ class TokenFolds:
     def open(cls, folder: str | os.PathLike[str]) -> TokenFolds:
         """Open what `cross_validate_tokens` left in `folder`."""
         path = Path(folder) / FOLDS
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: not found; expected a finished run of `egptlib train-tokens`")
-        content = read_sealed(path)
-        if content.get("format") != FORMAT:
-            raise ValueError(f"{path}: format {content.get('format')!r}; expected {FORMAT!r}")
+        content = read_form(path, FORMAT, "a finished run of `egptlib train-tokens`")
         guesses = read_tensors(Path(folder) / GUESSES)
         return cls(guesses.pop("target"), guesses, content["histories"], content["held_majority"])
 
@@ -79,40 +78,8 @@ class TokenFolds:
 
     def length_gain(self, over: str, clusters: Sequence[Hashable], gamma: int = 5) -> Estimate:
         """Mean acceptance length of the adapter minus that of another method, by replay along the target's path."""
-        ours, other = (_replayed(self.guesses[name], self.target, gamma).answers for name in (ADAPTER, over))
+        ours, other = (replayed(self.guesses[name], self.target, gamma).answers for name in (ADAPTER, over))
         return length_gain(ours, other, clusters)
-
-
-def score_guesses(guesses: Tensor, target: Tensor, first: int = 0, gamma: int | None = None) -> Row:
-    """Figures of ranked guesses over the positions from `first` on where the target says something.
-
-    Args:
-        guesses: int [sample, position, rank].
-        target: int [sample, position].
-        first: 1 leaves out the first token, as the earlier adapter was judged; the prefix is always the whole one.
-        gamma: draft tokens per target pass; only for guesses along the target's path.
-
-    Returns:
-        `top1`, `top5` (left out with fewer than five ranks), `accepted_prefix`, the mean number of leading tokens
-        that are the target's, and with `gamma` also `mean_acceptance_length`, by replay.
-    """
-    told = target >= 0
-    hits = (guesses == target[..., None]) & told[..., None]
-    total = int(told[:, first:].sum())
-    row = {"top1": int(hits[:, first:, 0].sum()) / total}
-    if guesses.shape[2] >= 5:
-        row["top5"] = int(hits[:, first:, :5].any(dim=-1).sum()) / total
-    row["accepted_prefix"] = hits[..., 0].int().cumprod(dim=1).sum(dim=1).float().mean().item()
-    if gamma is not None:
-        row["mean_acceptance_length"] = _replayed(guesses, target, gamma).mean_acceptance_length[gamma]
-    return row
-
-
-def _replayed(guesses: Tensor, target: Tensor, gamma: int) -> Judgement:
-    """The first guesses replayed along the target's path."""
-    lengths = (target >= 0).sum(dim=1).tolist()
-    hits = guesses[..., 0] == target
-    return judge_tokens("", [hit[:length] for hit, length in zip(hits, lengths)], (gamma,))
 
 
 def top1_gain(

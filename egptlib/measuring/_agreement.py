@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from egptlib.models import Model, State, Vocabulary, match_vocabularies
+from egptlib._clock import Recorder
+from egptlib.decoding import ModelDrafter, Sampler
+from egptlib.models import Model, match_vocabularies
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ def record_agreement(
         ValueError: no prompts, or models without a common token.
     """
     vocabulary = match_vocabularies(drafter, target)
+    reader = ModelDrafter(drafter, vocabulary)
     answers, says, match, ends, confidence, own = [], [], [], [], [], []
     for scene, question in prompts:
         answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
-        state = drafter.start(scene, question)
-        begin = state.length
-        logits = _along(drafter, state, answer, vocabulary)
-        drafter.rollback(state, begin)
-        own.append(len(_continue(drafter, state, int(logits[0].argmax()), max_new_tokens, vocabulary)))
+        reader.start(scene, question, Recorder())
+        reader.catch_up(vocabulary.to_drafter(answer[:-1]))
+        rows = torch.stack(reader.rows)[vocabulary.places(answer)]
+        logits = vocabulary.to_target(drafter.lm_head(rows))
+        own.append(len(reader.propose([], max_new_tokens, Sampler()).tokens))
         best = logits.argmax(dim=-1)
         answers.append(answer)
         says.append(best.tolist())
@@ -65,28 +67,6 @@ def record_agreement(
         ends.append(np.isin(says[-1], list(vocabulary.end_token_ids)))
         confidence.append(logits.float().softmax(dim=-1).amax(dim=-1).cpu().double().numpy())
     return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own), says)
-
-
-def _along(model: Model, state: State, answer: list[int], vocabulary: Vocabulary) -> Tensor:
-    """Logits [n, V] of the target's vocabulary before each token of an answer; the state has read all but the last."""
-    first, spelled = vocabulary.to_target(model.lm_head(state.hidden[:, -1])), vocabulary.to_drafter(answer[:-1])
-    rows = torch.cat([first, _read(model, state, spelled, vocabulary)]) if spelled else first
-    return rows[vocabulary.places(answer)]
-
-
-def _continue(model: Model, state: State, token: int, count: int, vocabulary: Vocabulary) -> list[int]:
-    """`token` and what the model writes after it, up to `count` tokens or its end."""
-    tokens = [token]
-    while len(tokens) < count and tokens[-1] not in vocabulary.end_token_ids:
-        tokens.append(int(_read(model, state, vocabulary.to_drafter(tokens[-1:]), vocabulary)[-1].argmax()))
-    return tokens
-
-
-def _read(model: Model, state: State, ids: list[int], vocabulary: Vocabulary) -> Tensor:
-    """Logits [n, V] of the target's vocabulary after each of n more tokens (the model's own ids), as `ModelDrafter`
-    drafts from them: without the rules of the model's own generation_config.json."""
-    read = model.read(torch.tensor([ids], device=model.device), state)[0]
-    return vocabulary.to_target(model.lm_head(read))
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

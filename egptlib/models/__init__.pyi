@@ -73,6 +73,7 @@ from .midi._training import make_midi as make_midi
 from .midi._training import tell_midi as tell_midi
 from .midi._training import train_midi as train_midi
 from .mini._card import write_card as write_card
+from .mini._optim import warm_cosine as warm_cosine
 from .mini._training import train_mini as train_mini
 
 __all__: list[str]

@@ -5,43 +5,27 @@ from pathlib import Path
 from typing import Any
 
 from egptlib._paths import parse_json
-from egptlib.recorded._formats_timed import (
-    read_e2e_wallclock,
-    read_five_stage,
-    read_llava15_timing,
-    read_parallel_metrics,
-    read_parallel_prefill,
-)
-from egptlib.recorded._formats_tokens import (
-    read_adapter_config,
-    read_adapter_metrics,
-    read_adapter_positions,
-    read_sd_eval,
-    read_semantic_acceptance,
-    read_test_tokens,
-    read_token_adapter_benchmark,
-    read_token_adapter_training,
-    read_two_phase,
-)
+from egptlib.recorded import _formats_timed as timed
+from egptlib.recorded import _formats_tokens as tokens
 from egptlib.recorded._recorded import Record, Recorded
 
 # By kind: fields that tell the format (a name after a dot is one of the first record of that list or object), and its
 # reader. The first kind that fits counts, so the more particular ones stand first.
 _FORMATS: dict[str, tuple[tuple[str, ...], Callable[[str, Record], Recorded]]] = {
-    "e2e_wallclock": (("baseline_per_sample", "sd_per_sample"), read_e2e_wallclock),
-    "five_stage": (("results.eventgpt", "results.videollava", "results.acceptance"), read_five_stage),
-    "sd_eval": (("results.sd_output_tokens", "results.adapted_draft_tokens"), read_sd_eval),
-    "token_adapter_benchmark": (("results.adapter_tokens", "results.vl_tokens"), read_token_adapter_benchmark),
-    "token_adapter_training": (("baseline", "final", "training_history"), read_token_adapter_training),
-    "parallel_metrics": (("results.tokens_to_verify", "results.ideal_speedup"), read_parallel_metrics),
-    "parallel_prefill": (("results.eventgpt", "results.videollava", "results.parallel"), read_parallel_prefill),
-    "semantic_acceptance": (("results.acceptance_estimate", "results.word_overlap"), read_semantic_acceptance),
-    "test_tokens": (("results.egpt_tokens", "results.vl_tokens"), read_test_tokens),
-    "llava15_timing": (("eventgpt.samples", "videollava.samples"), read_llava15_timing),
-    "adapter_metrics": (("cos_sim_mean", "total_valid_positions"), read_adapter_metrics),
-    "adapter_positions": (("positions.position", "positions.num_samples"), read_adapter_positions),
-    "adapter_config": (("adapter", "task"), read_adapter_config),
-    "two_phase": (("e2e_speedup", "label"), read_two_phase),
+    "e2e_wallclock": (("baseline_per_sample", "sd_per_sample"), timed.read_e2e_wallclock),
+    "five_stage": (("results.eventgpt", "results.videollava", "results.acceptance"), timed.read_five_stage),
+    "sd_eval": (("results.sd_output_tokens", "results.adapted_draft_tokens"), tokens.read_sd_eval),
+    "token_adapter_benchmark": (("results.adapter_tokens", "results.vl_tokens"), tokens.read_token_adapter_benchmark),
+    "token_adapter_training": (("baseline", "final", "training_history"), tokens.read_token_adapter_training),
+    "parallel_metrics": (("results.tokens_to_verify", "results.ideal_speedup"), timed.read_parallel_metrics),
+    "parallel_prefill": (("results.eventgpt", "results.videollava", "results.parallel"), timed.read_parallel_prefill),
+    "semantic_acceptance": (("results.acceptance_estimate", "results.word_overlap"), tokens.read_semantic_acceptance),
+    "test_tokens": (("results.egpt_tokens", "results.vl_tokens"), tokens.read_test_tokens),
+    "llava15_timing": (("eventgpt.samples", "videollava.samples"), timed.read_llava15_timing),
+    "adapter_metrics": (("cos_sim_mean", "total_valid_positions"), tokens.read_adapter_metrics),
+    "adapter_positions": (("positions.position", "positions.num_samples"), tokens.read_adapter_positions),
+    "adapter_config": (("adapter", "task"), tokens.read_adapter_config),
+    "two_phase": (("e2e_speedup", "label"), tokens.read_two_phase),
 }
 
 
