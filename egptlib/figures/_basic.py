@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -63,9 +64,34 @@ def _panels(width: float, height: float, rows: int = 1, columns: int = 1, **opti
 def _lying_bars(width: float, height: float) -> tuple["Figure", Any]:
     """A figure for bars from left to right, with the grid across them, and its axes."""
     figure, axes = _panels(width, height)
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    _grid_across(axes)
     return figure, axes
+
+
+def _grid_across(*panels: Any) -> None:
+    for axes in panels:
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+
+
+def _stack_bars(axes: Any, bars: Mapping[str, float], parts: Mapping[str, Any], told: str, **look: Any) -> None:
+    """Lying bars of parts one behind the other, from above to below, with the whole behind each.
+
+    Args:
+        bars: name of each bar -> where it lies.
+        parts: name of a part -> its width in each bar.
+        told: how the whole is written, as for `str.format`.
+        look: of the bars, e.g. their height.
+    """
+    places, end = list(bars.values()), np.zeros(len(bars))
+    for (part, widths), color in zip(parts.items(), cycle(_PART_COLORS)):
+        axes.barh(places, widths, left=end, color=color, label=part, **look)
+        end += widths
+    for place, width in zip(places, end):
+        _tell_beside(axes, told.format(width), width, place)
+    axes.set_yticks(places, list(bars))
+    axes.invert_yaxis()
+    axes.set_xlim(0, end.max() * 1.15)
 
 
 def _tell_beside(axes: Any, text: str, x: float, y: float, size: float = 8) -> None:
@@ -248,20 +274,11 @@ def memory_figure(rows: Sequence[Row], precisions: Sequence[str] = ("float32", "
     models = list(dict.fromkeys(row["model"] for row in rows))
     parts = list(dict.fromkeys(row["part"] for row in rows))
     figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 0.75 + 0.22 * len(models) * len(precisions))
-    places = np.arange(len(models) * len(precisions)) + 0.6 * np.repeat(np.arange(len(models)), len(precisions))
     bars = [(model, precision) for model in models for precision in precisions]
-    end = np.zeros(len(bars))
-    for part, color in zip(parts, _PART_COLORS):
-        sizes = np.array(
-            [sum(r[precision] for r in rows if r["model"] == model and r["part"] == part) for model, precision in bars]
-        )
-        axes.barh(places, sizes, left=end, height=0.78, color=color, label=part, edgecolor="white", linewidth=0.4)
-        end += sizes
-    for place, size in zip(places, end):
-        _tell_beside(axes, f"{size:.2f}", size, place)
-    axes.set_yticks(places, [f"{model}, {precision}" for model, precision in bars])
-    axes.invert_yaxis()
-    axes.set(xlabel="weights (GiB)", xlim=(0, end.max() * 1.12))
+    places = {f"{m}, {p}": i + 0.6 * (i // len(precisions)) for i, (m, p) in enumerate(bars)}
+    sizes = {part: [sum(r[p] for r in rows if (r["model"], r["part"]) == (m, part)) for m, p in bars] for part in parts}
+    _stack_bars(axes, places, sizes, "{:.2f}", height=0.78, edgecolor="white", linewidth=0.4)
+    axes.set_xlabel("weights (GiB)")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
@@ -275,17 +292,10 @@ def stage_times_figure(times: Mapping[str, Mapping[str, float]]) -> "Figure":
     """
     stages = list(dict.fromkeys(stage for stages in times.values() for stage in stages))
     figure, axes = _lying_bars(DOUBLE_COLUMN * 0.85, 1.0 + 0.42 * len(times))
-    end = np.zeros(len(times))
-    for stage, color in zip(stages, _PART_COLORS):
-        values = np.array([1000 * of_model.get(stage, 0.0) for of_model in times.values()])
-        axes.barh(
-            list(times), values, left=end, height=0.62, color=color, label=stage, edgecolor="white", linewidth=0.4
-        )
-        end += values
-    for place, total in enumerate(end):
-        _tell_beside(axes, f"{total:,.0f} ms", total, place)
-    axes.invert_yaxis()
-    axes.set(xlabel="time (ms)", xlim=(0, end.max() * 1.16))
+    widths = {stage: [1000 * of_model.get(stage, 0.0) for of_model in times.values()] for stage in stages}
+    places = {name: place for place, name in enumerate(times)}
+    _stack_bars(axes, places, widths, "{:,.0f} ms", height=0.62, edgecolor="white", linewidth=0.4)
+    axes.set_xlabel("time (ms)")
     figure.legend(loc="outside lower center", ncols=len(stages))
     return figure
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from egptlib.figures._basic import (
     _MARKERS,
-    _PART_COLORS,
     _SERIES_COLORS,
     EXACT_COLOR,
     _lying_bars,
     _panels,
+    _stack_bars,
     _styled,
     _tell_beside,
 )
@@ -146,16 +146,8 @@ def step_parts_figure(parts: Mapping[str, Mapping[str, float]]) -> "Figure":
         parts: label -> part -> SECONDS (`egptlib.models.step_parts`); drawn in milliseconds.
     """
     figure, axes = _lying_bars(DOUBLE_COLUMN * 0.9, 0.95 + 0.33 * len(parts))
-    names = list(next(iter(parts.values())))
-    for place, seconds in enumerate(parts.values()):
-        left = 0.0
-        for name, color in zip(names, cycle(_PART_COLORS)):
-            width = 1e3 * seconds[name]
-            axes.barh(place, width, 0.68, left=left, color=color, label=None if place else name)
-            left += width
-        _tell_beside(axes, f"{left:.2f} ms", left, place, 7.5)
-    axes.set_yticks(range(len(parts)), list(parts))
-    axes.invert_yaxis()
-    axes.set(xlabel="time of one step (ms)", xlim=(0, 1.14e3 * max(sum(part.values()) for part in parts.values())))
+    widths = {name: [1e3 * of_bar[name] for of_bar in parts.values()] for name in next(iter(parts.values()))}
+    _stack_bars(axes, {label: place for place, label in enumerate(parts)}, widths, "{:.2f} ms", height=0.68)
+    axes.set_xlabel("time of one step (ms)")
     figure.legend(loc="outside lower center", ncols=3)
     return figure

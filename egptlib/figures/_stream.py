@@ -9,14 +9,13 @@ import numpy as np
 
 from egptlib._clock import Event
 from egptlib.figures._basic import EXACT_COLOR, _panels, _styled, _tell_beside
-from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
-from egptlib.figures._timeline import _READING
+from egptlib.figures._style import DOUBLE_COLUMN, NEUTRAL_COLOR, PALETTE
+from egptlib.figures._timeline import _LANES, _READING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_LANES = {"drafter": DRAFTER_COLOR, "target": TARGET_COLOR}
 _SENSOR_COLOR, _PREVIEW_COLOR = PALETTE[3], PALETTE[4]
 
 

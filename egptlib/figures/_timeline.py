@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from egptlib._clock import READING, Event, stage_seconds
-from egptlib.figures._basic import EXACT_COLOR, _panels, _quick_figure, _styled
+from egptlib.figures._basic import EXACT_COLOR, _grid_across, _panels, _quick_figure, _styled
 from egptlib.figures._style import (
     DOUBLE_COLUMN,
     DRAFTER_COLOR,
@@ -69,8 +69,7 @@ def timeline_figure(
         _mark_verifications(axes, y, own, origin, longest / inches)
     axes.set_yticks([y for y, *_ in rows], ["plain\ntarget", "speculative\ntarget", "drafter"])
     axes.set(ylim=(2.75, -0.45), xlim=(0, 1.01 * longest))
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    _grid_across(axes)
     axes.set_xlabel("ms")
     heading = f"{seconds[0] / seconds[1]:.2f}x [{tag}]"
     between = "\n" if column else ": "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import PercentFormatter
 
-from egptlib.figures._basic import _panels, _styled, _whole_numbers
+from egptlib.figures._basic import _grid_across, _panels, _styled, _whole_numbers
 from egptlib.figures._style import DOUBLE_COLUMN, DRAFTER_COLOR, NEUTRAL_COLOR, PALETTE, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def word_kinds_figure(rows: Sequence[Row], groups: Mapping[str, Sequence[str]]) 
     right.set_title("of all rejections")
     for axis in (left, right):
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.grid(True, axis="x")
-        axis.grid(False, axis="y")
+    _grid_across(left, right)
     figure.legend(loc="outside lower center", ncols=len(groups))
     return figure
 
@@ -139,8 +138,7 @@ def facts_figure(rows: Sequence[Row]) -> "Figure":
     for axis in (left, right):
         axis.set_xlim(0, 1)
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.grid(True, axis="x")
-        axis.grid(False, axis="y")
+    _grid_across(left, right)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

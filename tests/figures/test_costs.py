@@ -17,6 +17,6 @@ def test_curves_are_the_measured_ones() -> None:
 
 def test_parts_stand_one_behind_the_other() -> None:
     axes = step_parts_figure({"target": {"a": 0.001, "b": 0.003}, "drafter": {"a": 0.001, "b": 0.0}}).axes[0]
-    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]  # type: ignore[attr-defined]
-    assert bars == [(0, 1.0), (1.0, 3.0), (0, 1.0), (1.0, 0.0)]
+    bars = sorted((bar.get_y(), bar.get_x(), bar.get_width()) for bar in axes.patches)  # type: ignore[attr-defined]
+    assert [bar[1:] for bar in bars] == [(0, 1.0), (1.0, 3.0), (0, 1.0), (1.0, 0.0)]
     assert [text.get_text() for text in axes.texts] == ["4.00 ms", "1.00 ms"]
