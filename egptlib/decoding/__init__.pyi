@@ -4,6 +4,7 @@ from ._adapted import adapted_drafter as adapted_drafter
 from ._cascade import CascadeDrafter as CascadeDrafter
 from ._drafter_process import DrafterProcess as DrafterProcess
 from ._drafter_thread import DrafterThread as DrafterThread
+from ._drafters import ConcurrentDrafter as ConcurrentDrafter
 from ._drafters import Draft as Draft
 from ._drafters import Drafter as Drafter
 from ._drafters import KeepingDrafter as KeepingDrafter
@@ -35,7 +36,6 @@ from ._model_drafter import ModelDrafter as ModelDrafter
 from ._model_drafter import RetokenizedDrafter as RetokenizedDrafter
 from ._ngrams import NgramDrafter as NgramDrafter
 from ._pipelined import pipelined_generate as pipelined_generate
-from ._prefill_hiding import ConcurrentDrafter as ConcurrentDrafter
 from ._prefill_hiding import hidden_prefill_generate as hidden_prefill_generate
 from ._prompts import PromptReader as PromptReader
 from ._record_trees import RecordedTrees as RecordedTrees

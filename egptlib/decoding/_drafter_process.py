@@ -21,7 +21,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from egptlib._clock import Event, Recorder
-from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop, write_on
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, OwnWorker, Stop, write_on
 from egptlib.decoding._sampling import Sampler
 from egptlib.models import Model, is_left_behind
 
@@ -45,7 +45,7 @@ class _Board(ctypes.Structure):
     ]
 
 
-class DrafterProcess:
+class DrafterProcess(OwnWorker):
     """Runs a drafter in a second process; one job at a time, drafted greedily.
 
     The weights are shared, not copied. From `begin` to `take` the caller's torch threads are those that the worker
@@ -94,10 +94,6 @@ class DrafterProcess:
             self._kept, self._there = scene, False
 
     def begin(self, scene: Any, question: str, limit: int) -> None:
-        """Let the drafter read a prompt and then draft up to `limit` tokens; returns at once.
-
-        The job ends at the limit, at an end token, or after `take`.
-        """
         if not 0 <= limit <= MAX_TOKENS:
             raise ValueError(f"limit: expected 0 to {MAX_TOKENS} tokens, found {limit}")
         self._drain()
@@ -108,30 +104,24 @@ class DrafterProcess:
         self._send("begin", None if there else self._share(_without_frames(scene)), kept, question, limit)
 
     def follow(self, answer: Sequence[int], limit: int) -> None:
-        """Stop the job, and draft up to `limit` tokens after `answer` instead; return at once."""
         self._board.stop = self._job
         self._send("follow", list(answer), min(limit, MAX_TOKENS))
 
     def made(self) -> Draft:
-        """What the job has drafted so far; it goes on."""
         board = self._board
         count = board.count if board.job == self._job else 0
         return Draft(list(board.tokens[:count]), list(board.confidence[:count]))
 
     def is_done(self) -> bool:
-        """Whether the job has ended, by itself or by an error that the next wait raises."""
         return bool(self._board.done == self._job) or not self._process.is_alive()
 
     def take(self) -> Draft:
-        """Stop the job and return what was drafted so far, without waiting for the token being made."""
         self._board.stop = self._job
         self._take_back()
         return self.made()
 
     def start(self, scene: Any, question: str, recorder: Recorder) -> None:
-        """Let the drafter read a prompt and wait for it, as any drafter does."""
-        self.begin(scene, question, limit=0)
-        recorder.events += self.events()
+        super().start(scene, question, recorder)
         self._take_back()
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
@@ -156,13 +146,11 @@ class DrafterProcess:
         return Draft(list(board.tokens[:made]), list(board.confidence[:made]))
 
     def events(self) -> list[Event]:
-        """Return what the worker did since `begin` and forget it; waits for the end of a stopped job."""
         self._drain()
         events, self._events = self._events, []
         return events
 
     def wait(self) -> None:
-        """Wait until the job has ended by itself."""
         self._drain()
 
     def close(self) -> None:
@@ -179,12 +167,6 @@ class DrafterProcess:
             self._memory.close()
             self._memory.unlink()
             self._memory = None
-
-    def __enter__(self) -> DrafterProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _lend(self) -> None:
         """Share the cores out: the caller's torch threads are fewer by those of the worker, but at least one."""

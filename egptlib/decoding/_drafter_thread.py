@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from egptlib._clock import Event, Recorder
-from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, Stop, write_on
+from egptlib.decoding._drafters import Draft, Drafter, KeepingDrafter, OwnWorker, Stop, write_on
 from egptlib.decoding._sampling import Sampler
 
 
-class DrafterThread:
+class DrafterThread(OwnWorker):
     """Runs a drafter beside the target, in a second thread.
 
     On a GPU both models' kernels are in flight at once: the drafter's go to a stream of its own, and waiting for them
@@ -51,34 +51,24 @@ class DrafterThread:
             self.drafter.keep(scene)
 
     def begin(self, scene: Any, question: str, limit: int) -> None:
-        """Let the drafter read a prompt and then draft up to `limit` tokens; returns at once."""
         self.wait()
         self._recorder = Recorder()
         self._submit((scene, question), [], limit)
 
     def follow(self, answer: Sequence[int], limit: int) -> None:
-        """Stop the job, and draft up to `limit` tokens after `answer` instead; return at once."""
         self._flag.set()
         self._submit(None, list(answer), limit)
 
     def made(self) -> Draft:
-        """What the job has drafted so far; it goes on."""
         count = len(self._draft.confidence)  # it is appended last
         return Draft(self._draft.tokens[:count], self._draft.confidence[:count])
 
     def is_done(self) -> bool:
-        """Whether the job has ended, by itself or by an error that the next wait raises."""
         return not self._jobs or self._jobs[-1].done()
 
     def take(self) -> Draft:
-        """Stop the job and return what was drafted so far, without waiting for the token being made."""
         self._flag.set()
         return self.made()
-
-    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
-        """Let the drafter read a prompt and wait for it, as any drafter does."""
-        self.begin(scene, question, limit=0)
-        recorder.events += self.events()
 
     def propose(self, answer: Sequence[int], count: int, sampler: Sampler, stop: Stop | None = None) -> Draft:
         """Draft up to `count` tokens after `answer`."""
@@ -86,12 +76,10 @@ class DrafterThread:
         return self._pool.submit(self._propose, answer, count, sampler, stop).result()
 
     def events(self) -> list[Event]:
-        """Return what was drafted and read since `begin`, without proposals; waits for the end of a stopped job."""
         self.wait()
         return self._recorder.events
 
     def wait(self) -> None:
-        """Wait until the job has ended; an error of the drafter is raised here."""
         jobs, self._jobs = self._jobs, []
         for job in jobs:
             job.result()
@@ -100,12 +88,6 @@ class DrafterThread:
         """End the thread."""
         self._flag.set()
         self._pool.shutdown()
-
-    def __enter__(self) -> DrafterThread:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

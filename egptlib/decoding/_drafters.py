@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from egptlib._clock import Recorder
+from egptlib._clock import Event, Recorder
 from egptlib._whole import token_ids
 from egptlib.decoding._sampling import Sampler
 
@@ -134,6 +134,61 @@ class KeepingDrafter(Protocol):
     def keep(self, scene: Any) -> None:
         """From now on, `start` with this scene (the same object) reads only what is new; None ends that."""
         ...
+
+
+@runtime_checkable
+class ConcurrentDrafter(Drafter, Protocol):
+    """A drafter that works beside its caller, one job at a time: `DrafterProcess`, `DrafterThread`."""
+
+    def begin(self, scene: Any, question: str, limit: int) -> None:
+        """Start to read a prompt and to draft up to `limit` tokens; return at once.
+
+        The job ends at the limit, at an end token, or after `take`.
+        """
+        ...
+
+    def follow(self, answer: Sequence[int], limit: int) -> None:
+        """Stop the job, and draft up to `limit` tokens after `answer` instead; return at once."""
+        ...
+
+    def made(self) -> Draft:
+        """What the job has drafted so far; it goes on."""
+        ...
+
+    def is_done(self) -> bool:
+        """Whether the job has ended, by itself or by an error that the next wait raises."""
+        ...
+
+    def take(self) -> Draft:
+        """Stop the job and return what was drafted so far, without waiting for the token being made."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the job has ended by itself; an error of the drafter is raised here."""
+        ...
+
+    def events(self) -> list[Event]:
+        """Return what was read and drafted since `begin`, without proposals; waits for the end of a stopped job."""
+        ...
+
+
+class OwnWorker(ConcurrentDrafter):
+    """What a drafter with a worker of its own has besides: it is closed, by itself behind a `with`."""
+
+    def start(self, scene: Any, question: str, recorder: Recorder) -> None:
+        """Let the drafter read a prompt and wait for it, as any drafter does."""
+        self.begin(scene, question, limit=0)
+        recorder.events += self.events()
+
+    def close(self) -> None:
+        """End the worker."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class SequenceDrafter:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from egptlib._clock import Recorder
-from egptlib.decoding._drafters import Draft
+from egptlib.decoding._drafters import ConcurrentDrafter, Draft
 from egptlib.decoding._generation import Generation
-from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._round import OpenAnswer, Settings
 from egptlib.models import Model

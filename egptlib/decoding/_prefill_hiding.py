@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, Unpack, runtime_checkable
+from typing import Any, Unpack
 
-from egptlib._clock import Event, Recorder
-from egptlib.decoding._drafters import Draft, Drafter, reads_prompt, source_layers
+from egptlib._clock import Recorder
+from egptlib.decoding._drafters import ConcurrentDrafter, Drafter, reads_prompt, source_layers
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import speculative_decode
 from egptlib.decoding._prompts import PromptReader
 from egptlib.decoding._round import Options
 from egptlib.models import Model
-
-
-@runtime_checkable
-class ConcurrentDrafter(Drafter, Protocol):
-    """A drafter that works beside its caller: `DrafterProcess`, `DrafterThread`."""
-
-    def begin(self, scene: Any, question: str, limit: int) -> None:
-        """Start to read a prompt and to draft up to `limit` tokens; return at once."""
-        ...
-
-    def follow(self, answer: Sequence[int], limit: int) -> None:
-        """Stop, and draft up to `limit` tokens after `answer` instead; return at once."""
-        ...
-
-    def made(self) -> Draft:
-        """What was drafted since `begin` or `follow`, which goes on."""
-        ...
-
-    def is_done(self) -> bool:
-        """Whether that has ended by itself."""
-        ...
-
-    def take(self) -> Draft:
-        """Stop, and return what was drafted so far."""
-        ...
-
-    def wait(self) -> None:
-        """Wait until the job has ended by itself."""
-        ...
-
-    def events(self) -> list[Event]:
-        """What was done since `begin`."""
-        ...
 
 
 def hidden_prefill_generate(

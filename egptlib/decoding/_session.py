@@ -7,10 +7,10 @@ from itertools import accumulate, pairwise
 from typing import Any, Unpack
 
 from egptlib._whole import several
-from egptlib.decoding._drafters import Drafter, KeepingDrafter
+from egptlib.decoding._drafters import ConcurrentDrafter, Drafter, KeepingDrafter
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import as_drafter, speculative_generate
-from egptlib.decoding._prefill_hiding import ConcurrentDrafter, hidden_prefill_generate
+from egptlib.decoding._prefill_hiding import hidden_prefill_generate
 from egptlib.decoding._prompts import MoreThanEmbeddingsError, PromptReader
 from egptlib.decoding._round import Options, Settings
 from egptlib.decoding._together import Asked, answer_together, drafts_together, same_drafter

@@ -11,10 +11,9 @@ from typing import Any, Unpack
 
 from egptlib._clock import Event, Recorder
 from egptlib.decoding._drafter_thread import DrafterThread
-from egptlib.decoding._drafters import Draft, Drafter, SequenceDrafter, Stop, certain, source_layers
+from egptlib.decoding._drafters import ConcurrentDrafter, Draft, Drafter, SequenceDrafter, Stop, certain, source_layers
 from egptlib.decoding._generation import Generation
 from egptlib.decoding._loop import as_drafter, speculative_decode
-from egptlib.decoding._prefill_hiding import ConcurrentDrafter
 from egptlib.decoding._prompts import FrameReader, PromptReader
 from egptlib.decoding._round import Options, Settings
 from egptlib.decoding._sampling import Sampler
