@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num, Real
 from torch import Tensor
 
+States = Float[Tensor, "sample position hidden"]
+Mask = Num[Tensor, "sample position"] | Bool[Tensor, "sample position"]
+
 THRESHOLDS = (0.80, 0.85, 0.90, 0.95)
 SD_THRESHOLD = 0.90  # the `sd_*` and `position_*` figures of the earlier script are taken at this one
 DECODE_GAMMA = 5
@@ -21,10 +24,7 @@ _BLOCK_ELEMENTS = 2**22  # hidden values converted to float32 at a time: 16 MB, 
 
 
 def acceptance_metrics(
-    drafter_hidden: Float[Tensor, "sample position hidden"],
-    target_hidden: Float[Tensor, "sample position hidden"],
-    mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
-    thresholds: Sequence[float] = THRESHOLDS,
+    drafter_hidden: States, target_hidden: States, mask: Mask, thresholds: Sequence[float] = THRESHOLDS
 ) -> dict[str, Any]:
     """Return every figure of the feature-acceptance table as plain numbers.
 
@@ -68,10 +68,7 @@ def acceptance_metrics(
 
 
 def per_position_table(
-    drafter_hidden: Float[Tensor, "sample position hidden"],
-    target_hidden: Float[Tensor, "sample position hidden"],
-    mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
-    thresholds: Sequence[float] = THRESHOLDS,
+    drafter_hidden: States, target_hidden: States, mask: Mask, thresholds: Sequence[float] = THRESHOLDS
 ) -> list[dict[str, Any]]:
     """Return `position, mean, std, num_samples, accept_NN ...` per position, over the samples that reach it.
 
@@ -102,21 +99,12 @@ class AcceptanceAccumulator:
         self._hidden_dim: int | None = None
         self._parts: list[tuple[Tensor, Tensor]] = []
 
-    def update(
-        self,
-        drafter_hidden: Float[Tensor, "sample position hidden"],
-        target_hidden: Float[Tensor, "sample position hidden"],
-        mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
-    ) -> None:
+    def update(self, drafter_hidden: States, target_hidden: States, mask: Mask) -> None:
         """Add a batch. Samples are numbered on through all batches; an error names that number."""
         part = masked_cosine(drafter_hidden, target_hidden, mask, first_sample=self.num_samples)
         self._add(part[0].cpu(), part[1].cpu(), drafter_hidden.shape[2])
 
-    def update_ragged(
-        self,
-        drafter_hidden: Sequence[Tensor],
-        target_hidden: Sequence[Tensor],
-    ) -> None:
+    def update_ragged(self, drafter_hidden: Sequence[Tensor], target_hidden: Sequence[Tensor]) -> None:
         """Add samples of any lengths, one tensor [position, hidden] each, without padding or copying them.
 
         The figures are those of `update` with the same samples padded, to the last bit; so are the errors.
@@ -231,7 +219,7 @@ def consecutive_accepts(accepted: Bool[Tensor, "sample position"]) -> Int[Tensor
 def masked_cosine(
     drafter_hidden: Real[Tensor, "sample position hidden"],
     target_hidden: Real[Tensor, "sample position hidden"],
-    mask: Num[Tensor, "sample position"] | Bool[Tensor, "sample position"],
+    mask: Mask,
     first_sample: int = 0,
 ) -> tuple[Float[Tensor, "sample position"], Bool[Tensor, "sample position"]]:
     """Return the cosine at each valid position (float32, 0 elsewhere) and the mask as bool.

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from egptlib.scenes.events._fields import FIELDS
-from egptlib.scenes.events._source import Block, Source
+from egptlib.scenes.events._source import Block, OpenFile, Source
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 _COMPRESSION = {0: None, 1: "lz4", 2: "lz4", 3: "zstd", 4: "zstd"}
@@ -29,9 +29,8 @@ def open_aedat4(path: Path) -> Source:
         raise ValueError(f"{path}: not a readable AEDAT 4 file: {error}") from error
 
 
-class _Aedat4:
+class _Aedat4(OpenFile):
     is_coded, format = True, "AEDAT 4"
-    t_offset: np.ndarray | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -87,9 +86,6 @@ class _Aedat4:
         vector = where + struct.unpack_from("<I", data, where)[0]
         (count,) = struct.unpack_from("<I", data, vector)
         return np.frombuffer(data, _EVENT, count, vector + 4)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _root(data: bytes, start: int) -> int:

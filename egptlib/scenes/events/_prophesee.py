@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from egptlib.scenes.events._fields import FIELDS
-from egptlib.scenes.events._source import Block, Source
+from egptlib.scenes.events._source import Block, OpenFile, Source
 
 BYTES_PER_BLOCK = 1 << 18
 _DAT_CLOCK = 1 << 32  # its 32-bit microseconds come round every 71.6 minutes
@@ -77,11 +77,10 @@ def open_prophesee(path: Path) -> Source:
     return _Raw(path, header, version)
 
 
-class _Raw:
+class _Raw(OpenFile):
     """RAW: words of 32 (EVT 2.0) or 16 bits (EVT 3.0). Events before the first time word have no time: left out."""
 
     is_coded = True
-    t_offset: np.ndarray | None = None
 
     def __init__(self, path: Path, header: Header, version: str) -> None:
         self.format, self.size = f"Prophesee RAW EVT {version}", header.size
@@ -108,15 +107,11 @@ class _Raw:
         following = (start + len(data), tuple(state.tolist())) if len(data) == BYTES_PER_BLOCK else None
         return Block(columns, following, int(state[BASE]))
 
-    def close(self) -> None:
-        self._file.close()
 
-
-class _Dat:
+class _Dat(OpenFile):
     """DAT: 8 bytes an event: 32-bit microseconds; x 14, y 14, polarity 4 bits."""
 
     is_coded, format = True, "Prophesee DAT"
-    t_offset: np.ndarray | None = None
 
     def __init__(self, path: Path, header: Header) -> None:
         self._path, self._file = path, path.open("rb")
@@ -147,9 +142,6 @@ class _Dat:
         }
         more = len(data) == BYTES_PER_BLOCK
         return Block(columns, (start + len(data), int(t[-1])) if more else None)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 # Places in `state`. BASE: time of the last time word in microseconds, turns included; -1 before the first one.

@@ -1,7 +1,7 @@
 """What a reader of one format gives to `EventFile`: a chain of blocks, each of bounded size."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,6 +41,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+class OpenFile:
+    """What sources that keep a file open and read it themselves have in common."""
+
+    t_offset: np.ndarray | None = None
+    _file: BinaryIO
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Rows:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from egptlib.scenes.events._fields import ALIASES, FIELDS, find_order
-from egptlib.scenes.events._source import Block, Source
+from egptlib.scenes.events._source import Block, OpenFile, Source
 
 BYTES_PER_BLOCK = 1 << 22
 _LONGEST_LINE = 4096
@@ -27,9 +27,8 @@ def open_text(path: Path) -> Source:
     return _Text(path)
 
 
-class _Text:
+class _Text(OpenFile):
     is_coded, format = False, "text"
-    t_offset: np.ndarray | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -109,9 +108,6 @@ class _Text:
                 wrong = next((value for value in column.to_pylist() if not _is_number(value)), "a word")
                 raise ValueError(f"{self._path}: after byte {place}: {wrong!r} is no number; expected four a line")
         return [column.to_numpy() for column in table.columns], following
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _is_number(word: object) -> bool:
