@@ -5,9 +5,9 @@ Each verb imports what it needs when it is called, so that `--help` is quick.
 
 from egptlib.cli import (  # noqa: F401  (each registers its verbs)
     _adapters,
-    _decoding,
     _documents,
     _hidden_states,
+    _measuring,
     _models,
     _prediction,
     _reporting,

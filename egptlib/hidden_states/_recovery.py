@@ -99,34 +99,34 @@ def _wrong_samples(path: Path, entry: Mapping[str, Any]) -> str:
     return f"; unreadable samples: {', '.join(map(str, wrong)) or 'none'}"
 
 
-def _doubled(folder: Path, index: Mapping[str, Any]) -> Iterator[Problem]:
-    """Samples whose scene and question another one has, among the files whose metadata can be read."""
-    seen: dict[tuple[str, str], int] = {}
-    for entry in index["chunks"]:
-        try:
-            chunk = SafetensorsChunk(present(folder / entry["path"], entry, entry["num_samples"]), entry["num_samples"])
-            records = chunk.metadata()
-        except (ValueError, OSError):
-            continue  # named already
-        for number, record in enumerate(records, entry["start"]):
-            first = seen.setdefault(sample_key(record), number)
-            if first != number:
-                scene, question = sample_key(record)
-                told = f"samples {first} and {number} are both scene {scene!r}, question {question!r}"
-                yield Problem(Damage.DOUBLED, f"{folder / entry['path']}: {told}")
-
-
-def _wrong_prompts(folder: Path, index: Mapping[str, Any]) -> Iterator[Problem]:
-    """Prompts that are gone or have other bytes, of the samples whose metadata can be read."""
-    if not index["config"].get("prompt_rows"):
-        return
-    told = set[str]()
+def _readable(folder: Path, index: Mapping[str, Any]) -> Iterator[tuple[Path, int, list[tuple[str, str]]]]:
+    """The files whose metadata can be read: path, number of the first sample, and the samples' keys."""
     for entry in index["chunks"]:
         path = folder / entry["path"]
         try:
-            keys = [sample_key(record) for record in SafetensorsChunk(path, entry["num_samples"]).metadata()]
+            metadata = SafetensorsChunk(path, entry["num_samples"]).metadata()
+            yield path, entry["start"], [sample_key(record) for record in metadata]
         except (ValueError, OSError):
             continue  # named already
+
+
+def _doubled(folder: Path, index: Mapping[str, Any]) -> Iterator[Problem]:
+    """Samples whose scene and question another one has."""
+    seen: dict[tuple[str, str], int] = {}
+    for path, start, keys in _readable(folder, index):
+        for number, key in enumerate(keys, start):
+            first = seen.setdefault(key, number)
+            if first != number:
+                told = f"samples {first} and {number} are both scene {key[0]!r}, question {key[1]!r}"
+                yield Problem(Damage.DOUBLED, f"{path}: {told}")
+
+
+def _wrong_prompts(folder: Path, index: Mapping[str, Any]) -> Iterator[Problem]:
+    """Prompts that are gone or have other bytes."""
+    if not index["config"].get("prompt_rows"):
+        return
+    told = set[str]()
+    for path, _, keys in _readable(folder, index):
         for key in keys:
             try:
                 read_prompt(StoredPrompt(path.parent.parent / PROMPTS, *key))

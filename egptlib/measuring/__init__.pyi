@@ -12,6 +12,9 @@ from ._changes import compare_scenes as compare_scenes
 from ._changes import score_choices as score_choices
 from ._costs import CostReport as CostReport
 from ._costs import report_costs as report_costs
+from ._divergences import Divergences as Divergences
+from ._divergences import Parted as Parted
+from ._divergences import find_divergences as find_divergences
 from ._hiding import Contention as Contention
 from ._hiding import HidingRun as HidingRun
 from ._hiding import compare_prefill_hiding as compare_prefill_hiding
@@ -26,10 +29,7 @@ from ._methods import run_methods as run_methods
 from ._methods import run_sessions as run_sessions
 from ._methods import steady as steady
 from ._methods import with_threads as with_threads
-from ._selftest import Divergences as Divergences
-from ._selftest import Parted as Parted
 from ._selftest import SelfTest as SelfTest
-from ._selftest import find_divergences as find_divergences
 from ._selftest import selftest as selftest
 from ._slots import KIND_GROUPS as KIND_GROUPS
 from ._slots import KINDS as KINDS

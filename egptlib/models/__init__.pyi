@@ -4,6 +4,7 @@ from ._batch import Reading as Reading
 from ._batch import SingleReader as SingleReader
 from ._batch import reader_for as reader_for
 from ._checkpoint import fingerprint as fingerprint
+from ._device import device_name as device_name
 from ._device import ids_on as ids_on
 from ._device import peak_bytes as peak_bytes
 from ._device import usable_device as usable_device
@@ -17,7 +18,6 @@ from ._language_model import LanguageModel as LanguageModel
 from ._lean import weight_versions as weight_versions
 from ._load import Pair as Pair
 from ._load import describe_pair as describe_pair
-from ._load import device_name as device_name
 from ._load import load_pair as load_pair
 from ._memory import MemoryPlan as MemoryPlan
 from ._memory import plan_memory as plan_memory

@@ -1,4 +1,4 @@
-"""Devices that this machine has, and how much memory a piece of work needs at most."""
+"""Devices that this machine has, what reports call them, and how much memory a piece of work needs at most."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def usable_device(name: str | torch.device, field: str = "device") -> torch.devi
         raise ValueError(
             f"{field}: expected cpu, or a device of this machine, found {str(name)!r} ({reason})"
         ) from None
+
+
+def device_name(device: torch.device | str) -> str:
+    """A device as reports call it: a GPU by its model, a CPU by the threads that torch has."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
 def ids_on(device: torch.device, ids: Sequence[int] | Tensor) -> Tensor:

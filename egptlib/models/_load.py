@@ -10,10 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from egptlib.models._checkpoint import checkpoint_folder, read_config
-from egptlib.models._device import usable_device
+from egptlib.models._device import device_name, usable_device
 from egptlib.models._interface import Model
 from egptlib.models._open import open_model
 from egptlib.models._pair_file import PairSettings, pair_settings
@@ -118,11 +116,3 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
         "precision": precision,
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
     }
-
-
-def device_name(device: torch.device | str) -> str:
-    """A device as reports call it: a GPU by its model, a CPU by the threads that torch has."""
-    device = torch.device(device)
-    if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
-    return f"{device.type}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -72,6 +72,11 @@ class Export:
                 path.unlink()
         self.kept = {name: self.kept.get(name, "") for name in edited}
         self._write_manifest(edited | self._written)
+
+    def tell_kept(self, tell: Callable[[str], object]) -> None:
+        """Tell a line about each file that a person has edited."""
+        for name, new in self.kept.items():
+            tell(f"{self._out / name}: edited by somebody, so it stays" + (f"; the new one is {new}" if new else ""))
 
     def _write_manifest(self, files: dict[str, str]) -> None:
         write_json(self._out / MANIFEST, {"files": dict(sorted(files.items()))})

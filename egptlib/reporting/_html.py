@@ -69,8 +69,7 @@ def write_report(
         export.write("index.html", _index(runs, cards, left_out))
     for name, why in left_out.items():
         tell(f"{root / name}: left out: {why}")
-    for name, new in export.kept.items():
-        tell(f"{out / name}: edited by somebody, so it stays" + (f"; the new one is {new}" if new else ""))
+    export.tell_kept(tell)
     return out / "index.html"
 
 

@@ -100,8 +100,7 @@ def write_paper(
     with Export(out, contents.files) as export:
         for name, content in contents.files.items():
             export.write(name, content)
-    for name, new in export.kept.items():
-        tell(f"{out / name}: edited by somebody, so it stays" + (f"; the new one is {new}" if new else ""))
+    export.tell_kept(tell)
     kinds = {"figures": "figures/", "tables": "tables/", "numbers": "\\"}
     counts = {kind: sum(name.startswith(start) for name in contents.sources) for kind, start in kinds.items()}
     return out / "main.tex", {"runs": len(runs), **counts}

@@ -41,10 +41,10 @@ from .streets._answers import slot_values as slot_values
 from .streets._make import make_streets as make_streets
 
 __all__: list[str]
-from ._check import published_reader as published_reader
 from ._cutting import cut_clips as cut_clips
 from ._eventbench import read_eventbench as read_eventbench
 from ._evqa import read_evqa as read_evqa
 from ._folder import evenly as evenly
 from ._folder import none_readable as none_readable
+from ._recording import published_reader as published_reader
 from ._talk2event import read_talk2event as read_talk2event

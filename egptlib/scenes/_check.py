@@ -14,13 +14,10 @@ from typing import Any
 from egptlib._terminal import progress as show_progress
 from egptlib.scenes._cutting import Clip
 from egptlib.scenes._dsec import dsec_frames, find_sequences, is_sequence
-from egptlib.scenes._eventbench import is_eventbench, read_eventbench
-from egptlib.scenes._evqa import is_evqa, read_evqa
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._images import frame_files, read_image
 from egptlib.scenes._index import INDEX_NAME, Record, parse_entry, read_entries
-from egptlib.scenes._recording import has_frames, open_frames
-from egptlib.scenes._talk2event import is_talk2event, read_talk2event
+from egptlib.scenes._recording import has_frames, open_frames, published_reader
 from egptlib.scenes._video import video_frame_count
 from egptlib.scenes.events import EventFile
 
@@ -181,15 +178,3 @@ def _read_frames(frames: Frames) -> None:
 
 def _problems(sample: str, path: Path, read: Callable[[Path], Any]) -> list[Problem]:
     return [Problem(sample, message) for message in fault(read, path)]
-
-
-_READERS: dict[Callable[..., bool], Callable[..., Iterator[Clip]]] = {
-    is_evqa: read_evqa,
-    is_talk2event: read_talk2event,
-    is_eventbench: read_eventbench,
-}
-
-
-def published_reader(root: str | PathLike[str]) -> Callable[..., Iterator[Clip]] | None:
-    """What reads a folder as the scenes that `cut_clips` takes; None where it has no published layout."""
-    return next((read for is_laid_out, read in _READERS.items() if is_laid_out(root)), None)

@@ -1,12 +1,13 @@
 """From a recording and its frames to scenes: any format of events, with a video or the frames of the same file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from egptlib.scenes._cutting import (
+    Clip,
     CutReport,
     always,
     cut_recording,
@@ -17,8 +18,11 @@ from egptlib.scenes._cutting import (
     own_folder,
     windows,
 )
+from egptlib.scenes._eventbench import is_eventbench, read_eventbench
+from egptlib.scenes._evqa import is_evqa, read_evqa
 from egptlib.scenes._frames import Aedat4Frames, Frames, Hdf5Frames, VideoFrames
 from egptlib.scenes._questions import load_questions
+from egptlib.scenes._talk2event import is_talk2event, read_talk2event
 from egptlib.scenes.events import EventFile
 
 
@@ -88,6 +92,18 @@ def has_frames(path: Path) -> bool:
     """Whether a recording of events may hold frames too."""
     kind = _own_frames(path)
     return kind is not None and (kind is not Hdf5Frames or Hdf5Frames.are_in(path))
+
+
+_READERS: dict[Callable[..., bool], Callable[..., Iterator[Clip]]] = {
+    is_evqa: read_evqa,
+    is_talk2event: read_talk2event,
+    is_eventbench: read_eventbench,
+}
+
+
+def published_reader(root: str | PathLike[str]) -> Callable[..., Iterator[Clip]] | None:
+    """What reads a folder as the scenes that `cut_clips` takes; None where it has no published layout."""
+    return next((read for is_laid_out, read in _READERS.items() if is_laid_out(root)), None)
 
 
 def _own_frames(path: Path) -> Callable[..., Frames] | None:
