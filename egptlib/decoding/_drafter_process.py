@@ -128,21 +128,16 @@ class DrafterProcess(OwnWorker):
         """Draft up to `count` tokens after `answer`, and wait for them."""
         self._drain()
         self._send("propose", list(answer), min(count, MAX_TOKENS))
-        board, end = self._board, 0
-        while stop is not None and not self._connection.poll(5e-5):
+        board, end, ended = self._board, 0, False
+        while stop is not None and not ended:
+            ended = self._connection.poll(5e-5)  # once more then: tokens may have come after the last look
             made = board.count if board.job == self._job else 0
             while end < made and board.stop < self._job:
                 end += 1
                 if stop(board.confidence[end - 1]):
                     board.stop = self._job
         self._drain()
-        made = board.count
-        if stop is not None:  # tokens that came after the last look, and those the worker made after it was stopped
-            while end < made and board.stop < self._job:
-                end += 1
-                if stop(board.confidence[end - 1]):
-                    break
-            made = end
+        made = board.count if stop is None else end  # without those the worker made after it was stopped
         return Draft(list(board.tokens[:made]), list(board.confidence[:made]))
 
     def events(self) -> list[Event]:

@@ -16,6 +16,7 @@ from ._formulas import MapPoint as MapPoint
 from ._formulas import SpeedupMap as SpeedupMap
 from ._formulas import acceptance_rate as acceptance_rate
 from ._formulas import expected_tokens as expected_tokens
+from ._formulas import least_alpha as least_alpha
 from ._formulas import leviathan_speedup as leviathan_speedup
 from ._formulas import prefill_hiding_seconds as prefill_hiding_seconds
 from ._formulas import steady_speedup as steady_speedup

@@ -1,5 +1,6 @@
 """Standard formulas of speculative decoding, which assume one acceptance rate everywhere, and maps of such speedups."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,19 @@ def expected_tokens(alpha: float, gamma: int) -> float:
 
 
 def acceptance_rate(tokens_per_pass: float, gamma: int) -> float:
-    """Return the alpha at which `expected_tokens` gives so many, by halving; at most 1."""
+    """Return the alpha at which `expected_tokens` gives so many; at most 1."""
+    alpha = least_alpha(lambda alpha: expected_tokens(alpha, gamma), tokens_per_pass)
+    return 1.0 if alpha is None else alpha
+
+
+def least_alpha(gain: Callable[[float], float], goal: float) -> float | None:
+    """Return the least acceptance, by halving, that gives `goal`; None where even 1 does not."""
+    if gain(1.0) < goal:
+        return None
     low, high = 0.0, 1.0
     for _ in range(60):
-        alpha = (low + high) / 2
-        low, high = (alpha, high) if expected_tokens(alpha, gamma) < tokens_per_pass else (low, alpha)
+        middle = (low + high) / 2
+        low, high = (low, middle) if gain(middle) >= goal else (middle, high)
     return high
 
 

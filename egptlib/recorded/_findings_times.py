@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from egptlib.metrics import leviathan_speedup, prefill_hiding_seconds
+from egptlib.metrics import least_alpha, leviathan_speedup, prefill_hiding_seconds
 from egptlib.recorded._findings_files import (
     ALL_CONFIGS,
     FIVE_STAGE,
@@ -19,7 +19,6 @@ from egptlib.recorded._findings_files import (
     ratio_of_sums,
 )
 from egptlib.recorded._recorded import Row
-from egptlib.recorded._speedup_map import least_alpha
 
 
 def c6(files: Files) -> Finding:

@@ -1,12 +1,12 @@
 """What would make the recorded real pair faster: speedup by acceptance and cost of a verification, as a map."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
-from egptlib.metrics import MapPoint, SpeedupMap, expected_tokens
+from egptlib.metrics import MapPoint, SpeedupMap, expected_tokens, least_alpha
 from egptlib.recorded._halves import trace_from_recorded
 from egptlib.recorded._recorded import Recorded
 from egptlib.traces import Trace, fit_trace
@@ -103,17 +103,6 @@ class HidingCosts:
     ) -> float | None:
         """Return the least acceptance that gives a speedup of `goal`; None where not even 1 does."""
         return least_alpha(lambda alpha: self.map_speedup(alpha, verify_cost, num_tokens, drafter_cost), goal)
-
-
-def least_alpha(speedup: Callable[[float], float], goal: float) -> float | None:
-    """Return the least acceptance, by bisection, that gives `goal`; None where even 1 does not."""
-    if speedup(1.0) < goal:
-        return None
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if speedup(middle) >= goal else (middle, high)
-    return high
 
 
 ASSUMED_VERIFY = 1.2  # target steps: hoped of kernels that do not unpack every weight, as from bitsandbytes 0.50 on
