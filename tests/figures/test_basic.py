@@ -7,10 +7,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from egptlib.figures import DRAFTER_COLOR, TARGET_COLOR
 from egptlib.figures import _basic as figures
+from egptlib.figures._basic import extraction_figure
 from egptlib.figures._scene import scene_figure
 from egptlib.scenes import Scene
 
@@ -168,3 +170,12 @@ def test_models_keep_their_colours() -> None:
     edge = {str(p.get_label()).split()[0]: matplotlib.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches}
     assert edge["target"] == TARGET_COLOR.lower()
     assert edge["drafter"] == DRAFTER_COLOR.lower()
+
+
+def test_bars_are_labelled_with_their_ratio_to_the_baseline() -> None:
+    figure = extraction_figure({"one by one": 2.0, "batched": 24.0}, {"padded": 8.0, "ragged": 2.0})
+    labels = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert labels == [["2 (1×)", "24 (12×)"], ["8 (1×)", "2 (0.25×)"]]
+    plt.close(figure)
+    with pytest.raises(ValueError, match="samples a second: expected a baseline above 0"):
+        extraction_figure({"one by one": 0.0}, {"padded": 8.0})

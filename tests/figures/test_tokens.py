@@ -1,4 +1,4 @@
-"""Figures of token alignment show what they are given."""
+"""Figures of adapters and of token alignment show all that they are given."""
 
 from typing import Any
 
@@ -8,9 +8,11 @@ from matplotlib.colors import to_rgba
 
 from egptlib.figures._style import DRAFTER_COLOR, TARGET_COLOR
 from egptlib.figures._tokens import (
+    acceptance_figure,
     facts_figure,
     rejection_profile_figure,
     token_training_figure,
+    training_figure,
     word_kinds_figure,
 )
 from egptlib.metrics import Rejections
@@ -61,3 +63,22 @@ def test_facts_without_a_false_one_have_no_mark() -> None:
     assert to_rgba(str(marks["where the target is right"].get_color())) == to_rgba(TARGET_COLOR)
     assert [bar.get_width() for bar in right.patches] == [0.7, 0.7]  # type: ignore[attr-defined]
     assert right.patches[0].get_facecolor() == to_rgba(DRAFTER_COLOR)
+
+
+def test_one_line_a_level() -> None:
+    rows = [
+        {"epoch": float(e), "loss": 2.0 / e, "cos_sim_mean": 0.1 * e, "mean_acceptance_length": 1.0 + e}
+        for e in (1, 2, 3)
+    ]
+    figure = training_figure({"L1": rows, "B1": rows[:2]})
+    assert [len(axis.lines) for axis in figure.axes] == [2, 2, 2]
+    assert figure.axes[2].lines[0].get_ydata().tolist() == [2.0, 3.0, 4.0]  # type: ignore[union-attr]
+
+
+def test_baselines_are_grey_and_told_apart() -> None:
+    figure = acceptance_figure(
+        {"L1": {1: 1.9, 2: 2.5}, "identity": {1: 1.0, 2: 1.0}, "a": {1: 1, 2: 1}}, ["identity", "a"]
+    )
+    level, *grey = figure.axes[0].lines
+    assert len({line.get_color() for line in grey}) == 1 and level.get_color() != grey[0].get_color()
+    assert grey[0].get_linestyle() != grey[1].get_linestyle()
