@@ -28,8 +28,7 @@ from egptlib.decoding import (
     hidden_prefill_generate,
     pipelined_generate,
 )
-from egptlib.decoding._drafters import Draft
-from egptlib.decoding._prefill_hiding import ConcurrentDrafter
+from egptlib.decoding._drafters import ConcurrentDrafter, Draft
 from egptlib.measuring import compare_prefill_hiding, contention
 from egptlib.models import Model, shared_vocabulary
 
