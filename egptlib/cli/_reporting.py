@@ -76,11 +76,13 @@ def demo(out: Out = None, smoke: Smoke = False, force: Force = False) -> None:
         jobs = plan(find_notebooks(notebooks), {"dataset": dataset}, {"smoke": smoke})
         return [replace(job, alone=alone) for job in jobs]
 
-    make_data("streets", "test", sequences=8)
-    make_data("clips", "test", sequences=None)
+    def make_both() -> None:
+        make_data("streets", "test", sequences=8)
+        make_data("clips", "test", sequences=None)
+
     jobs = planned("streets", "02", "03", "05") + planned("clips", "02", "04") + planned("streets", "04")
     jobs += planned("clips", "01", alone=True) + planned("streets", "01", "06", "07", "08", alone=True)
-    _run_and_report(jobs, out, workers=2, force=force)
+    _run_and_report(jobs, out, workers=2, force=force, prepare=make_both)
 
 
 @app.command()

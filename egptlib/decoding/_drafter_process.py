@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import pickle
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -249,6 +250,7 @@ def _serve(connection: Connection, board: Any, inherited: Connection | None) -> 
     """
     if inherited is not None:
         inherited.close()
+    os.setsid()  # signals to the caller's group, a notebook's interrupt too, are the caller's
     try:
         drafter, end_token_ids, num_threads = connection.recv()
     except (EOFError, OSError):  # nobody took it

@@ -19,12 +19,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
 
 _ADDRESS = "EGPTLIB_KERNELS"  # in the environment of who executes a notebook
 _ROOMS = "scenes models metrics traces recorded hidden_states adapters decoding measuring figures"
 _OTHERS = "egptlib.notebook pandas matplotlib.backends.backend_pdf matplotlib_inline.backend_inline ipykernel.kernelapp"
+_LONG_WORK = ("make_", "train_", "distil_", "tell_")  # of pairs: these import 4 bit and more
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # a fork does not inherit what a driver may be asked at import
 
 
@@ -75,13 +77,19 @@ def _start_when_asked(listener: socket.socket, ended: socket.socket, environment
         process.kill()
 
 
+def import_ahead(shared: Mapping[str, str]) -> None:
+    """Let the process import already: `shared` is what `shared_imports` yielded."""
+    if address := shared.get(_ADDRESS):
+        with contextlib.suppress(OSError), _connected(address):
+            pass
+
+
 def forked_kernels() -> dict[str, Any]:
     """What `papermill.execute_notebook` needs to be told, so that kernels are forked; nothing where they are not."""
     address = os.environ.pop(_ADDRESS, "")
     if not address:
         return {}
-    with contextlib.suppress(OSError), _connected(address):
-        pass  # the process imports while we do
+    import_ahead({_ADDRESS: address})  # while we do
     from jupyter_client.manager import AsyncKernelManager
 
     class ForkedKernelManager(AsyncKernelManager):
@@ -145,10 +153,11 @@ def _serve(listener: socket.socket) -> None:
     for name in _ROOMS.split():
         room = importlib.import_module(f"egptlib.{name}")
         for what in room.__all__:  # a room imports a name at its first use
-            if not what.startswith("make_"):  # of pairs: 4 bit and more, for long work
+            if not what.startswith(_LONG_WORK):
                 getattr(room, what)
     for name in _OTHERS.split():
         importlib.import_module(name)
+    resource_tracker.ensure_running()  # for all kernels: one waits long for a child that ignores signals before it ends
     gc.freeze()  # a collection in a kernel would look at all of it, and copy its pages
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who asked for a kernel sees its connection end
     while True:

@@ -20,7 +20,7 @@ import psutil
 from egptlib._cluster import connect
 from egptlib._paths import project_root, read_json, write_json
 from egptlib._sealed import folder_digests, write_sealed
-from egptlib.reporting._kernels import shared_imports
+from egptlib.reporting._kernels import import_ahead, shared_imports
 from egptlib.reporting._notebooks import Job, cells_digest
 from egptlib.reporting._runs import read_status
 
@@ -120,6 +120,7 @@ def run_notebooks(
     workers: int = 1,
     cluster: str | None = None,
     report: Callable[[Outcome], None] | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> list[Outcome]:
     """Run each job in a process of its own; a failing one does not stop the others.
 
@@ -134,6 +135,7 @@ def run_notebooks(
         workers: notebooks at the same time. The cores are shared out among them. On a cluster its threads count.
         cluster: address of a Dask scheduler, as in ``tcp://127.0.0.1:8786``, through joblib's Dask backend.
         report: called with each outcome as soon as it is known.
+        prepare: called before the first notebook, while what kernels are forked from imports.
 
     Returns:
         One outcome per different job, in the order of `jobs`.
@@ -151,6 +153,10 @@ def run_notebooks(
     _interrupted.clear()
     line = ProgressLine(root)
     with shared_imports(environment, cluster is None) as shared, _nothing_left(root), line.shown():
+        if prepare is not None:
+            if force or any((read_status(root / name) or {}).get("state") != "done" for name in unique):
+                import_ahead(shared)
+            prepare()
         for alone, at_once in ((False, workers), (True, 1)):
             told = environment | shared | _threads(at_once)
             tasks = [

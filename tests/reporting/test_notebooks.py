@@ -316,9 +316,12 @@ def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: Note
     check = "import os\nassert os.environ['EGPT_HEADLESS'] == '1'\nrun.save_results(scenes=num_scenes, rate=rate)"
     forked = sys.platform == "linux" and not any(Path(driver).exists() for driver in _DRIVERS)
     imported = f"import sys\nassert ('torch' in sys.modules) == {forked}\n"
+    ended = tmp_path / "ended"  # written when the kernel ends, which waits for what is in its group before
+    ends = "import atexit, psutil\ngroup = [os.getpgid(child.pid) for child in psutil.Process().children()]\n"
+    ends += f"assert os.getpgrp() not in group\natexit.register(open({str(ended)!r}, 'w').write, 'by itself')"
     jobs = plan(
         [
-            make_notebook("01_good", imported + save, check),
+            make_notebook("01_good", imported + save, check, ends),
             make_notebook("02_failing", "x = 1", "{}['missing']"),
             make_notebook("03_dead", "import os\nos._exit(3)"),
             make_notebook("04_slow", "import time\ntime.sleep(60)"),
@@ -328,6 +331,7 @@ def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: Note
     outcomes = run_notebooks(jobs, tmp_path / "runs", limits=Limits(15))
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "failed"]
     good, failing, dead, slow = outcomes
+    assert ended.read_text() == "by itself"
     assert json.loads((good.folder / "metrics.json").read_text()) == {"scenes": 6, "rate": 0.5}
     assert (good.folder / "environment.json").is_file() and (good.folder / "out.ipynb").is_file()
     assert failing.error == "02_failing, cell 4: KeyError: 'missing'"  # as counted in the notebook, from 1
