@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Recorder
-from egptlib.models import Inputs, Model, Prompt, State, weight_versions
+from egptlib.models import Inputs, Model, Prompt, Prompts, State, weight_versions
 
 
 class MoreThanEmbeddingsError(ValueError):
@@ -75,15 +75,14 @@ class PromptReader:
             raise MoreThanEmbeddingsError(
                 f"{self.model.name}: prompts that carry more than embeddings are read one by one"
             )
-        first = prompts[0].embeds
-        length = min(min(same_beginning(first, p.embeds), p.embeds.shape[1] - 1) for p in prompts)
+        ((first, rests),) = Prompts.of([[prompt.embeds[0] for prompt in prompts]]).scenes
+        common, length = Prompt(first[None]), len(first)
         with recorder(self.lane, "prefill", self.model.device):
-            common = Prompt(first[:, :length])
             state, self._state = self._kept(common, length), None
             if length and (state is None or state.length < length):
                 state = self.model.prefill(common, after=state)
             self._prompt, self._state = common, state if length else None
-        return self._state, [p.embeds[0, length:] for p in prompts]
+        return self._state, rests
 
     def _look_at_weights(self) -> None:
         if self._versions != (versions := weight_versions(self.model.module)):

@@ -16,7 +16,7 @@ from egptlib._terminal import columns
 from egptlib.decoding import DrafterProcess, DrafterThread, as_drafter
 from egptlib.measuring._hiding import compare_prefill_hiding, contention
 from egptlib.metrics import Costs
-from egptlib.models import Model, Pair, State, describe_pair, peak_bytes, step_parts, stored_bytes
+from egptlib.models import Model, Pair, State, cache_bytes, describe_pair, peak_bytes, step_parts, stored_bytes
 
 IN_A_ROW = 5  # drafter steps in one timing, as a draft of gamma 5 has them
 PART_REPEATS = 40
@@ -218,16 +218,8 @@ class _Bench:
         return {
             "weights (MiB)": stored_bytes(self.model.module) / 2**20,
             "peak beside them (MiB)": peak_bytes(answer, self.model.device) / 2**20,
-            "cache a position (KiB)": self._cache_bytes / 1024,
+            "cache a position (KiB)": cache_bytes(self.model.language_model.config, self.model.dtype.itemsize) / 1024,
         }
-
-    @property
-    def _cache_bytes(self) -> float:
-        """Bytes of keys and values one position takes."""
-        config = self.model.language_model.config
-        heads: Any = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)
-        width = self.model.hidden_size // int(getattr(config, "num_attention_heads", 1))
-        return 2 * _layers(self.model) * int(heads) * width * self.model.dtype.itemsize
 
     def stages(self) -> dict[str, Callable[[], object]]:
         model, asked = self.model, (self.scene, self.question)

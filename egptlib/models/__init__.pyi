@@ -20,6 +20,7 @@ from ._load import Pair as Pair
 from ._load import describe_pair as describe_pair
 from ._load import load_pair as load_pair
 from ._memory import MemoryPlan as MemoryPlan
+from ._memory import cache_bytes as cache_bytes
 from ._memory import plan_memory as plan_memory
 from ._memory import published_configs as published_configs
 from ._memory import stored_bytes as stored_bytes

@@ -199,11 +199,16 @@ def plan_memory(
     cache: dict[str, dict[int, int]] = {}
     for name, config in configs.items():
         parts += _parts(name, config)
-        text = config.get_text_config()
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * width * _BYTES["bfloat16"]
+        per_token = cache_bytes(config.get_text_config(), _BYTES["bfloat16"])
         cache[name] = {length: per_token * length for length in lengths}
     return MemoryPlan(tuple(parts), cache)
+
+
+def cache_bytes(text: Any, itemsize: int) -> int:
+    """Bytes of keys and values that one position takes, by a language model's config and the bytes of a number."""
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * width * itemsize)
 
 
 def _parts(model: str, config: Any) -> list[Part]:

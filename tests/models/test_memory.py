@@ -7,12 +7,13 @@ import bitsandbytes
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
+from transformers import LlamaConfig, LlamaForCausalLM, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from egptlib.models import (
     EventGPT,
     EventGPTConfig,
     PairSettings,
+    cache_bytes,
     load_video_llava,
     plan_memory,
     stored_bytes,
@@ -162,3 +163,14 @@ def test_weights_saved_quantized_fit_in_their_own_precision_alone(unpublished: A
     config.save_pretrained(tmp_path)
     found = without_room(PairSettings("7b", unpublished["drafter"], str(tmp_path)), ["bfloat16", "int8"])
     assert found == dict.fromkeys(["bfloat16", "int8"], "target is saved as nf4")
+
+
+def test_a_cache_is_as_wide_as_its_heads_whatever_the_states_are() -> None:
+    """Counted in a real cache; heads may be wider than their share of the states, as Qwen3's and Gemma's are."""
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=8, vocab_size=10, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    cache = LlamaForCausalLM(config)(torch.tensor([[1, 2, 3, 4, 5]])).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert 5 * cache_bytes(config, 4) == held
