@@ -333,7 +333,7 @@ def test_the_target_takes_the_cores_that_are_left(target: Model, drafter: Drafte
 
 def test_threads_that_wait_spin_for_a_moment_only() -> None:
     told = "import os, egptlib; print(os.environ.get('GOMP_SPINCOUNT'))"
-    for given, kept in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
+    for given, kept in (({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
         names = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
         plain = {name: value for name, value in os.environ.items() if name not in names}
         count = subprocess.check_output([sys.executable, "-c", told], env=plain | given, text=True)
