@@ -111,7 +111,7 @@ def cut_recording(
     samples, set_aside = [], []
     for number, (start, stop) in enumerate(spans):
         stem = f"{name}/{number:06d}"
-        part, indices = events.window(start, stop), _frames_inside(times, start, stop)
+        part, indices = events.window(start, stop).in_order(), _frames_inside(times, start, stop)
         if len(part["t"]) < max(views, default=0) or not indices:
             set_aside.append(stem)
             continue

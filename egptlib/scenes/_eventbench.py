@@ -42,7 +42,7 @@ class EventPictures(Frames):
     def __init__(self, path: Path, events: Events) -> None:
         first, span = int(events["t"].min()), int(np.ptp(events["t"]))
         count = next((count for longest, count in _BINS if span <= longest), 32)
-        self._pictures = event_images(events, count, size=events.size)
+        self._pictures = event_images(events.in_order(), count, size=events.size)
         super().__init__(path, first + np.arange(count) * max(span // count, 1))
 
     def _load(self, index: int) -> np.ndarray:

@@ -294,7 +294,7 @@ def _read_event_images(record: Record, options: SceneOptions) -> tuple[list[np.n
         # of a set with gaps, read_image names the missing one
         return [read_image(path) for path in paths], str(record.extra.get("event_order", "stored")), paths[0].parent
     if record.event_path.is_file():
-        events = load_events(record.event_path)
+        events = load_events(record.event_path).in_order()
         try:
             images = event_images(events, options.event_views, options.order)
         except ValueError as error:

@@ -64,7 +64,9 @@ def make_scenes(
     with EventFile(path) as file:
         settings: dict[str, Any] = cut_settings(window_us, views, keep_events)
         settings |= {"recording": [path.name, path.stat().st_size], "offset_us": offset_us, "questions": list(asked)}
-        if video is None and _own_frames(path) is None:
+        if video is not None:
+            settings["video"] = [_video(video).name, _video(video).stat().st_size]
+        elif _own_frames(path) is None:
             raise ValueError(f"{path}: holds no frames beside its events; video= (--video) names them")
         if not (was_cut := is_cut(path.stem, out, settings)):
             with closing(open_frames(video or path, offset_us)) as frames:
@@ -82,10 +84,15 @@ def open_frames(path: str | PathLike[str], offset_us: int = 0) -> Frames:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no frames.
     """
+    path = _video(path)
+    return (_own_frames(path) or VideoFrames)(path, offset_us)
+
+
+def _video(path: str | PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video")
-    return (_own_frames(path) or VideoFrames)(path, offset_us)
+    return path
 
 
 def has_frames(path: Path) -> bool:

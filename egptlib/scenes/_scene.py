@@ -67,7 +67,7 @@ class Scene:
         """Make a scene of events and frames in memory, drawn and sampled as `open_scenes` does (arguments there).
 
         Args:
-            events: x, y, t, p [N].
+            events: x, y, t, p [N], in any order.
             frames: uint8 [H, W, 3] RGB each, of one size; the whole clip.
 
         Raises:
@@ -84,7 +84,7 @@ class Scene:
         shapes = {(frame.shape, str(frame.dtype)) for frame in map(np.asarray, frames)}
         if len(shapes) != 1 or not all(len(s) == 3 and s[2] == 3 and kind == "uint8" for s, kind in shapes):
             raise ValueError(f"frames: {sorted(shapes) or 'none'}; expected uint8 [H, W, 3] of one size")
-        stream = check_events(events, "events")
+        stream = check_events(events, "events").in_order()
         indices = frame_indices(len(frames), num_frames, sampling)
         return cls(
             id=id,

@@ -9,7 +9,6 @@ import numpy as np
 
 from egptlib.scenes._rendering import event_images
 from egptlib.scenes._scene import Scene
-from egptlib.scenes.events import Events
 
 
 class SensorClock:
@@ -44,7 +43,8 @@ class SensorClock:
         if not speed > 0:
             raise ValueError(f"speed: expected more than 0, found {speed}")
         self.scene, self.speed, self.now, self._sleep = scene, speed, now, sleep
-        self._events = _in_order(scene.events())
+        events = scene.events()
+        self._events = events and events.in_order()
         times = None if self._events is None else self._events["t"]
         self._start_us = int(scene.metadata.get("start_us", 0 if times is None or not len(times) else times[0]))
         total, rate = scene.metadata.get("clip") or (None, None)
@@ -121,10 +121,3 @@ class SensorClock:
     def _check(self, time: float, what: str) -> None:
         if self.now() < self.stamp(time):
             raise ValueError(f"scene {self.scene.id}: {what} is not there yet, at {self.time():.3f} s")
-
-
-def _in_order(events: Events | None) -> Events | None:
-    """Events sorted by time."""
-    if events is None or np.all(events["t"][1:] >= events["t"][:-1]):
-        return events
-    return events.take(np.argsort(events["t"], kind="stable"))

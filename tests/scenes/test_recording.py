@@ -71,6 +71,9 @@ def test_a_folder_takes_further_recordings_and_goes_on(tmp_path: Path) -> None:
         assert (report.sequences_cut, report.sequences_skipped, report.samples) == (cut, skipped, samples)
     with pytest.raises(ValueError, match="sequence rec was cut with"):
         make_scenes(recording, tmp_path / "out", video=video, offset_us=START + 1)
+    write_video(tmp_path / "b.mp4", (numbered_frame(number % 7) for number in range(40)), fps=20)
+    with pytest.raises(ValueError, match="sequence rec was cut with"):
+        make_scenes(recording, tmp_path / "out", video=tmp_path / "b.mp4", offset_us=START)
     save_events(tmp_path / "b/rec.npy", random_events(50))  # another recording of the same name
     with pytest.raises(ValueError, match="sequence rec was cut with"):
         make_scenes(tmp_path / "b/rec.npy", tmp_path / "out", video=video, offset_us=START)
@@ -218,6 +221,24 @@ def test_a_scene_of_arrays_in_memory() -> None:
             Scene.from_events(events, frames, "What moves?")
     with pytest.raises(ValueError, match="cannot draw 5"):
         Scene.from_events({key: values[:3] for key, values in events.items()}, clip, event_views=5)
+
+
+def test_events_in_another_order_make_the_same_pictures(tmp_path: Path) -> None:
+    """The five pictures are parts of the time, and the last event of a pixel is the latest, whatever a file's order."""
+    _, video, events = make_recording(tmp_path, 20)
+    events["t"] = START + np.sort(np.random.default_rng(3).choice(19 * PERIOD, len(events["t"]), replace=False))
+    order = np.random.default_rng(0).permutation(len(events["t"]))
+    for name, rows in (("sorted", slice(None)), ("mixed", order)):
+        save_events(tmp_path / f"{name}.npy", {key: values[rows] for key, values in events.items()})
+        make_scenes(tmp_path / f"{name}.npy", tmp_path / "out", video=video, offset_us=START, keep_events=True)
+    save_events(tmp_path / "out/event_npy/mixed/000000.npy", {key: values[order] for key, values in events.items()})
+    for from_events in (False, True):
+        mixed, ordered = open_scenes(tmp_path / "out", event_views=5, from_events=from_events)
+        for got, expected in zip(mixed.event_images, ordered.event_images, strict=True):
+            np.testing.assert_array_equal(got, expected)
+    turned = Scene.from_events({k: v[order] for k, v in events.items()}, ordered.frames, event_views=5)
+    for got, expected in zip(turned.event_images, ordered.event_images, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.slow

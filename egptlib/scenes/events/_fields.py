@@ -39,6 +39,11 @@ class Events(dict[str, np.ndarray]):
         part.size = self.size
         return part
 
+    def in_order(self) -> Self:
+        """Return the events sorted by time, those of one time as they stand: a file may hold them otherwise."""
+        t = self["t"]
+        return self if np.all(t[1:] >= t[:-1]) else self.take(np.argsort(t, kind="stable"))
+
     @classmethod
     def join(cls, parts: list["Events"], size: tuple[int, int] | None) -> Self:
         """Return copies of `parts` one behind the other; no part makes an empty stream."""
