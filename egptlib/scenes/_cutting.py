@@ -14,6 +14,7 @@ import numpy as np
 
 from egptlib._paths import parse_json, write_json
 from egptlib._terminal import progress
+from egptlib._whole import whole
 from egptlib.scenes._frames import Frames
 from egptlib.scenes._images import write_png
 from egptlib.scenes._index import INDEX_NAME
@@ -169,7 +170,12 @@ def _check_clock(events: EventFile, times: np.ndarray) -> None:
 
 
 def windows(times: np.ndarray, window_us: int) -> list[tuple[int, int]]:
-    """Return the full windows [start, stop) of a recording with these image times, overlapping by half."""
+    """Return the full windows [start, stop) of a recording with these image times, overlapping by half.
+
+    Raises:
+        ValueError: less than two microseconds.
+    """
+    whole(window_us, "window_us", 2)
     if len(times) < 2:
         return []
     end = int(times[-1]) + round(float(np.median(np.diff(times))))

@@ -321,6 +321,7 @@ def _ask(
     answers = dict(zip(record.questions, record.answers))
     options = dict(zip(record.questions, record.choices))
     questions = asked or record.questions or QUESTIONS
-    known = tuple(answer for question in questions if (answer := answers.get(question)))
+    told = record.answers if questions is record.questions else [answers.get(question) for question in questions]
+    known = tuple(answer for answer in told if answer)  # of a question that stands there twice each has its own
     choices = tuple(options.get(question, ()) for question in questions)
     return questions, known if len(known) == len(questions) else None, choices

@@ -33,6 +33,8 @@ def load_questions(path: str | PathLike[str]) -> tuple[str, ...]:
         ValueError: it holds no questions, or an entry is not in one of these forms.
     """
     path, questions = Path(path), []
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file of questions")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

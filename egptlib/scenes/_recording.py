@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from egptlib._whole import whole
 from egptlib.scenes._cutting import (
     Clip,
     CutReport,
@@ -58,7 +59,7 @@ def make_scenes(
         FileNotFoundError: there is no such recording or video.
         ValueError: one of them is damaged, they have no window in common, or `out` has another recording of the name.
     """
-    path, out = Path(events), own_folder(out)
+    path, out, offset_us = Path(events), own_folder(out), whole(offset_us, "offset_us")
     asked = load_questions(questions) if isinstance(questions, str | PathLike) else tuple(questions or ())
     entry = {"qa": [{"question": question} for question in asked]} if asked else {}
     with EventFile(path) as file:

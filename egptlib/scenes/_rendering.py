@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from egptlib.scenes.events import is_positive, pixels
+from egptlib._whole import whole
+from egptlib.scenes.events import is_positive, pixels, sensor_size
 
 RenderingOrder = Literal["last", "polarity"]
 
@@ -50,9 +51,12 @@ def event_images(
         >>> picture.shape, picture[0, 0].tolist(), picture[1, 3].tolist()  # positive is red, negative blue
         ((2, 4, 3), [255, 0, 0], [0, 0, 255])
     """
+    n = whole(n, "n")
+    if size is not None:
+        size = whole(size[0], "size"), whole(size[1], "size")
     x, y = (pixels(np.asarray(events[key]), key, "events") for key in ("x", "y"))
     positive = is_positive(np.asarray(events["p"]), "events")
-    inside = _inside_the_sensor(x, y, size or getattr(events, "size", None))
+    inside = _inside_the_sensor(x, y, size or sensor_size(events))
     if inside is not None:
         x, y, positive = x[inside], y[inside], positive[inside]
     total = len(x)

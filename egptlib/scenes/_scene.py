@@ -13,7 +13,7 @@ from egptlib.scenes._video import FrameSampling, frame_indices
 from egptlib.scenes.events import Events, check_events, load_events
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """One paired sample: what the drafter sees, what the target sees, and what both are asked.
 
@@ -81,6 +81,7 @@ class Scene:
             (1, (8, 32, 48, 3), (0, 2, 5))
         """
         asked = question_tuple([questions] if isinstance(questions, str) else questions)
+        frames = frames if hasattr(frames, "__len__") else list(frames)
         shapes = {(frame.shape, str(frame.dtype)) for frame in map(np.asarray, frames)}
         if len(shapes) != 1 or not all(len(s) == 3 and s[2] == 3 and kind == "uint8" for s, kind in shapes):
             raise ValueError(f"frames: {sorted(shapes) or 'none'}; expected uint8 [H, W, 3] of one size")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from egptlib._paths import atomic_write
+from egptlib._whole import whole
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -34,6 +35,7 @@ def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even", rate
     some: evenly spaced indices repeat by themselves, "first" repeats the last frame. A function decides by itself how
     many it takes.
     """
+    total, n = whole(total, "total"), whole(n, "n")
     if total < 1 or n < 1:
         raise ValueError(f"cannot take {n} of {total} frames")
     if sampling == "even":
@@ -42,7 +44,7 @@ def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even", rate
         return [min(index, total - 1) for index in range(n)]
     if not callable(sampling):
         raise ValueError(f"unknown frame sampling {sampling!r}; expected 'even', 'first' or a function")
-    indices = [int(index) for index in sampling(total, rate)]
+    indices = [whole(index, "frame sampling") for index in sampling(total, rate)]
     if not indices or min(indices) < 0 or max(indices) >= total:
         raise ValueError(f"frame sampling: expected indices below {total}, found {indices}")
     return indices

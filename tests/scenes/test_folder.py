@@ -115,18 +115,18 @@ def test_question_without_answer_gives_no_answers(users_folder: Path) -> None:
     entries = read_entries(users_folder)
     entries[0]["conversations"][0]["value"] = "<event>\nWhat is this?"
     entries[1]["conversations"] = []
-    entries[2]["qa"] = [{"question": "A?", "answer": "a"}, {"question": "B?", "answer": "b"}]
+    entries[2]["qa"] = [{"question": question, "answer": answer} for question, answer in ("Aa", "Bb", "Ac")]
     entries[2]["slots"] = {"time_of_day": "day"}
     entries[3]["qa"] = [{"question": "A?", "answer": "a"}, {"question": "B?"}]
     write_entries(users_folder, entries)
     scenes = list(open_scenes(users_folder))
     assert (scenes[0].questions, scenes[0].answers) == (("What is this?",), None)
     assert (scenes[1].questions, scenes[1].answers) == (QUESTIONS, None)
-    assert (scenes[2].questions, scenes[2].answers) == (("A?", "B?"), ("a", "b"))
+    assert (scenes[2].questions, scenes[2].answers) == (("A", "B", "A"), ("a", "b", "c"))
     assert scenes[2].metadata["slots"] == {"time_of_day": "day"}
     assert (scenes[3].questions, scenes[3].answers) == (("A?", "B?"), None)
-    asked = open_scenes(users_folder, questions=["B?"])[2]  # the caller's questions, with the answer the scene has
-    assert (asked.questions, asked.answers) == (("B?",), ("b",))
+    asked = open_scenes(users_folder, questions=["B"])[2]  # the caller's questions, with the answer the scene has
+    assert (asked.questions, asked.answers) == (("B",), ("b",))
 
 
 def test_questions_from_files(tmp_path: Path, users_folder: Path) -> None:

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from egptlib.scenes import (
@@ -71,6 +73,11 @@ def test_a_folder_takes_further_recordings_and_goes_on(tmp_path: Path) -> None:
         assert (report.sequences_cut, report.sequences_skipped, report.samples) == (cut, skipped, samples)
     with pytest.raises(ValueError, match="sequence rec was cut with"):
         make_scenes(recording, tmp_path / "out", video=video, offset_us=START + 1)
+    for window_us in (1, 0, -5, 0.5e6):
+        with pytest.raises(ValueError, match="window_us: expected"):
+            make_scenes(recording, tmp_path / "new", video=video, window_us=window_us)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no such file of questions"):
+        make_scenes(recording, tmp_path / "new", video=video, questions="What moves?")
     write_video(tmp_path / "b.mp4", (numbered_frame(number % 7) for number in range(40)), fps=20)
     with pytest.raises(ValueError, match="sequence rec was cut with"):
         make_scenes(recording, tmp_path / "out", video=tmp_path / "b.mp4", offset_us=START)
@@ -216,6 +223,17 @@ def test_a_scene_of_arrays_in_memory() -> None:
     bare = Scene("a", "b", scene.event_images, scene.frames)
     assert len(bare.questions) == 10
     assert bare.answers is None
+    records: Any = pd.DataFrame(events).to_records()
+    for same in (records, pd.DataFrame(events)):  # `size` of both is no sensor's
+        made = Scene.from_events(same, (frame for frame in clip), "What moves?", event_views=5)  # type: ignore[arg-type]
+        for pictures in (made.event_images, event_images(same, 5)):
+            assert all(map(np.array_equal, pictures, scene.event_images))
+    assert made in [scene, made] and made not in [scene]
+    with pytest.raises(ValueError, match="field 't' has masked values"):
+        Scene.from_events(events | {"t": np.ma.masked_less(events["t"], events["t"][5])}, clip)
+    for wrong in ({"event_views": 2.5}, {"num_frames": 2.5}, {"sampling": lambda total, rate: [0.5]}):
+        with pytest.raises(ValueError, match=r"expected a whole number, found \d.5"):
+            Scene.from_events(events, clip, **wrong)
     for frames in ([], [np.zeros((4, 4, 3))], [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)]):
         with pytest.raises(ValueError, match="expected uint8"):
             Scene.from_events(events, frames, "What moves?")

@@ -153,13 +153,21 @@ def check_events(events: Mapping[str, Any], name: str, time_unit: TimeUnit | Non
 
     The fields go by the names of `ALIASES`. Polarity is 0/1, -1/+1, or 0 and one other value; see `positive_level`.
     """
-    columns = {key: np.asarray(values) for key, values in find_fields(events, name).items()}
+    found = find_fields(events, name)
+    if masked := [key for key, values in found.items() if np.ma.is_masked(values)]:
+        raise ValueError(f"{name}: field {masked[0]!r} has masked values; expected a number for each event")
+    columns = {key: np.asarray(values) for key, values in found.items()}
     check_columns(columns, name)
     survey = Survey(name)
     survey.add(columns["t"], columns["p"])
     stream = survey.meaning(time_unit).events(columns, name)
-    stream.size = getattr(events, "size", None)
+    stream.size = sensor_size(events)
     return stream
+
+
+def sensor_size(events: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return (height, width) where a stream carries it; `size` of other containers is a number of values."""
+    return events.size if isinstance(events, Events) else None
 
 
 def check_columns(columns: Mapping[str, np.ndarray], name: str) -> None:
@@ -172,8 +180,10 @@ def check_columns(columns: Mapping[str, np.ndarray], name: str) -> None:
 
 
 def find_fields(found: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return x, y, t, p of a mapping in which they may go by other names."""
+    """Return x, y, t, p of a mapping (or records, or a data frame) in which they may go by other names."""
     fields = {}
+    if isinstance(found, np.ndarray):
+        found = {key: found[key] for key in found.dtype.names or ()}
     for key, aliases in ALIASES.items():
         known = [alias for alias in aliases if alias in found]
         if not known:

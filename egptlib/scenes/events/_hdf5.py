@@ -59,7 +59,7 @@ def _open(file: h5py.File, path: Path) -> Source:
             fields = {key: check_hdf5_field(field, path) for key, field in found.items()}
             shapes = {key: field.shape for key, field in fields.items()}
             if len(set(shapes.values())) != 1 or len(shapes["t"]) != 1:
-                raise ValueError(f"{path}: the fields differ in length: {shapes}")
+                raise ValueError(f"{path}: the fields differ in length: {shapes}; expected one number an event")
             count, take = shapes["t"][0], _columns(fields)
         elif isinstance(node, h5py.Dataset):
             check_hdf5_field(node, path, but=_ECF)
