@@ -36,7 +36,7 @@ from ._style import PALETTE as PALETTE
 from ._style import SINGLE_COLUMN as SINGLE_COLUMN
 from ._style import TARGET_COLOR as TARGET_COLOR
 from ._style import apply_style as apply_style
-from ._style import paper_width as paper_width
+from ._style import save_for_paper as save_for_paper
 from ._summary import runs_figure as runs_figure
 from ._summary import sweep_figure as sweep_figure
 from ._timeline import event_table as event_table

@@ -1,6 +1,10 @@
 """One place for the look of every figure: colours, widths, fonts."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): told apart with every common form of colour blindness, and in grey.
 DRAFTER_COLOR = "#D55E00"  # vermillion
@@ -52,9 +56,18 @@ def style() -> dict[Any, Any]:
     }
 
 
-def paper_width(width: float) -> float:
-    """Return the width a figure of `width` inches takes in a paper: one column up to 1.4 of one, else both."""
-    return SINGLE_COLUMN if width <= 1.4 * SINGLE_COLUMN else DOUBLE_COLUMN
+def save_for_paper(figure: "Figure", path: Path) -> None:
+    """Save at exactly the width that a figure takes in a paper, one column up to 1.4 of one, else both; `figure` keeps
+    its size."""
+    import matplotlib
+
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(SINGLE_COLUMN if width <= 1.4 * SINGLE_COLUMN else DOUBLE_COLUMN, height)
+    try:
+        with matplotlib.rc_context({"savefig.bbox": "standard", "pdf.fonttype": 42}):
+            figure.savefig(path)
+    finally:
+        figure.set_size_inches(width, height)
 
 
 def apply_style() -> None:

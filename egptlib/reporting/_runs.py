@@ -57,7 +57,7 @@ import egptlib
 from egptlib._machine import Meter
 from egptlib._paths import atomic_write, project_root, read_json, write_json
 from egptlib._sealed import compare_digests, read_sealed
-from egptlib.figures import apply_style, paper_width
+from egptlib.figures import apply_style, save_for_paper
 from egptlib.reporting._keep import Session, keep
 from egptlib.reporting._tables import show_table
 
@@ -141,7 +141,7 @@ class Run:
         with atomic_write(folder / f"{_checked(name)}.png") as temporary:
             figure.savefig(temporary)
         with atomic_write(folder / f"{name}.pdf") as temporary:
-            _save_for_paper(figure, temporary)
+            save_for_paper(figure, temporary)
         if data is not None:
             with atomic_write(folder / f"{name}.csv") as temporary:
                 data.to_csv(temporary, index=False)
@@ -363,19 +363,6 @@ def _show_image(path: Path, width_inches: float) -> None:
     from IPython.display import Image, display
 
     display(Image(filename=str(path), width=round(width_inches * 110), alt=path.stem.replace("_", " ")))
-
-
-def _save_for_paper(figure: "Figure", path: Path) -> None:
-    """Save at exactly the width of one or two columns; `figure` keeps its size."""
-    import matplotlib
-
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(paper_width(width), height)
-    try:
-        with matplotlib.rc_context({"savefig.bbox": "standard", "pdf.fonttype": 42}):
-            figure.savefig(path)
-    finally:
-        figure.set_size_inches(width, height)
 
 
 def _version(package: str) -> str | None:
