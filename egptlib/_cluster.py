@@ -18,7 +18,8 @@ def connect(address: str) -> "Client":
         raise OSError("--cluster needs Dask: pip install -r requirements-cluster.txt") from error
     try:
         return Client(address, timeout=10, set_as_default=True)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS without any certificate
+    # TypeError: TLS without any certificate; AssertionError: on a busy machine its event loop was not up in ten seconds
+    except (OSError, ValueError, TypeError, AssertionError) as error:
         hint = "; for tls:// set the files of its certificate, see docs/cluster.md" * address.startswith("tls:")
         kind = type(error).__name__
         raise OSError(f"cluster {address!r}: no Dask scheduler answers there ({kind}){hint}") from error

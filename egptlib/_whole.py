@@ -16,12 +16,12 @@ def whole(value: Any, name: str, least: int | None = None) -> int:
     return number
 
 
-def token_ids(values: Iterable[Any], name: str) -> list[int]:
-    """Return token ids, a list, an array or a tensor of them, as a list; ValueError (starting with `name`) else."""
+def whole_numbers(values: Iterable[Any], name: str) -> list[int]:
+    """Return whole numbers, a list, an array or a tensor of them, as a list; ValueError (starting with `name`) else."""
     try:
         return list(map(index, values.tolist() if hasattr(values, "tolist") else values))
     except TypeError:
-        raise ValueError(f"{name}: expected a list of token ids, found {str(values)[:80]}") from None
+        raise ValueError(f"{name}: expected a list of whole numbers, found {str(values)[:80]}") from None
 
 
 def several(texts: Iterable[str], name: str) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from egptlib._clock import Event, Recorder
-from egptlib._whole import token_ids
+from egptlib._whole import whole_numbers
 from egptlib.decoding._sampling import Sampler
 
 Stop = Callable[[float], bool]
@@ -39,7 +39,7 @@ class Draft:
     parents: list[int] | None = None
 
     def __post_init__(self) -> None:
-        self.tokens = token_ids(self.tokens, "draft")
+        self.tokens = whole_numbers(self.tokens, "draft")
         self.confidence = self.confidence or [1.0] * len(self.tokens)
         for name in ("confidence", "probabilities", "logits", "hidden", "parents"):
             values = getattr(self, name)

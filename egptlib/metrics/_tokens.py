@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from egptlib._whole import token_ids
+from egptlib._whole import whole_numbers
 from egptlib.metrics._acceptance import as_bool
 
 TokenLists = Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[str] | Tensor
@@ -124,14 +124,14 @@ def _ids(row: Any, tokenize: Callable[[str], Sequence[int]] | None) -> list[int]
         if tokenize is None:
             raise ValueError("a sample is a text: expected token ids, or the target's tokenizer as tokenize")
         row = tokenize(row)
-    return token_ids(row, "a sample")
+    return whole_numbers(row, "a sample")
 
 
 def _ends(ids: Any) -> set[int]:
     try:
         return {index(ids)}
     except TypeError:
-        return set(token_ids(ids, "eos_token_id"))
+        return set(whole_numbers(ids, "eos_token_id"))
 
 
 def _answer(tokens: list[int], bos_token_id: int | None, ends: set[int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from egptlib._clock import Event
-from egptlib._whole import token_ids, whole
+from egptlib._whole import whole, whole_numbers
 from egptlib.metrics import Branches, Replay, Tag, replay_trees
 from egptlib.traces._parquet import read_table, write_table
 
@@ -69,10 +69,12 @@ class TraceRow:
     def __post_init__(self) -> None:
         for name in ("target_ids", "drafter_ids"):
             if (ids := getattr(self, name)) is not None:
-                object.__setattr__(self, name, token_ids(ids, f"trace: {self.sample}: {name}"))
+                object.__setattr__(self, name, whole_numbers(ids, f"trace: {self.sample}: {name}"))
         if self.target_ids and self.num_tokens not in (0, len(self.target_ids)):
             raise ValueError(f"trace: {self.sample}: num_tokens is {self.num_tokens} for {len(self.target_ids)} ids")
         object.__setattr__(self, "num_tokens", len(self.target_ids) or self.num_tokens)
+        for name in ("num_tokens", "target_prompt_length", "drafter_prompt_length"):
+            object.__setattr__(self, name, whole(getattr(self, name), f"trace: {self.sample}: {name}", 0))
         if not self.num_tokens:
             raise ValueError(f"trace: {self.sample}: expected target_ids or num_tokens, found an empty answer")
 
@@ -112,7 +114,7 @@ class Trace:
     def __post_init__(self) -> None:
         if self.path not in get_args(TracePath):
             raise ValueError(f"trace: path: expected one of {get_args(TracePath)}, got {self.path!r}")
-        object.__setattr__(self, "end_token_ids", tuple(token_ids(self.end_token_ids, "trace: end_token_ids")))
+        object.__setattr__(self, "end_token_ids", tuple(whole_numbers(self.end_token_ids, "trace: end_token_ids")))
         if self.max_new_tokens is not None:
             object.__setattr__(self, "max_new_tokens", whole(self.max_new_tokens, "trace: max_new_tokens"))
         if any(row.branches is not None for row in self.rows) and self.trees.keys() != _GROWN:
@@ -295,8 +297,13 @@ def _flat(row: TraceRow) -> dict[str, Any]:
     record = dict(vars(row))
     for name in ("target_stages", "drafter_stages"):
         record[name] = list(record[name].items())
-    record["rounds"] = [dict(zip(("drafted", "accepted", "gained"), numbers)) for numbers in row.rounds]
-    record["events"] = [vars(event) | {"info": list(event.info.items())} for event in row.events]
+    where, names = f"trace: {row.sample}", ("drafted", "accepted", "gained")
+    # Checked, for pyarrow would cut fractions to whole numbers.
+    record["rounds"] = [dict(zip(names, whole_numbers(numbers, f"{where}: rounds"))) for numbers in row.rounds]
+    record["events"] = [
+        vars(event) | {"info": list(zip(event.info, whole_numbers(event.info.values(), f"{where}: {event.stage}")))}
+        for event in row.events
+    ]
     record["branches"] = None if row.branches is None else [each._asdict() for each in row.branches]
     return record
 

@@ -157,9 +157,9 @@ def test_ids_come_as_lists_arrays_or_tensors_of_any_kind() -> None:
         for row in ([5, 0, 9], np.array([5, 0, 9]), torch.tensor([5, 0, 9]), list(torch.tensor([5, 0, 9]))):
             assert compare([row], [[5, 0, 8]], eos_token_id=end) == expected
     for wrong in ([[5.5]], [5, 6], torch.tensor([5, 6]), torch.zeros(1, 2, 3), [["5"]]):
-        with pytest.raises(ValueError, match="a sample: expected a list of token ids"):
+        with pytest.raises(ValueError, match="a sample: expected a list of whole numbers"):
             compare(wrong, wrong)
-    with pytest.raises(ValueError, match="eos_token_id: expected a list of token ids"):
+    with pytest.raises(ValueError, match="eos_token_id: expected a list of whole numbers"):
         compare([[5]], [[5]], eos_token_id="2")
 
 

@@ -192,11 +192,20 @@ def test_the_documented_cluster_with_tls_answers_who_has_its_certificate(reposit
     assert cluster.returncode == 0
 
 
-def test_a_cluster_that_is_not_there_is_named(make_notebook: NotebookMaker, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
+def test_a_cluster_that_is_not_there_is_named(
+    make_notebook: NotebookMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
     jobs = plan([make_notebook("04_toy", parameters=PARAMETERS)])
     with pytest.raises(OSError, match=r"cluster 'nothing://here': no Dask scheduler answers"):
         run_notebooks(jobs, tmp_path / "runs", cluster="nothing://here")
+
+    def late(*_: object, **__: object) -> None:
+        assert 0, "what Dask says, without a word, when its event loop is not up in ten seconds"
+
+    monkeypatch.setattr(distributed, "Client", late)
+    with pytest.raises(OSError, match=r"cluster 'tcp://here:1': no Dask scheduler answers there \(AssertionError\)"):
+        connect("tcp://here:1")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from egptlib._clock import Event
 from egptlib.metrics import replay
 from egptlib.traces import Trace, TraceRow, trace_from_generations, trace_from_hidden_states, trace_from_runs
 
@@ -86,7 +87,16 @@ def test_ids_are_whole_numbers_of_any_kind(tmp_path: Path) -> None:
         found = Trace.load(tmp_path / "trace.parquet")
         assert (found.rows, found.end_token_ids, found.max_new_tokens) == ([TraceRow("a", "", [5, 6], [5, 6])], (6,), 4)
     wrong: Any = [5.7]
-    with pytest.raises(ValueError, match="trace: a: target_ids: expected a list of token ids"):
+    halves: list[Any] = [
+        {"rounds": [(2, 1.5, 2)]},
+        {"events": [Event("target", "step", 0.0, 1.0, {"drafted": 1.5})]},
+    ]
+    for more in halves:  # pyarrow cuts such numbers without a word
+        with pytest.raises(ValueError, match=r"trace: a: .*: expected a list of whole numbers, found .*1\.5"):
+            Trace([TraceRow("a", "", [5, 6], **more)]).save(tmp_path / "halves.parquet")
+    with pytest.raises(ValueError, match=r"num_tokens: expected a whole number, found 2\.5"):
+        TraceRow("a", "", num_tokens=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="trace: a: target_ids: expected a list of whole numbers"):
         TraceRow("a", "", wrong)
     with pytest.raises(ValueError, match=r"row 0 \(a\): drafter_ids without target_ids"):
         Trace([TraceRow("a", "", num_tokens=1, drafter_ids=[5])])
