@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib._terminal import progress
+from egptlib._whole import whole
 from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.models import warm_cosine
 
@@ -54,9 +55,10 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
+            object.__setattr__(self, name, whole(getattr(self, name), f"training setting {name}"))
             if getattr(self, name) < 1:
                 raise ValueError(f"training setting {name}: expected at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or not 0 <= self.warmup < 1:
+        if not self.learning_rate > 0 or not 0 <= self.warmup < 1:
             raise ValueError(
                 f"training settings: expected learning_rate > 0 and 0 <= warmup < 1, "
                 f"got {self.learning_rate} and {self.warmup}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from egptlib._whole import whole
+
 
 @dataclass(frozen=True)
 class AdapterSettings:
@@ -62,6 +64,7 @@ class AdapterSettings:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "bottleneck", "num_blocks", "num_layers", "num_heads", "ffn_dim", "max_positions"):
+            object.__setattr__(self, name, whole(getattr(self, name), f"adapter setting {name}"))
             if getattr(self, name) < 1:
                 raise ValueError(f"adapter setting {name}: expected at least 1, got {getattr(self, name)}")
         if self.source_layers and len(self.source_layers) != self.num_source_layers:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from egptlib._whole import whole
 from egptlib.hidden_states._chunk import LONGEST_RECORD, SafetensorsChunk, sample_key
 from egptlib.hidden_states._format import VERSION, write_chunk
 from egptlib.hidden_states._heads import Head
@@ -75,6 +76,7 @@ class HiddenStateWriter:
         """
         if dtype not in STORED_DTYPES:
             raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(STORED_DTYPES)}")
+        chunk_size, commit_every = whole(chunk_size, "chunk_size"), whole(commit_every, "commit_every")
         if chunk_size < 1 or commit_every < 1:
             raise ValueError(f"chunk_size {chunk_size}, commit_every {commit_every}: expected at least 1")
         self.folder = Path(folder)
@@ -146,8 +148,9 @@ class HiddenStateWriter:
                 layers, width].
 
         Raises:
-            ValueError: lengths or widths that do not fit, a value that is not finite once stored, metadata that is
-                no JSON or no valid Unicode, or a sample that is there already. Nothing is kept of the sample then.
+            ValueError: lengths or widths that do not fit, a value that is not finite once stored, ids that are not
+                whole numbers of 32 bits, metadata that is no JSON or no valid Unicode, or a sample that is there
+                already. Nothing is kept of the sample then.
             OSError: it was time to commit, and that failed (a full disk). The samples not yet committed are kept
                 in memory, and `commit` can be called again.
         """
@@ -162,7 +165,7 @@ class HiddenStateWriter:
             raise TypeError(f"add: no such field of a sample: {', '.join(sorted(unknown))}")
         given = {"drafter_hidden": drafter_hidden, "target_hidden": target_hidden, "token_ids": token_ids}
         given |= {"drafter_top1": drafter_top1, "overlap": overlap} | more
-        tensors = {name: self._stored(name, own) for name in _FIELDS if (own := given.get(name)) is not None}
+        tensors = {name: self._stored(name, own, where) for name in _FIELDS if (own := given.get(name)) is not None}
         self._check(tensors, len(drafter_hidden), where)
         self._pending[key] = (tensors, _record(metadata or {}, where))
         full = self._tail_size() + len(self._pending) >= self.chunk_size
@@ -179,8 +182,9 @@ class HiddenStateWriter:
         Raises:
             OSError: the disk is full.
         """
+        where = f"scene {scene!r}"
         stored = {
-            question: PromptRows(*(self._stored(name, tensor) for name, tensor in rows._asdict().items()))
+            question: PromptRows(*(self._stored(name, tensor, where) for name, tensor in rows._asdict().items()))
             for question, rows in prompts.items()
         }
         with _disk(self.folder, self.num_committed):
@@ -229,16 +233,22 @@ class HiddenStateWriter:
         else:
             self.close()
 
-    def _stored(self, name: str, tensor: Tensor) -> Tensor:
+    def _stored(self, name: str, values: Tensor, where: str) -> Tensor:
+        tensor = torch.as_tensor(values).detach()
         if name in IDS:
-            return tensor.detach().to("cpu", torch.int32).contiguous()
+            ids = tensor.to("cpu", torch.int32).contiguous()
+            if not torch.equal(ids.to(tensor.dtype), tensor.cpu()):
+                raise ValueError(f"{where}: {name}: expected whole numbers of 32 bits, found others in {tensor.dtype}")
+            return ids
+        if tensor.is_complex():
+            raise ValueError(f"{where}: {name} is {tensor.dtype}; expected real numbers")
         dtype = self._figure_dtype if name in FIGURES else self._dtype
-        return tensor.detach().to("cpu", dtype, copy=True).contiguous()
+        return tensor.to("cpu", dtype, copy=True).contiguous()
 
     def _write(self, columns: dict[str, list[Tensor]], records: Sequence[dict[str, Any]], start: int) -> dict[str, Any]:
         """One file of samples; named by its first and last sample, so that no other file ever has its name."""
         for name in IDS:
-            if name in columns and all(int(part.max()) <= _SHORT for part in columns[name] if len(part)):
+            if name in columns and all(int(part.abs().max()) <= _SHORT for part in columns[name] if len(part)):
                 columns[name] = [part.to(torch.int16) for part in columns[name]]
             elif name in columns:
                 columns[name] = [part.to(torch.int32) for part in columns[name]]

@@ -154,6 +154,10 @@ def test_what_a_training_cannot_do_is_said(tmp_path: Path) -> None:
         assert getattr(FitSettings(**one), name) == 1
         with pytest.raises(ValueError, match=f"training setting {name}: expected at least 1, got 0"):
             FitSettings(**(one | {name: 0}))
+        with pytest.raises(ValueError, match=f"training setting {name}: expected a whole number, found 2.5"):
+            FitSettings(**(one | {name: 2.5}))
+    with pytest.raises(ValueError, match="expected learning_rate > 0"):
+        FitSettings(learning_rate=float("nan"))
     with pytest.raises(ValueError, match=r"^monitor 'mean_acceptance_length': expected one of top1, mse$"):
         trained(tmp_path / "a", [{"top1": 1.0, "mse": 1.0}])
     with pytest.raises(ValueError, match=rf"^{tmp_path}/b: the loss is (inf|nan) in epoch 1; lower learning_rate$"):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -252,6 +253,10 @@ def test_unknown_settings_are_refused_by_name() -> None:
         create_adapter("L1", botleneck=3)
     with pytest.raises(ValueError, match="num_heads 3 does not divide"):
         create_adapter("L4", 32, num_heads=3)
+    with pytest.raises(ValueError, match=r"adapter setting hidden_size: expected a whole number, found 32\.5"):
+        create_adapter("L4", 32.5)  # type: ignore[arg-type]
+    size: Any = np.int64(32)  # which could not be saved
+    assert type(create_adapter("L4", size).settings.hidden_size) is int
     with pytest.raises(ValueError, match="reads_last is a setting of L5"):
         create_adapter("B1", 32, reads_last=True)
     with pytest.raises(ValueError, match="causal"):

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -311,3 +313,29 @@ def test_states_without_prompts_are_not_converted(tmp_path: Path) -> None:
         "converted 1,550 sequences of 516,514 positions: 437.6 MB; padded as float32 2304.6 MB; "
         "the store has 450.0 MB, 0.195 of that -> out"
     )
+
+
+def test_ids_are_kept_as_they_are_or_refused(tmp_path: Path) -> None:
+    """1.7 was stored as 1, 2 ** 40 as 0, and what is below -32768 came back as another number."""
+    states, number = {"drafter_hidden": torch.ones(3, 4), "target_hidden": torch.ones(3, 4)}, count()
+
+    def kept(ids: Any) -> list[int]:
+        folder = tmp_path / str(next(number))
+        with HiddenStateWriter(folder) as writer:
+            writer.add(**states, token_ids=ids, metadata={"scene": "a", "question": "b"})
+        found = HiddenStates.open(folder)[0].token_ids
+        assert found is not None
+        return found.tolist()
+
+    for ids in ([5, 6, 7], [-1, 40_000, 3], [-40_000, 5, 6]):
+        for kind in (list, np.array, torch.tensor):
+            assert kept(kind(ids)) == ids
+    for wrong in (torch.tensor([1.7, 2, 3]), torch.tensor([2**40, 2, 3]), np.array([np.nan, 2, 3])):
+        with pytest.raises(ValueError, match="scene 'a', question 'b': token_ids: expected whole numbers of 32 bits"):
+            kept(wrong)
+    states["drafter_hidden"] = states["drafter_hidden"] * 1j
+    with pytest.raises(ValueError, match=r"drafter_hidden is torch\.complex64; expected real numbers"):
+        kept([5, 6, 7])
+    for name in ("chunk_size", "commit_every"):
+        with pytest.raises(ValueError, match=f"{name}: expected a whole number, found 2.5"):
+            HiddenStateWriter(tmp_path / "no", **{name: 2.5})  # type: ignore[arg-type]
