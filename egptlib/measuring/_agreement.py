@@ -43,30 +43,43 @@ class Agreement:
 
 @torch.no_grad()
 def record_agreement(
-    target: Model, drafter: Model, prompts: Iterable[tuple[Any, str]], max_new_tokens: int = 50
+    target: Model,
+    drafter: Model,
+    prompts: Iterable[tuple[Any, str]],
+    max_new_tokens: int = 50,
+    answers: Sequence[Sequence[int]] = (),
 ) -> Agreement:
     """Answer each prompt with the target and read the answer with the drafter, for `metrics.replay`.
 
+    Args:
+        answers: token ids of the target's greedy answers, one a prompt, where a run has them already.
+
     Raises:
-        ValueError: no prompts, or models without a common token.
+        ValueError: no prompts, another number of answers, or models without a common token.
     """
     vocabulary = match_vocabularies(drafter, target)
     reader = ModelDrafter(drafter, vocabulary)
-    answers, says, match, ends, confidence, own = [], [], [], [], [], []
-    for scene, question in prompts:
-        answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
+    ids, says, match, ends, confidence, own = [], [], [], [], [], []
+    asked = list(prompts)
+    if answers and len(answers) != len(asked):
+        raise ValueError(f"answers: expected one for each of {len(asked)} prompts, found {len(answers)}")
+    for i, (scene, question) in enumerate(asked):
+        if answers:
+            answer = list(answers[i])
+        else:
+            answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
         reader.start(scene, question, Recorder())
         reader.catch_up(vocabulary.to_drafter(answer[:-1]))
         rows = torch.stack(reader.rows)[vocabulary.places(answer)]
         logits = vocabulary.to_target(drafter.lm_head(rows))
         own.append(len(reader.propose([], max_new_tokens, Sampler()).tokens))
         best = logits.argmax(dim=-1)
-        answers.append(answer)
+        ids.append(answer)
         says.append(best.tolist())
         match.append(np.equal(says[-1], answer))
         ends.append(np.isin(says[-1], list(vocabulary.end_token_ids)))
         confidence.append(logits.float().softmax(dim=-1).amax(dim=-1).cpu().double().numpy())
-    return Agreement(answers, _padded(match), _padded(ends), _padded(confidence), np.array(own), says)
+    return Agreement(ids, _padded(match), _padded(ends), _padded(confidence), np.array(own), says)
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
