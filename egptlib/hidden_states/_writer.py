@@ -34,7 +34,6 @@ from egptlib.hidden_states._sample import FIGURES, IDS, PROMPTS
 _Pending = dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]]  # by scene and question
 log = getLogger(__name__)
 STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SHORT = torch.iinfo(torch.int16).max
 _FIELDS = ("drafter_hidden", "target_hidden", "drafter_layers", "target_layers", *IDS, *FIGURES)  # as in a file
 
 
@@ -248,7 +247,7 @@ class HiddenStateWriter:
     def _write(self, columns: dict[str, list[Tensor]], records: Sequence[dict[str, Any]], start: int) -> dict[str, Any]:
         """One file of samples; named by its first and last sample, so that no other file ever has its name."""
         for name in IDS:
-            if name in columns and all(int(part.abs().max()) <= _SHORT for part in columns[name] if len(part)):
+            if name in columns and all(torch.equal(part.to(torch.int16).to(part), part) for part in columns[name]):
                 columns[name] = [part.to(torch.int16) for part in columns[name]]
             elif name in columns:
                 columns[name] = [part.to(torch.int32) for part in columns[name]]

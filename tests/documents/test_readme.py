@@ -1,5 +1,6 @@
 """What a newcomer reads is so: verbs, options, targets and parameters that are named exist, pages are linked."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from tests.test_cli_wrong_inputs import VERBS
 
 PAGES = (
     "README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md", "docs/gpu.md", "docs/explain.md",
-    "docs/extending.md", "docs/cluster.md", "docs/licences.md",
+    "docs/extending.md", "docs/cluster.md", "docs/licences.md", "docs/ten_lines.md",
 )  # fmt: skip
 
 
@@ -49,6 +50,29 @@ def test_the_grid_varies_what_notebooks_have(repository: Path) -> None:
     assert set(grid["grid"]) == {"gamma", "event_views"} and len(list(product(*grid["grid"].values()))) <= 12
     for notebook in find_notebooks([f"{number:02d}" for number in grid["notebooks"]]):
         assert set(grid["grid"]) | set(grid["parameters"]) <= set(notebook_parameters(notebook))
+
+
+def test_the_mini_pairs_figures_are_those_of_its_card_and_of_the_sample_report(repository: Path) -> None:
+    text = " ".join((repository / "README.md").read_text(encoding="utf-8").split())
+    card = json.loads((repository / "egptlib/models/mini/card.json").read_text())
+    slots, heads = card["slots"], card["heads"]
+    (told,) = re.findall(r"beat those of the same model with black frames by (\d+) points, averaged over nine", text)
+    gains = [slot["target"] - slot["target_blind"] for slot in slots.values()]
+    assert len(gains) == 9 and int(told) == round(100 * sum(gains) / 9)
+    for words, slot, other in (
+        (r"how the camera moves \(([\d.]+) against ([\d.]+) blind\)", "ego motion", "drafter_blind"),
+        (r"what colour a vehicle has \(([\d.]+) against ([\d.]+)\)", "colour", "majority"),
+    ):
+        (found,) = re.findall(words, text)
+        assert found == tuple(f"{slots[slot][who]:.2f}" for who in ("drafter", other))
+    assert all(f'"mini-{head}"' in text for head in heads["trained"])
+    for row, page in (
+        (r"along its path \| ([\d.]+) %", "04_feature_acceptance"),
+        (r"alone \| ([\d.]+) \|", "05_token_a"),
+    ):
+        (figure,) = re.findall(row, text)
+        (report,) = (repository / "docs/report").glob(f"{page}*.html")
+        assert re.search(rf"\b{re.escape(figure)}(%| tokens per)", report.read_text(encoding="utf-8")), figure
 
 
 def test_make_has_every_target_that_is_named(repository: Path) -> None:

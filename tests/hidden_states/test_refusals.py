@@ -327,7 +327,7 @@ def test_ids_are_kept_as_they_are_or_refused(tmp_path: Path) -> None:
         assert found is not None
         return found.tolist()
 
-    for ids in ([5, 6, 7], [-1, 40_000, 3], [-40_000, 5, 6]):
+    for ids in ([5, 6, 7], [-1, 40_000, 3], [-40_000, 5, 6], [-(2**31), 5, 6]):
         for kind in (list, np.array, torch.tensor):
             assert kept(kind(ids)) == ids
     for wrong in (torch.tensor([1.7, 2, 3]), torch.tensor([2**40, 2, 3]), np.array([np.nan, 2, 3])):
