@@ -2,13 +2,12 @@
 
     python -m benchmarks.trees --adapters FOLDER --json runs/trees.json
 
-FOLDER holds trained heads, one folder a level (E3, B1); without it EventGPT alone is measured. Chains and trees of each
-drafter take turns prompt by prompt, in one process, and every answer is compared with transformers' `generate`. Asked
-are 1.2 tokens a pass more than the chain of as many verified tokens, and 1.08x of the best chain's whole calls. Before
-that, costs are measured and acceptance by depth and rank is taken from other prompts, and the tree and the chain are
-told that these make the best (`choose_tree`); "chosen" drafts as long as a token is worth what the least token of that
-one is. Intervals are of whole sequences
-resampled. Exits non-zero when an answer is another.
+FOLDER holds trained heads, one folder a level (E3, B1); without it EventGPT and n-grams are measured. Chains and trees
+of each drafter take turns prompt by prompt, in one process, and every answer is compared with transformers'
+`generate`. Asked are 1.2 tokens a pass more than the chain of as many verified tokens, and 1.08x of the best chain's
+whole calls. Before that, costs are measured and acceptance by depth and rank is taken from other prompts, and the tree
+and the chain are told that these make the best (`choose_tree`); "chosen" drafts as long as a token is worth what the
+least token of that one is. Intervals are of whole sequences resampled. Exits non-zero when an answer is another.
 """
 
 import argparse
@@ -29,6 +28,7 @@ from egptlib.decoding import (
     Drafter,
     HeadDrafter,
     ModelDrafter,
+    NgramDrafter,
     TreeShape,
     acceptance_by_rank,
     adapted_drafter,
@@ -48,6 +48,7 @@ Prompts = list[tuple[Any, str]]
 
 def drafters(pair: Pair, folder: Path | None, only: list[str]) -> dict[str, Drafter]:
     found: dict[str, Drafter] = {"EventGPT": as_drafter(pair.drafter, pair.target)}
+    found["n-grams"] = NgramDrafter(pair.target.tokenizer)
     for level in ("E3", "B1"):
         if folder is not None and (folder / level / "adapter.json").is_file():
             found[level] = adapted_drafter(pair, load_adapter(folder / level))
@@ -56,6 +57,8 @@ def drafters(pair: Pair, folder: Path | None, only: list[str]) -> dict[str, Draf
 
 def drafting_costs(costs: Costs, pair: Pair, drafter: Drafter, prompts: Prompts) -> Costs:
     """The costs with this drafter's passes over several tokens, or a head's, by what its chains and trees took."""
+    if isinstance(drafter, NgramDrafter):  # looks up
+        return replace(costs, drafter_step=1e-5, drafter_passes={}, drafter_stages={})
     if isinstance(drafter, HeadDrafter):
         seconds: dict[int, list[float]] = {1: [], WIDTH: []}
         for prompt in prompts:
@@ -86,7 +89,7 @@ def sums(runs: MethodRuns) -> np.ndarray:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapters", type=Path, help="folder with trained heads, one folder a level")
-    parser.add_argument("--drafters", nargs="+", default=["EventGPT", "E3", "B1"])
+    parser.add_argument("--drafters", nargs="+", default=["EventGPT", "n-grams", "E3", "B1"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[5, 8, 12, 24], help="tokens verified at most")
     parser.add_argument("--scenes", type=int, default=30, help="of the test split, in a mixed order, a question each")
     parser.add_argument("--threads", type=int, default=1)
