@@ -40,7 +40,9 @@ class Draft:
 
     def __post_init__(self) -> None:
         self.tokens = whole_numbers(self.tokens, "draft")
-        self.confidence = self.confidence or [1.0] * len(self.tokens)
+        self.confidence = list(() if self.confidence is None else self.confidence) or [1.0] * len(self.tokens)
+        if self.parents is not None:
+            self.parents = whole_numbers(self.parents, "draft: parents")
         for name in ("confidence", "probabilities", "logits", "hidden", "parents"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.tokens):

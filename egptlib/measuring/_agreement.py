@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from egptlib._clock import Recorder
+from egptlib._whole import whole_numbers
 from egptlib.decoding import ModelDrafter, Sampler
 from egptlib.models import Model, match_vocabularies
 
@@ -60,12 +61,14 @@ def record_agreement(
     vocabulary = match_vocabularies(drafter, target)
     reader = ModelDrafter(drafter, vocabulary)
     ids, says, match, ends, confidence, own = [], [], [], [], [], []
-    asked = list(prompts)
-    if answers and len(answers) != len(asked):
-        raise ValueError(f"answers: expected one for each of {len(asked)} prompts, found {len(answers)}")
-    for i, (scene, question) in enumerate(asked):
-        if answers:
-            answer = list(answers[i])
+    known = [whole_numbers(answer, "answers") for answer in answers]
+    if known:
+        prompts = list(prompts)
+        if len(prompts) != len(known):
+            raise ValueError(f"answers: expected one for each of {len(prompts)} prompts, found {len(known)}")
+    for i, (scene, question) in enumerate(prompts):
+        if known:
+            answer = known[i]
         else:
             answer = target.decode_greedy(target.start(scene, question), max_new_tokens)[0].tolist()
         reader.start(scene, question, Recorder())

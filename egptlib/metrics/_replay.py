@@ -153,7 +153,7 @@ def replay(
     """
     chosen = check_replay(match, lengths, gammas, limit)
     samples, width = match.shape
-    for name, array, kinds in (("stops", stops, "bi"), ("skip", skip, "b")):
+    for name, array, kinds in (("stops", stops, "biu"), ("skip", skip, "b")):
         if array is not None and array.dtype.kind not in kinds:
             raise ValueError(f"{name}: expected bool{' or integers' if 'i' in kinds else ''}, got {array.dtype}")
     # One column more than the longest answer, so that a position just past the end can be looked up.

@@ -405,6 +405,8 @@ def test_a_draft_of_arrays_is_one_of_tokens(target: TextModel) -> None:
     for kind in (np.array, torch.tensor, tuple):
         Own.kind = staticmethod(kind)
         assert speculative_generate(target, Own(), prompt, "", max_new_tokens=12).token_ids.tolist() == expected
+        given: Any = kind([4, 5]), kind([0.5, 0.25]), kind([-1, 0])
+        assert Draft(given[0], given[1], parents=given[2]) == Draft([4, 5], [0.5, 0.25], parents=[-1, 0])
     assert Draft([4, 5]).confidence == [1.0, 1.0]
 
 

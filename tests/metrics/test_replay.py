@@ -339,6 +339,7 @@ def test_what_would_be_read_as_something_else_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(line)):
             call()
+    assert plainly(match, lengths, [4], stops=np.full(match.shape, 2, dtype=np.uint8)).drafted.max() == 2
 
 
 @pytest.mark.parametrize("length", [5, 40_000])

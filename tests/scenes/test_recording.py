@@ -69,7 +69,8 @@ def test_a_folder_takes_further_recordings_and_goes_on(tmp_path: Path) -> None:
     recording, video, events = make_recording(tmp_path)
     save_events(tmp_path / "other.npy", events)
     for path, cut, skipped, samples in ((recording, 1, 0, 3), (recording, 0, 1, 3), (tmp_path / "other.npy", 1, 0, 6)):
-        report = make_scenes(path, tmp_path / "out", video=video, offset_us=START)
+        microseconds: Any = np.int64(1_000_000)
+        report = make_scenes(path, tmp_path / "out", video=video, window_us=microseconds, offset_us=START)
         assert (report.sequences_cut, report.sequences_skipped, report.samples) == (cut, skipped, samples)
     with pytest.raises(ValueError, match="sequence rec was cut with"):
         make_scenes(recording, tmp_path / "out", video=video, offset_us=START + 1)

@@ -157,7 +157,8 @@ TINY: Any = [([token, 5, 9 + token % 3, 7, 21], "") for token in range(3, 11)]
 @pytest.mark.parametrize("kind", ["skip", "adaptive", "sure and adaptive"])
 def test_the_loop_skips_and_adapts_as_replay_says(kind: str, target: TextModel, drafter: TextModel) -> None:
     recorded = record_agreement(target, drafter, TINY, LIMIT)
-    known = record_agreement(target, drafter, TINY, LIMIT, recorded.token_ids)  # not decoded once more
+    tensors: Any = [torch.tensor(ids) for ids in recorded.token_ids]  # as a `Generation` has them
+    known = record_agreement(target, drafter, iter(TINY), LIMIT, tensors)  # not decoded once more
     assert known.token_ids == recorded.token_ids and known.drafter_ids == recorded.drafter_ids
     assert (known.match == recorded.match).all() and (known.own_lengths == recorded.own_lengths).all()
     with pytest.raises(ValueError, match="answers: expected one for each of 8 prompts, found 7"):
