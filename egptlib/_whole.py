@@ -18,8 +18,9 @@ def whole(value: Any, name: str, least: int | None = None) -> int:
 
 def whole_numbers(values: Iterable[Any], name: str) -> list[int]:
     """Return whole numbers, a list, an array or a tensor of them, as a list; ValueError (starting with `name`) else."""
+    values = values.tolist() if hasattr(values, "tolist") else values  # in a message: on one line
     try:
-        return list(map(index, values.tolist() if hasattr(values, "tolist") else values))
+        return list(map(index, values))
     except TypeError:
         raise ValueError(f"{name}: expected a list of whole numbers, found {str(values)[:80]}") from None
 

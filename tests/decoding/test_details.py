@@ -123,6 +123,7 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
         "temperature: expected more than 0 (greedy is sampling=None), found inf": lambda: Sampling(math.inf),
         "threshold: expected a divergence of at least 0, found nan": lambda: Fuzzy(math.nan),
         "draft: expected a list of whole numbers, found [5.5]": lambda: Draft([5.5]),  # type: ignore[list-item]
+        "draft: expected a list of whole numbers, found [5.0, nan]": lambda: Draft(torch.tensor([5, math.nan])),  # type: ignore[arg-type]
         "draft: probabilities has 1 rows for 2 tokens": lambda: Draft([5, 6], probabilities=torch.ones(1, 9)),
         "draft: parents has 1 rows for 2 tokens": lambda: Draft([5, 6], parents=[-1]),
         "draft: expected parents before their children, found [1, -1]": lambda: Draft([5, 6], parents=[1, -1]),
