@@ -42,7 +42,8 @@ class Extraction:
         folder: the chunk folder.
         num_extracted: samples added by this run.
         num_present: samples of these scenes that were there before.
-        num_failed: samples set aside, by this run or an earlier one, listed with reasons in `failures.jsonl`.
+        num_failed: samples set aside, by this run or an earlier one, listed with reasons in `failures.jsonl`
+            (of each worker in `shards/`).
         seconds: wall-clock time of this run.
         num_ties: positions read by this run whose two likeliest tokens are equal up to rounding: another batch, or
             the model alone, may say the other one there.
@@ -61,7 +62,8 @@ class Extraction:
         if self.num_present:
             text += f", {self.num_present} were there already"
         if self.num_failed:
-            text += f", {self.num_failed} set aside (see {FAILURES})"
+            reasons = f"shards/*/{FAILURES}" if (self.folder / "shards").is_dir() else FAILURES  # of each worker
+            text += f", {self.num_failed} set aside (see {reasons})"
         if self.num_ties:
             text += f", {self.num_ties} positions tied within rounding"
         return f"{text} -> {self.folder}"

@@ -142,9 +142,11 @@ def test_what_shards_did_is_added_up_and_told(
     for name in ("join_index", "join_traces"):
         monkeypatch.setattr(f"egptlib.hidden_states._shards.{name}", lambda *given: None)
     scenes: Any = range(70)
+    (tmp_path / "shards").mkdir()
     total = extract_shards({"name": "mini"}, scenes, tmp_path, workers=1)
     assert (total.num_extracted, total.num_present, total.num_failed, total.num_ties) == (13, 21, 32, 44)
     assert total.folder == tmp_path and 0 < total.seconds < 900
+    assert "32 set aside (see shards/*/failures.jsonl)" in str(total)
     assert caplog.messages == [f"4 shards joined: {total}"]
 
 

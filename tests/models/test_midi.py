@@ -25,7 +25,7 @@ from egptlib.models import (
     open_model,
     train_midi,
 )
-from egptlib.models._video_llava import BlockProjector, GroupedVideoLlava
+from egptlib.models._video_llava import BlockProjector, GroupedVideoLlava, VideoModel
 from egptlib.models.midi import _base, _card, _reminder, _training
 from egptlib.models.midi._drafter import BORROWED, DRAFTER, DrafterSettings
 from egptlib.models.midi._target import PROJECTOR, build_target, write_target
@@ -130,15 +130,27 @@ def short(target: LanguageSettings) -> MidiSettings:
 
 
 @pytest.mark.slow
-def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path):
-    with pytest.raises(ValueError, match=r"midi_seeing: no target here; expected what `train_midi` writes"):
-        distil_midi(tmp_path / "made", tmp_path / "work", DrafterSettings(answered=6))
+def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"made/target: no target here; expected what `train_midi` writes"):
+        distil_midi(tmp_path / "made", tmp_path / "work")
     train_midi(tmp_path / "made", tmp_path / "work", short(LanguageSettings(1, 2)))
-    settings = DrafterSettings(
-        answered=6, inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0)
-    )
+    reminded = set((tmp_path / "work").glob("midi_answers_*.json"))
+    settings = DrafterSettings(inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0))
+    monkeypatch.setattr(_training, "_ANSWERED_IN_A_FILE", 4)
+    answer, parts = _training.target_answers, []
+
+    def stopped(target: VideoModel, frames: torch.Tensor, questions: list[str]) -> Any:
+        parts.append(len(frames))
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return answer(target, frames, questions)
+
+    monkeypatch.setattr(_training, "target_answers", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        distil_midi(tmp_path / "made", tmp_path / "work", settings)
     history = distil_midi(tmp_path / "made", tmp_path / "work", settings)
     assert distil_midi(tmp_path / "made", tmp_path / "work", settings) == history
+    assert parts == [4, 2, 2]  # what was answered is not asked again
     assert history[-1]["loss"] < history[0]["loss"]
     kept = load_file(tmp_path / "made" / "drafter" / DRAFTER)
     assert not any(name.startswith(BORROWED) for name in kept)
@@ -151,12 +163,11 @@ def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path
     mini = load_pair().drafter.module.visual_tower.state_dict()
     tower = pair.drafter.module.visual_tower.state_dict()
     assert all(torch.equal(tower[name], value) for name, value in mini.items())
-    (file,) = (tmp_path / "work").glob("midi_answers_*.json")
-    said = json.loads(file.read_text())["answers"]
-    write_target(base, tmp_path / "work" / "midi_seeing", tmp_path / "seeing")
-    bfloat16 = load_pair("midi", target=tmp_path / "seeing", dtype="bfloat16").target
-    pictures, (question, answer) = scenes.frames[4].numpy(), said[4][7]
-    assert bfloat16.greedy(SimpleNamespace(frames=pictures, metadata={}), question, 64).text == answer
+    told = set((tmp_path / "work").glob("midi_answers_*.json")) - reminded
+    (said,) = [some for some in (json.loads(file.read_text())["answers"] for file in told) if len(some) == 2]
+    bfloat16 = load_pair("midi", dtype="bfloat16").target
+    pictures, (question, text) = scenes.frames[4].numpy(), said[0][7]
+    assert bfloat16.greedy(SimpleNamespace(frames=pictures, metadata={}), question, 64).text == text
     shown = SimpleNamespace(event_images=list(scenes.events[4].numpy()), frames=pictures, metadata={})
     out = speculative_generate(pair.target, pair.drafter, shown, question, max_new_tokens=16)
     assert out.token_ids.tolist() == pair.target.greedy(shown, question, 16).token_ids.tolist()

@@ -85,9 +85,9 @@ frame. Every answer was
   about {target["answered"]} windows, and of SmolLM2's to {card["reminded"]} questions about other things.
 - **Drafter:** {drafter["layers"]} layers, {card["drafter_parameters"]:,} trained weights; SmolLM2's word embeddings \
 and the mini pair's event tower as they are; a
-  head for {drafter["drafted"]:,} tokens (`d2t`, as in EAGLE-3). It learned from {card["train_scenes"]:,} windows: \
-what the target said of
-  {drafter["answered"]} of them, what the target was taught of the others; {drafter["language"]["epochs"]} epochs.
+  head for {drafter["drafted"]:,} tokens (`d2t`, as in EAGLE-3). It learned what the target says of \
+{card["train_scenes"]:,} windows,
+  {drafter["language"]["epochs"]} epochs.
 - **Made by** `egptlib train-midi` (settings and seeds in `card.json`, torch {card["torch"]}). Answer loss, mean of \
 the last
   epoch, nats a token: target {card["target_history"][-2]["loss"]:.3f}, reminded \
