@@ -75,6 +75,17 @@ def test_the_mini_pairs_figures_are_those_of_its_card_and_of_the_sample_report(r
         assert re.search(rf"\b{re.escape(figure)}(%| tokens per)", report.read_text(encoding="utf-8")), figure
 
 
+def test_the_midi_pairs_figures_are_those_of_its_card(repository: Path) -> None:
+    text = " ".join((repository / "README.md").read_text(encoding="utf-8").split())
+    card = json.loads((repository / "egptlib/models/midi/card.json").read_text())
+    motion, rows = card["slots"]["ego motion"], {row["level"]: row for row in card["heads"]["rows"]}
+    assert f"says of {card['train_scenes']:,} windows" in text
+    assert f"ego motion it tells {motion['drafter']:.2f} right, blind {motion['drafter_blind']:.2f}" in text
+    assert f"it is {card['language']['ratio']:.2f} times" in text
+    head, own = (f"{rows[name]['mean_acceptance_length']:.2f}" for name in ("E3S", "drafter's own tokens"))
+    assert f"gets {head} tokens a pass at gamma 5 where EventGPT gets {own} ({card['heads']['test_answers']} a" in text
+
+
 def test_make_has_every_target_that_is_named(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^ {4}make ([a-z]+)", text, re.MULTILINE)) | set(re.findall(r"`make ([a-z]+)`", text))
