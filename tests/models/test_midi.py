@@ -27,7 +27,7 @@ from egptlib.models import (
 )
 from egptlib.models._video_llava import BlockProjector, GroupedVideoLlava, VideoModel
 from egptlib.models.midi import _base, _card, _reminder, _training
-from egptlib.models.midi._drafter import BORROWED, DRAFTER, DrafterSettings
+from egptlib.models.midi._drafter import BORROWED, DRAFTER, DrafterSettings, target_answers
 from egptlib.models.midi._target import PROJECTOR, build_target, write_target
 from egptlib.models.midi._training import MidiSettings
 from egptlib.models.mini import _language
@@ -137,13 +137,13 @@ def test_the_drafter_learns_what_the_target_says(base, windows, scenes, tmp_path
     reminded = set((tmp_path / "work").glob("midi_answers_*.json"))
     settings = DrafterSettings(inner=96, drafted=100, language=LanguageSettings(12, 2, 4, 3e-3, blank_share=0.0))
     monkeypatch.setattr(_training, "_ANSWERED_IN_A_FILE", 4)
-    answer, parts = _training.target_answers, []
+    parts: list[int] = []
 
     def stopped(target: VideoModel, frames: torch.Tensor, questions: list[str]) -> Any:
         parts.append(len(frames))
         if len(parts) == 2:
             raise KeyboardInterrupt
-        return answer(target, frames, questions)
+        return target_answers(target, frames, questions)
 
     monkeypatch.setattr(_training, "target_answers", stopped)
     with pytest.raises(KeyboardInterrupt):
