@@ -44,7 +44,9 @@ def frame_indices(total: int, n: int = 8, sampling: FrameSampling = "even", rate
         return [min(index, total - 1) for index in range(n)]
     if not callable(sampling):
         raise ValueError(f"unknown frame sampling {sampling!r}; expected 'even', 'first' or a function")
-    indices = [whole(index, "frame sampling") for index in sampling(total, rate)]
+    told = sampling(total, rate)  # in floats too, where they are whole: np.linspace(...).round()
+    whole_floats = (int(i) if isinstance(i, float | np.floating) and i.is_integer() else i for i in told)
+    indices = [whole(index, "frame sampling") for index in whole_floats]
     if not indices or min(indices) < 0 or max(indices) >= total:
         raise ValueError(f"frame sampling: expected indices below {total}, found {indices}")
     return indices

@@ -80,6 +80,9 @@ def test_a_target_may_choose_the_frames_by_number_and_rate(tmp_path: Path) -> No
     assert indices == [0, 5, 10, 15]
     assert [round(float(frame.mean()) / 12) for frame in frames] == indices
     assert set(told) == {(20, 10.0)} == {clip_length(tmp_path / "clip.mp4")}
+    assert frame_indices(20, sampling=lambda total, rate: np.linspace(0, total - 1, 3).round()) == [0, 10, 19]
+    with pytest.raises(ValueError, match=r"frame sampling: expected a whole number, found .*9\.5"):
+        frame_indices(20, sampling=lambda total, rate: np.linspace(0, total - 1, 3))
     with pytest.raises(ValueError, match=r"frame sampling: expected indices below 20, found \[20\]"):
         read_frames(tmp_path / "clip.mp4", sampling=lambda length, rate: [length])
 
