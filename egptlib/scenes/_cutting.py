@@ -229,7 +229,7 @@ def _part(name: str, out: Path) -> Path:
 def cut_settings(window_us: int, views: Sequence[int] = (5, 1), keep_events: bool = False) -> dict[str, Any]:
     if not set(views) <= {1, 5}:
         raise ValueError(f"views {list(views)}: a dataset folder has places for 1 and 5 event pictures only")
-    return {"window_us": whole(window_us, "window_us", 2), "views": sorted(map(int, views)), "keep_events": keep_events}
+    return {"window_us": whole(window_us, "window_us"), "views": sorted(map(int, views)), "keep_events": keep_events}
 
 
 def _frames_inside(times: np.ndarray, start: int, stop: int) -> range:
