@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-FrameSampling = Literal["even", "first"] | Callable[[int, float | None], Sequence[int]]
+FrameSampling = Literal["even", "first"] | Callable[[int, float | None], Sequence[int] | np.ndarray]
 """Which frames of a clip are taken: evenly spaced, the first ones, or what a function of their number and rate says
 (frames a second, None where unknown), such as a target's own (`Model.sampling`)."""
 
