@@ -27,7 +27,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 1e-30 <= self.temperature < math.inf:  # below, quotients are no numbers of float32
-            raise ValueError(f"temperature: expected more than 0 (greedy is sampling=None), found {self.temperature}")
+            raise ValueError(
+                f"temperature: expected a finite number above 0 (greedy is sampling=None), found {self.temperature}"
+            )
         if self.top_k is not None and whole(self.top_k, "top_k") < 1:
             raise ValueError(f"top_k: expected at least 1 or None, found {self.top_k}")
         if not 0 < self.top_p <= 1:

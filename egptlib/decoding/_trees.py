@@ -28,10 +28,9 @@ class TreeShape(FixedLength):
     """
 
     def __init__(self, size: int, depth: int, width: int, min_confidence: float = 0.0):
-        for name, value in (("size", size), ("depth", depth), ("width", width)):
-            whole(value, f"tree: {name}", 1)
-        super().__init__(size, min_confidence)
-        self.size, self.depth, self.width = size, depth, width
+        shape = {"size": size, "depth": depth, "width": width}
+        self.size, self.depth, self.width = (whole(value, f"tree: {name}", 1) for name, value in shape.items())
+        super().__init__(self.size, min_confidence)
 
 
 @runtime_checkable

@@ -59,21 +59,23 @@ class EventModel(Model):
         num_images: int = 5,
         max_duration_ms: float | None = None,
     ) -> Inputs:
-        """From an event stream, cut by event count into `num_images` images.
+        """From an event stream, in any order, cut by event count into `num_images` images.
 
         The published code refuses streams of 100 ms or longer, since the model was trained on shorter ones. Here the
         caller decides: `max_duration_ms=100` gives that check, None (the default) takes any length.
 
         Raises:
-            ValueError: the stream lasts `max_duration_ms` or longer.
+            ValueError: the stream lasts `max_duration_ms` or longer, or is none.
         """
         from egptlib.scenes import event_images
+        from egptlib.scenes.events import check_events
 
-        if max_duration_ms is not None and len(events["t"]):
-            duration = (int(events["t"].max()) - int(events["t"].min())) / 1000
+        stream = check_events(events, "events").in_order()
+        if max_duration_ms is not None and len(stream["t"]):
+            duration = (int(stream["t"][-1]) - int(stream["t"][0])) / 1000
             if duration >= max_duration_ms:
                 raise ValueError(f"events: expected less than {max_duration_ms} ms, found {duration:.1f} ms")
-        return self.encode_images(event_images(events, n=num_images), question)
+        return self.encode_images(event_images(stream, n=num_images), question)
 
     def embed(self, inputs: Inputs) -> Tensor:
         if inputs.visual is None:

@@ -74,7 +74,7 @@ def summarize_events(path: str | PathLike[str], time_unit: TimeUnit | None = Non
         if span is None:
             raise ValueError(f"{path}: holds no events")
         busiest, most = max(bins.items(), key=lambda item: (item[1], -item[0]))
-        (picture,) = event_images(file.window(busiest * _BIN_US, (busiest + 1) * _BIN_US))
+        (picture,) = event_images(file.window(busiest * _BIN_US, (busiest + 1) * _BIN_US).in_order())
         return EventSummary(
             format=file.format,
             size=file.size,

@@ -101,7 +101,7 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
         "expected gamma of at least 1 and alpha in (0, 1), found 0 and 0.5": lambda: AdaptiveLength(costs, 0, 0.5),
         "expected gamma of at least 1 and alpha in (0, 1), found 1 and 0": lambda: AdaptiveLength(costs, 1, 0),
         "expected gamma of at least 1 and alpha in (0, 1), found 1 and 1": lambda: AdaptiveLength(costs, 1, 1),
-        "temperature: expected more than 0 (greedy is sampling=None), found 0": lambda: Sampling(0),
+        "temperature: expected a finite number above 0 (greedy is sampling=None), found 0": lambda: Sampling(0),
         "top_k: expected at least 1 or None, found 0": lambda: Sampling(1.0, 0),
         "top_p: expected a number in (0, 1], found 0": lambda: Sampling(1.0, None, 0),
         "top_p: expected a number in (0, 1], found 1.1": lambda: Sampling(1.0, None, 1.1),
@@ -119,8 +119,10 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
         "gamma: expected a whole number, found None": lambda: Settings(None),  # type: ignore[arg-type]
         "tree: depth: expected a whole number, found 1.5": lambda: TreeShape(1, 1.5, 1),  # type: ignore[arg-type]
         "top_k: expected a whole number, found 2.5": lambda: Sampling(1.0, 2.5),  # type: ignore[arg-type]
-        "temperature: expected more than 0 (greedy is sampling=None), found 1e-40": lambda: Sampling(1e-40),
-        "temperature: expected more than 0 (greedy is sampling=None), found inf": lambda: Sampling(math.inf),
+        "temperature: expected a finite number above 0 (greedy is sampling=None), found 1e-40": lambda: Sampling(1e-40),
+        "temperature: expected a finite number above 0 (greedy is sampling=None), found inf": lambda: Sampling(
+            math.inf
+        ),
         "threshold: expected a divergence of at least 0, found nan": lambda: Fuzzy(math.nan),
         "draft: expected a list of whole numbers, found [5.5]": lambda: Draft([5.5]),  # type: ignore[list-item]
         "draft: expected a list of whole numbers, found [5.0, nan]": lambda: Draft(torch.tensor([5, math.nan])),  # type: ignore[arg-type]

@@ -170,3 +170,5 @@ def test_event_streams(pair: Pair) -> None:
     as_images = SimpleNamespace(event_images=event_images(events, n=3))
     expected = drafter.encode(as_images, QUESTION)
     assert torch.equal(drafter.encode_stream(events, QUESTION, num_images=3).pixel_values, expected.pixel_values)
+    turned = {key: values[::-1] for key, values in events.items()}
+    assert torch.equal(drafter.encode_stream(turned, QUESTION, num_images=3).pixel_values, expected.pixel_values)

@@ -30,6 +30,14 @@ def test_figures_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (summary.busiest_us, summary.busiest_events) == (busiest * 50_000, int(inside.sum()))
     expected = event_images({key: values[inside] for key, values in events.items()})[0]
     np.testing.assert_array_equal(summary.picture, expected)
+    ordered = random_events(4000)
+    ordered["x"], ordered["y"] = ordered["x"] % 40, ordered["y"] % 30  # several events a pixel: the last one counts
+    ordered["t"] = np.sort(np.random.default_rng(1).choice(40_000, 4000, replace=False))
+    mixed = np.random.default_rng(2).permutation(4000)
+    for name, rows in (("ordered", slice(None)), ("mixed", mixed)):
+        np.savez(tmp_path / f"{name}.npz", **{key: values[rows] for key, values in ordered.items()})
+    first, second = (summarize_events(tmp_path / f"{name}.npz").picture for name in ("ordered", "mixed"))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

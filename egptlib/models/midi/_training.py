@@ -215,7 +215,9 @@ def _answers(base: Path, trained: Path, work: Path, data: MiniData, count: int) 
         weights.update(file.read_bytes())
     questions = [question for question, _ in data.questions_answers[0]]  # every scene is asked the same
     target, told = None, []
-    for frames in tqdm(data.frames[:count].split(_ANSWERED_IN_A_FILE), "answers of the midi target", disable=None):
+    for frames in tqdm(
+        data.frames[:count].split(_ANSWERED_IN_A_FILE), "answers of the midi target", unit="part", disable=None
+    ):
         made = weights.copy()
         made.update(json.dumps(questions).encode() + frames.numpy().tobytes())
         kept = work / f"midi_answers_{made.hexdigest()[:16]}.json"
