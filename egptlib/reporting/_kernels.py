@@ -204,7 +204,10 @@ def _be_kernel(connection: socket.socket, request: Mapping[str, Any], outputs: l
     connection.send(str(os.getpid()).encode())
     threading.Thread(target=end_with_who_asked, daemon=True).start()
     kernelapp.launch_new_instance()
+    if control := kernelapp.IPKernelApp.instance().control_thread:
+        control.join(1)  # it flushes what was printed, and would wait for sockets that the exit functions have closed
     atexit._run_exitfuncs()
+    gc.collect()  # what a notebook left open is written
     os._exit(0)  # taking all modules apart takes a second
 
 

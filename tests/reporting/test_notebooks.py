@@ -318,7 +318,9 @@ def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: Note
     imported = f"import sys\nassert ('torch' in sys.modules) == {forked}\n"
     ended = tmp_path / "ended"  # written when the kernel ends, which waits for what is in its group before
     ends = "import atexit, psutil\ngroup = [os.getpgid(child.pid) for child in psutil.Process().children()]\n"
-    ends += f"assert os.getpgrp() not in group\natexit.register(open({str(ended)!r}, 'w').write, 'by itself')"
+    ends += f"assert os.getpgrp() not in group\natexit.register(open({str(ended)!r}, 'w').write, 'by itself')\n"
+    ends += f"class Left: pass\nleft = Left()\nleft.me, left.file = left, open({str(tmp_path / 'left')!r}, 'w')\n"
+    ends += "left.file.write('open')"
     jobs = plan(
         [
             make_notebook("01_good", imported + save, check, ends),
@@ -331,7 +333,7 @@ def test_real_kernels_one_good_one_failing_one_dead_one_slow(make_notebook: Note
     outcomes = run_notebooks(jobs, tmp_path / "runs", limits=Limits(15))
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "failed"]
     good, failing, dead, slow = outcomes
-    assert ended.read_text() == "by itself"
+    assert ended.read_text() == "by itself" and (tmp_path / "left").read_text() == "open"
     assert json.loads((good.folder / "metrics.json").read_text()) == {"scenes": 6, "rate": 0.5}
     assert (good.folder / "environment.json").is_file() and (good.folder / "out.ipynb").is_file()
     assert failing.error == "02_failing, cell 4: KeyError: 'missing'"  # as counted in the notebook, from 1
