@@ -73,6 +73,9 @@ class SafetensorsChunk:
     def __post_init__(self) -> None:
         self.file = MappedFile(self.path)
 
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.num_samples)  # another process maps the file anew
+
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
         if self.version not in READABLE:

@@ -168,6 +168,11 @@ class FolderLock:
             raise ValueError(f"{folder}: another writer is at work here ({holder}); wait for it, or stop it") from None
         file.write_text(f"process {os.getpid()} on {os.uname().nodename}\n", encoding="utf-8")
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it has not been released."""
+        return self._lock.is_locked
+
     def release(self) -> None:
         """Let the next writer in. May be called twice."""
         self._lock.release()

@@ -42,6 +42,9 @@ class LegacyChunk:
                 )
         return content
 
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.num_samples)  # another process maps the file anew
+
     def read_ahead(self) -> None:
         """Nothing: a file is mapped when it is used."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 
+from egptlib._whole import whole_numbers
 from egptlib.hidden_states._chunk import Chunk, SafetensorsChunk
 from egptlib.hidden_states._heads import Head
 from egptlib.hidden_states._index import is_legacy, present, read_index
@@ -69,12 +71,21 @@ class HiddenStates(Sequence[HiddenSample]):
     @overload
     def __getitem__(self, i: int) -> HiddenSample: ...
     @overload
-    def __getitem__(self, i: slice) -> HiddenStates: ...
-    def __getitem__(self, i: int | slice) -> HiddenSample | HiddenStates:
-        """Read one sample into memory (negative numbers count from the end), or make a selection without reading."""
+    def __getitem__(self, i: slice | Sequence[int] | np.ndarray | torch.Tensor) -> HiddenStates: ...
+    def __getitem__(self, i: Any) -> HiddenSample | HiddenStates:
+        """Read one sample into memory (negative numbers count from the end), or make a selection without reading.
+
+        A selection is a slice, numbers, or a mask with a bool for each sample.
+        """
         if isinstance(i, slice):
             return self._selection(self._places[i])
+        if np.ndim(i) == 1 and np.asarray(i).dtype == bool:
+            if len(i) != len(self):
+                raise IndexError(f"mask of {len(i)} samples for {len(self)} in {self.folder}")
+            i = np.flatnonzero(i)
         try:
+            if np.ndim(i) == 1:
+                return self._selection([self._places[number] for number in whole_numbers(i, "samples")])
             chunk, place = self._places[i]
         except IndexError:
             raise IndexError(f"sample {i} of {len(self)} in {self.folder}") from None
@@ -110,7 +121,7 @@ class HiddenStates(Sequence[HiddenSample]):
         return self._head("drafter")
 
     def select(self, **fields: Any) -> HiddenStates:
-        """Return the samples whose metadata has these values: one value, or any of a list, tuple or set.
+        """Return the samples whose metadata has these values: one value, or any of several.
 
             hs.select(sequence="seq_03"), hs.select(scene=scenes.ids)
 
@@ -122,7 +133,8 @@ class HiddenStates(Sequence[HiddenSample]):
         for name, value in fields.items():
             if metadata and not any(name in m for m in metadata):
                 raise ValueError(f"{self.folder}: no sample has the metadata field {name!r}")
-            allowed = set(value) if isinstance(value, list | tuple | set | frozenset) else {value}
+            value = value.tolist() if hasattr(value, "tolist") else value
+            allowed = set(value) if isinstance(value, Iterable) and not isinstance(value, str) else {value}
             keep = [kept and m.get(name) in allowed for kept, m in zip(keep, metadata)]
         return self._selection([place for place, kept in zip(self._places, keep) if kept])
 

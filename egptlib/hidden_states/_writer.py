@@ -153,6 +153,7 @@ class HiddenStateWriter:
             OSError: it was time to commit, and that failed (a full disk). The samples not yet committed are kept
                 in memory, and `commit` can be called again.
         """
+        _disk(self)
         try:
             key = sample_key(metadata or {})
         except KeyError as missing:
@@ -186,7 +187,7 @@ class HiddenStateWriter:
             question: PromptRows(*(self._stored(name, tensor, where) for name, tensor in rows._asdict().items()))
             for question, rows in prompts.items()
         }
-        with _disk(self.folder, self.num_committed):
+        with _disk(self):
             write_prompts(self.folder / PROMPTS, scene, stored, self.config)
 
     def add_heads(self, **heads: Head) -> None:
@@ -197,7 +198,7 @@ class HiddenStateWriter:
         """
         for side, head in heads.items():
             if side not in self._index["heads"]:
-                with _disk(self.folder, self.num_committed):
+                with _disk(self):
                     entry = head.save(self.folder / f"{side}_head.safetensors")
                     self._publish(self._index | {"heads": self._index["heads"] | {side: entry}}, self._pending)
 
@@ -208,7 +209,7 @@ class HiddenStateWriter:
         samples, records = zip(*self._pending.values())
         columns = {name: [tensors[name] for tensors in samples] for name in samples[0]}
         start = self.num_committed
-        with _disk(self.folder, start):
+        with _disk(self):
             entry = self._write(columns, records, start)
             index = self._index | {"fields": _fields(samples[0]), "num_samples": start + len(records)}
             index["chunks"] = [*self._index["chunks"], entry]
@@ -235,7 +236,7 @@ class HiddenStateWriter:
     def _stored(self, name: str, values: Tensor, where: str) -> Tensor:
         tensor = torch.as_tensor(values).detach()
         if name in IDS:
-            ids = tensor.to("cpu", torch.int32).contiguous()
+            ids = tensor.to("cpu", torch.int32, copy=True).contiguous()  # the caller may fill its own anew
             if not torch.equal(ids.to(tensor.dtype), tensor.cpu()):
                 raise ValueError(f"{where}: {name}: expected whole numbers of 32 bits, found others in {tensor.dtype}")
             return ids
@@ -283,7 +284,7 @@ class HiddenStateWriter:
             for name, rows in chunk.split(0, chunk.num_samples).items():
                 columns[name] += rows
         records = [record for chunk in chunks for record in chunk.metadata()]
-        with _disk(self.folder, self.num_committed):
+        with _disk(self):
             entry = self._write(columns, records, tail[0]["start"])
             self._publish(self._index | {"chunks": [*self._index["chunks"][: -len(tail)], entry]}, self._pending)
         for old in tail:
@@ -357,10 +358,12 @@ def _record(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 class _disk:
-    """Say of a full disk what it did not harm, and what to do."""
+    """Where a writer writes: nothing once it is closed; of a full disk is said what it did not harm, and what to do."""
 
-    def __init__(self, folder: Path, committed: int) -> None:
-        self._folder, self._committed = folder, committed
+    def __init__(self, writer: HiddenStateWriter) -> None:
+        self._folder, self._committed = writer.folder, writer.num_committed
+        if not writer._lock.is_held:
+            raise ValueError(f"{writer.folder}: this writer is closed; open another")
 
     def __enter__(self) -> None: ...
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import re
 import shutil
 import zlib
@@ -19,8 +20,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
-from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, check_store
+from egptlib.hidden_states import Head, HiddenSample, HiddenStates, HiddenStateWriter, RaggedBatch, check_store
 from egptlib.hidden_states._chunk import SafetensorsChunk
 from egptlib.hidden_states._format import sample_checksums
 from egptlib.hidden_states._index import read_index, write_index
@@ -100,6 +102,72 @@ def test_indexing(tmp_path: Path) -> None:
         hs[10]
     with pytest.raises(ValueError, match="no sample has the metadata field 'colour'"):
         hs.select(colour="red")
+
+    mask = torch.arange(10) % 3 == 1
+    for kind in (list, np.array, torch.tensor):
+        assert_same(hs[kind([7, -1, 0, 7])], [samples[i] for i in (7, 9, 0, 7)])
+        assert_same(hs[kind(mask.tolist())], samples[1::3])
+    kinds: list[Any] = [np.uint8(3), torch.tensor(3)]
+    assert [hs[kind].metadata for kind in kinds] == [samples[3]["metadata"]] * 2
+    assert len(hs[[]]) == 0
+    with pytest.raises(IndexError, match="mask of 9 samples for 10 in"):
+        hs[mask[1:]]
+    with pytest.raises(IndexError, match=r"sample \[3, 10\] of 10"):
+        hs[[3, 10]]
+    with pytest.raises(ValueError, match="samples: expected a list of whole numbers"):
+        hs[[1.0, 2.0]]  # type: ignore[list-item]
+    names = ["seq_0", "seq_2"]
+    for several in (np.array(names), (name for name in names), dict.fromkeys(names).keys()):
+        assert_same(hs.select(sequence=several), samples[:4] + samples[8:])
+
+
+def test_a_writer_keeps_what_it_was_given_and_nothing_once_it_is_closed(tmp_path: Path) -> None:
+    """A caller who fills the same tensors for each sample got the ids of the last one in all that a commit wrote."""
+    ids, rows = torch.zeros(3, dtype=torch.int32), torch.zeros(3, 4)
+    with HiddenStateWriter(tmp_path) as writer:
+        for number in range(3):
+            ids.fill_(number)
+            rows.fill_(number)
+            told = {"scene": str(number), "question": "q"}
+            writer.add(rows, rows, ids, torch.from_numpy(ids.numpy()), rows[:, 0], metadata=told)
+    for number, sample in enumerate(HiddenStates.open(tmp_path)):
+        for name in ("target_hidden", "token_ids", "drafter_top1", "overlap"):
+            assert set(getattr(sample, name).flatten().tolist()) == {number}, name
+    for late in (
+        lambda: writer.add(rows, rows, metadata={"scene": "9", "question": "q"}),
+        lambda: writer.add_prompts("9", {}),
+    ):
+        with pytest.raises(ValueError, match=f"^{tmp_path}: this writer is closed; open another$"):
+            late()
+    writer.close()  # twice is once
+    assert len(HiddenStates.open(tmp_path)) == len(writer) == 3
+
+
+def picklings(hs: HiddenStates) -> HiddenStates:
+    again: HiddenStates = pickle.loads(pickle.dumps(hs))
+    return again
+
+
+def test_states_go_to_other_processes(tmp_path: Path, shared: Path) -> None:
+    """As a DataLoader's workers get them, and joblib's; also when their files are mapped already."""
+    samples = [make_sample(i) for i in range(5)]
+    write(tmp_path, samples, chunk_size=2)
+    hs = HiddenStates.open(tmp_path)
+    assert_same(hs, samples)
+    assert_same(picklings(hs[::-2]), samples[::-2])
+    assert len(pickle.dumps(hs)) < len(pickle.dumps(samples)) / 2  # no states go along
+    earlier = HiddenStates.open(shared / "golden" / "legacy_chunks")
+    assert torch.equal(picklings(earlier[3:])[0].target_hidden, earlier[3].target_hidden)
+
+
+@pytest.mark.slow
+def test_a_loader_with_workers_reads_them(tmp_path: Path) -> None:
+    samples = [make_sample(i) for i in range(5)]
+    write(tmp_path, samples, chunk_size=2)
+    hs = HiddenStates.open(tmp_path)
+    assert_same(hs, samples)
+    loader: Any = DataLoader(hs, 2, num_workers=1, collate_fn=RaggedBatch, multiprocessing_context="spawn")  # type: ignore[arg-type]
+    assert_same([sample for batch in loader for sample in batch], samples)
 
 
 def test_batches_hold_the_samples_and_padding_only_outside_the_mask(tmp_path: Path) -> None:
