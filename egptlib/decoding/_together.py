@@ -133,6 +133,7 @@ def answer_together(
                 each, draft = going[row], offered[row]
                 gained, accepted = keep(rule(draft, logits, states[:, 0], each.sampler), draft, target.eos_token_ids)
                 each.tokens += gained
+                tracks.cut(row, len(each.tokens) - 1)  # a lossy rule may draw the token that it has refused
                 each.rounds.append(Round(len(draft.tokens), accepted, len(gained)))
                 drafters.watch(row, states[: len(gained), 0], states[: len(gained), 1:])
                 accepted_of[row] = accepted

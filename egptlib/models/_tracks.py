@@ -61,6 +61,12 @@ class Tracks:
         """Let a row leave; what it read stays here."""
         self.rows.drop(row)
 
+    def cut(self, row: int, length: int) -> None:
+        """Forget what a row has read behind so many answer tokens."""
+        if length < len(self.ids[row]):
+            self.rows.forget(row, len(self.ids[row]) - length)
+            del self.ids[row][length:], self.states[row][length + 1 :]
+
     def catch_up(self, answers: Mapping[int, Sequence[int]]) -> tuple[Tensor, dict[int, int]]:
         """Bring rows to their answers in one pass; rows that are not named stay where they are.
 
@@ -72,9 +78,7 @@ class Tracks:
             if (answer := answers.get(row)) is not None:
                 have, answer = self.ids[row], list(answer)
                 same = len(have) if answer[: len(have)] == have else common_prefix(have, answer)
-                if same < len(self.ids[row]):
-                    self.rows.forget(row, len(self.ids[row]) - same)
-                    del self.ids[row][same:], self.states[row][same + 1 :]
+                self.cut(row, same)
                 if same < len(answer):
                     new[row] = answer[same:]
         counts = {row: len(tokens) for row, tokens in new.items()}

@@ -24,9 +24,11 @@ from egptlib.decoding import (
     PromptReader,
     Recorder,
     RetokenizedDrafter,
+    Sampler,
     Sampling,
     SceneSession,
     SequenceDrafter,
+    TopK,
     TreeShape,
     adapted_drafter,
     ask_together,
@@ -34,7 +36,7 @@ from egptlib.decoding import (
 )
 from egptlib.decoding._together import drafts_together
 from egptlib.measuring import BlankedDrafter
-from egptlib.models import Model, Prompt, common_vocabulary, load_pair, shared_vocabulary
+from egptlib.models import Model, Prompt, common_prefix, common_vocabulary, load_pair, shared_vocabulary
 from egptlib.models._rows import Rows
 from egptlib.scenes import open_scenes
 
@@ -168,6 +170,28 @@ def test_together_draws_from_the_targets_distribution(target: TextModel, drafter
             _, logits = target.forward_answer(target.encode([5, 9, 4], "7"), [first, 0])
             expected[first] = p * sampling.probabilities(logits[1])
     assert 0.5 * (found - expected).abs().sum() < 0.06  # total variation; with 36 outcomes chance alone gives 0.05
+
+
+def test_a_lossy_rule_may_draw_together_what_it_has_refused(target: TextModel) -> None:
+    """Each answer replayed by hand; a drafted token that is not the likeliest is refused, and may still be drawn."""
+    hot, chance, redrawn = Sampling(1.5, top_k=3), random.Random(0), 0
+    asked = [" ".join(f"t{chance.randrange(3, 24)}" for _ in range(200)) for _ in range(6)]  # n-grams find all in it
+    drafter, prompt = NgramDrafter(target.tokenizer), target.encode([5, 9, 4], "")
+    options: dict[str, Any] = {"gamma": 3, "max_new_tokens": 9, "sampling": hot, "rule": TopK(1)}
+    generator = torch.Generator().manual_seed(1)
+    together = SceneSession(target, drafter, [5, 9, 4]).ask_all(asked, generator=generator, **options)
+    seeds = torch.randint(2**62, (6,), generator=generator.manual_seed(1)).tolist()
+    for out, question, seed in zip(together, asked, seeds, strict=True):
+        drawing, tokens = Sampler(hot, torch.Generator().manual_seed(seed)), list[int]()
+        drafter.start(None, question, Recorder())
+        while len(tokens) < 9 and tokens[-1:] != [EOS]:
+            draft = drafter.propose(tokens, min(3, 8 - len(tokens)), drawing).tokens if tokens else []
+            logits = target.forward_answer(prompt, [*tokens, *draft, 0])[1][len(tokens) :]
+            kept = common_prefix(draft, logits.argmax(dim=-1).tolist())
+            tokens += [*draft[:kept], drawing.choose(logits[kept])]
+            redrawn += draft[kept : kept + 1] == tokens[-1:]
+        assert out.token_ids.tolist() == tokens
+    assert redrawn
 
 
 def test_together_with_models_of_other_kinds(target: TextModel, drafter: TextModel) -> None:
