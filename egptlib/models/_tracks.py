@@ -184,32 +184,18 @@ def answer_rows(
 ) -> dict[int, list[int]]:
     """The greedy answer of every row, its end token included; `tracks.states` holds what predicts each token.
 
-    Beside a drafter rows leave when they end; without one they stay, to be read on or to draft for another model.
+    What was read already counts as drafted. Beside a drafter rows leave when they end; without one they stay, to be
+    read on or to draft for another model.
 
     Args:
         drafter: has read the same questions, by the same numbers.
         gamma: draft tokens of a row at most.
     """
     model = tracks.model
-    firsts = model.lm_head(torch.stack([states[0][0] for states in tracks.states.values()])).argmax(dim=-1).tolist()
-    answers = {row: [token] for row, token in zip(tracks.states, firsts, strict=True)}
-    going = dict(answers)
+    answers: dict[int, list[int]] = {row: [] for row in tracks.states}
+    going, offered = dict(answers), dict(tracks.ids)
     while True:
-        for row, tokens in list(going.items()):
-            if len(tokens) == max_new_tokens or tokens[-1] in model.eos_token_ids:
-                del going[row]
-                if drafter is not None:
-                    tracks.drop(row)
-        if not going:
-            return answers
-        offered: dict[int, list[int]] = {}
-        if drafter is not None:
-            counts = {row: min(gamma, max_new_tokens - len(tokens) - 1) for row, tokens in going.items()}
-            counts = {row: count for row, count in counts.items() if count > 0}
-            drafts = drafter.propose({row: going[row] for row in counts}, counts)
-            offered = {row: draft.tokens for row, draft in drafts.items()}
-        tracks.catch_up({row: tokens + offered.get(row, []) for row, tokens in going.items()})
-        judging = {row: tracks.states[row][len(tokens) :] for row, tokens in going.items()}
+        judging = {row: tracks.states[row][len(tokens) : max_new_tokens] for row, tokens in going.items()}
         states = torch.stack([own[0] for states in judging.values() for own in states])
         choices = iter(model.lm_head(states).argmax(dim=-1).tolist())
         for row, states_of in judging.items():
@@ -217,6 +203,19 @@ def answer_rows(
             gained = gained[: common_prefix(offered.get(row, []), gained) + 1]
             ends = [place for place, token in enumerate(gained) if token in model.eos_token_ids]
             going[row] += gained[: ends[0] + 1] if ends else gained
+            if ends or len(going[row]) == max_new_tokens:
+                del going[row]
+                if drafter is not None:
+                    tracks.drop(row)
+        if not going:
+            return answers
+        offered = {}
+        if drafter is not None:
+            counts = {row: min(gamma, max_new_tokens - len(tokens) - 1) for row, tokens in going.items()}
+            counts = {row: count for row, count in counts.items() if count > 0}
+            drafts = drafter.propose({row: going[row] for row in counts}, counts)
+            offered = {row: draft.tokens for row, draft in drafts.items()}
+        tracks.catch_up({row: tokens + offered.get(row, []) for row, tokens in going.items()})
 
 
 def likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
