@@ -1,4 +1,4 @@
-"""What users give: whole numbers of Python, numpy or torch, and nothing that would be cut to one; lists of texts."""
+"""What users give: whole numbers, and nothing that would be cut to one; numbers of an interval; lists of texts."""
 
 from collections.abc import Iterable
 from operator import index
@@ -23,6 +23,31 @@ def whole_numbers(values: Iterable[Any], name: str) -> list[int]:
         return list(map(index, values))
     except TypeError:
         raise ValueError(f"{name}: expected a list of whole numbers, found {str(values)[:80]}") from None
+
+
+def number(value: Any, name: str, interval: str) -> float:
+    """Return a number in an interval such as "(0, 1]"; ValueError (starting with `name`) if it is none."""
+    low, high = map(float, interval[1:-1].split(","))
+    try:
+        inside = low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
+    except TypeError:
+        inside = False
+    if not inside:
+        raise ValueError(f"{name}: expected a number in {interval}, found {value!r}")
+    return float(value)
+
+
+def check_fields(settings: object, kind: str, **expected: int | str | None) -> None:
+    """Keep fields of a frozen dataclass as plain numbers.
+
+    Args:
+        kind: what an error's line begins with, before the name of a field.
+        expected: by field, the least of whole numbers (None: any), or an interval as `number` takes it.
+    """
+    for name, each in expected.items():
+        value, told = getattr(settings, name), f"{kind} {name}"
+        plain = number(value, told, each) if isinstance(each, str) else whole(value, told, each)
+        object.__setattr__(settings, name, plain)
 
 
 def several(texts: Iterable[str], name: str) -> list[str]:

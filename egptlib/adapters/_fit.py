@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib._terminal import progress
-from egptlib._whole import whole
+from egptlib._whole import check_fields
 from egptlib.adapters._build import read_tensors, write_tensors
 from egptlib.models import warm_cosine
 
@@ -54,15 +54,8 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            object.__setattr__(self, name, whole(getattr(self, name), f"training setting {name}"))
-            if getattr(self, name) < 1:
-                raise ValueError(f"training setting {name}: expected at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0 or not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"training settings: expected learning_rate > 0 and 0 <= warmup < 1, "
-                f"got {self.learning_rate} and {self.warmup}"
-            )
+        check_fields(self, "training setting", epochs=1, batch_size=1, patience=1, seed=None, learning_rate="(0, inf)",
+                     weight_decay="[0, inf)", warmup="[0, 1)", clip="(0, inf)")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,9 @@ def fit(
             longer finite.
     """
     told = json.loads(json.dumps({"training": asdict(settings), **description}))
-    _check_same(folder / "settings.json", told)
+    if not steps_per_epoch:
+        raise ValueError(f"{folder}: nothing to train on")
+    _check_same(folder, told)
     device = next(objective.parameters()).device
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     # Alone, what is trained stays where it is. The accelerator's own device and precision, which are the process's for
@@ -204,14 +199,16 @@ def train_step(
     """Change the weights once; the terms of the loss come back.
 
     Raises:
-        FloatingPointError: the loss is no number.
+        FloatingPointError: the loss or its gradient is no number; the weights are as they were.
     """
     with torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" else nullcontext():
         terms: dict[str, Tensor] = objective(batch)
     if not torch.isfinite(terms["loss"]):
         raise FloatingPointError(f"the loss is {terms['loss'].item()}")
     backward(terms["loss"])
-    nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], clip)
+    norm = nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], clip)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {norm.item()}")
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
@@ -243,8 +240,9 @@ def _best(history: list[Row], monitor: str, sign: float) -> int:
     return max(range(len(history)), key=lambda i: (sign * history[i][monitor], -i)) + 1
 
 
-def _check_same(path: Path, told: dict[str, Any]) -> None:
-    if not path.is_file():
+def _check_same(folder: Path, told: dict[str, Any]) -> None:
+    path = folder / "settings.json"
+    if not path.is_file() or not (folder / "state.safetensors").is_file():  # of a run without an epoch nothing is kept
         write_sealed(path, told)
         return
     before = read_sealed(path)
@@ -275,9 +273,10 @@ def _restore(path: Path, named: list[tuple[str, nn.Parameter]], optimiser: torch
         with torch.no_grad():
             for name, parameter in named:
                 parameter.copy_(tensors[f"weight.{name}"])
-                optimiser.state[parameter] = {
-                    kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in ("step", "exp_avg", "exp_avg_sq")
-                }
+                kinds = (
+                    ("step", "exp_avg", "exp_avg_sq") if f"step.{name}" in tensors else ()
+                )  # none: it had no gradient
+                optimiser.state[parameter] = {kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in kinds}
         history: list[Row] = json.loads(bytes(tensors["history"].tolist()))
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not the state of this training ({error})") from None

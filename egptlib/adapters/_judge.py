@@ -178,6 +178,8 @@ def judge_states(
                 matches.append(by_depth(columns[0][i, :length], depths))
             else:
                 matches.append(torch.stack([column[i, :length] for column in columns], dim=1))
+    if not positions:
+        raise ValueError(f"{states.folder}: none of {len(states)} answers is long enough to judge {name} by")
     return Judgement(
         name=name,
         mean_acceptance_length={gamma: acceptance_length(matches, gamma) for gamma in gammas},
@@ -191,7 +193,7 @@ def judge_states(
 
 
 def _first(matches: Sequence[Tensor]) -> float:
-    return statistics.fmean(float(match[0].int().cumprod(dim=0).sum()) for match in matches)
+    return statistics.fmean(float(match[:1].int().cumprod(dim=1).sum()) for match in matches)
 
 
 def judge_tokens(name: str, matches: Iterable[Tensor], gammas: Sequence[int] = GAMMAS) -> Judgement:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from egptlib._whole import check_fields
 from egptlib.adapters._build import check_fit, read_tensors
 from egptlib.adapters._files import FORMAT, SETTINGS, WEIGHTS, kept_in, read_form, write_files
 
@@ -46,11 +47,7 @@ class LoraSettings:
     head: Literal["target", "own"] = "target"
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"LoRA settings: expected rank >= 1, alpha > 0 and 0 <= dropout < 1, "
-                f"got {self.rank}, {self.alpha} and {self.dropout}"
-            )
+        check_fields(self, "LoRA setting", rank=1, alpha=1, dropout="[0, 1)")
         if self.head not in ("target", "own"):
             raise ValueError(f"LoRA setting head: expected 'target' or 'own', got {self.head!r}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from egptlib._whole import whole
+from egptlib._whole import check_fields, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,13 @@ class AdapterSettings:
     reads_last: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "bottleneck", "num_blocks", "num_layers", "num_heads", "ffn_dim", "max_positions"):
-            object.__setattr__(self, name, whole(getattr(self, name), f"adapter setting {name}"))
-            if getattr(self, name) < 1:
-                raise ValueError(f"adapter setting {name}: expected at least 1, got {getattr(self, name)}")
+        counts = ("hidden_size", "drafter_size", "bottleneck", "num_blocks", "num_layers", "num_heads", "ffn_dim",
+                  "max_positions", "num_source_layers", "num_kv_heads")  # fmt: skip
+        given = {name: 1 for name in counts if getattr(self, name) is not None or name not in _MAY_BE_NONE}
+        check_fields(self, "adapter setting", **given, draft_vocab=0, target_vocab=0, dropout="[0, 1)",
+                     scale="(-inf, inf)", rope_theta="(0, inf)", norm_eps="[0, inf)")  # fmt: skip
+        for name in _TUPLES:
+            object.__setattr__(self, name, tuple(whole_numbers(getattr(self, name), f"adapter setting {name}")))
         if self.source_layers and len(self.source_layers) != self.num_source_layers:
             raise ValueError(
                 f"adapter setting source_layers: expected {self.num_source_layers} numbers, got {self.source_layers}"
@@ -75,12 +78,10 @@ class AdapterSettings:
             raise ValueError(
                 f"adapter settings: num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}"
             )
-        if self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"adapter settings: num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapter setting dropout: expected 0 <= dropout < 1, got {self.dropout}")
         if not self.causal and self.level in RUNS_AHEAD:
             raise ValueError(f"adapter {self.level}: it predicts the next position, so it has to be causal")
         if self.drafted and (self.level not in RUNS_AHEAD or self.draft_vocab):
@@ -98,7 +99,7 @@ class AdapterSettings:
         return asdict(self) | {name: list(getattr(self, name)) for name in _TUPLES}
 
 
-_TUPLES = ("source_layers", "drafted")
+_TUPLES, _MAY_BE_NONE = ("source_layers", "drafted"), ("drafter_size", "num_kv_heads")
 DEFAULTS: dict[str, dict[str, Any]] = {}
 """By level, what it starts from where it is not told otherwise; filled by `register`."""
 LEVELS = DEFAULTS.keys()
@@ -123,5 +124,4 @@ def level_settings(level: str, **settings: Any) -> AdapterSettings:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(f"adapter {level}: unknown setting {unknown[0]!r}; expected one of {', '.join(sorted(known))}")
-    settings |= {name: tuple(settings[name]) for name in _TUPLES if name in settings}
     return replace(AdapterSettings(level, **DEFAULTS[level]), **settings)

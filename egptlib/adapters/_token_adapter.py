@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from egptlib._sealed import content_checksum
+from egptlib._whole import check_fields
 from egptlib.adapters._build import fill, read_tensors
 from egptlib.adapters._files import SETTINGS, WEIGHTS, kept_in, read_form, write_files
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
@@ -37,13 +39,21 @@ class TokenAdapterSettings:
     max_positions: int = 512
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_fields(self, "token adapter setting", vocab_size=1, hidden_size=1, num_layers=1, num_heads=1, ffn_dim=1,
+                     max_positions=1, dropout="[0, 1)")  # fmt: skip
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"token adapter settings: num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
+
 
 class TokenAdapter(nn.Module):
     """Token t of the target from the drafter's tokens up to t: causal, so that it can be used while drafting."""
 
     def __init__(self, settings: TokenAdapterSettings | None = None, **changes: Any) -> None:
         super().__init__()
-        self.settings = s = settings or TokenAdapterSettings(**changes)
+        self.settings = s = replace(settings or TokenAdapterSettings(), **changes)
         self.embedding = nn.Embedding(s.vocab_size + 1, s.hidden_size)  # the last row: the drafter has stopped
         self.positions = nn.Parameter(torch.randn(1, s.max_positions, s.hidden_size) * 0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -59,9 +69,18 @@ class TokenAdapter(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def hidden(self, drafter_ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time hidden"]:
-        """What the lm head reads. `NOTHING` stands where the drafter has stopped."""
-        ids = drafter_ids.long()
-        x = self.embedding(ids.where(ids >= 0, self.settings.vocab_size)) + self.positions[:, : ids.shape[1]]
+        """What the lm head reads. `NOTHING` stands where the drafter has stopped.
+
+        Raises:
+            ValueError: ids that it does not know, or too many.
+        """
+        ids, s = drafter_ids.long(), self.settings
+        if ids.shape[1] > s.max_positions or (ids >= s.vocab_size).any():
+            raise ValueError(
+                f"token adapter: expected up to {s.max_positions} ids below {s.vocab_size}, "
+                f"found {ids.shape[1]} of up to {int(ids.max())}"
+            )
+        x = self.embedding(ids.where(ids >= 0, s.vocab_size)) + self.positions[:, : ids.shape[1]]
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -132,8 +151,16 @@ def train_token_adapter(
         lambda place, row: adapter.save(place, **row),
         settings,
         Path(folder),
-        {"adapter": asdict(adapter.settings), "num_samples": len(drafter)},
+        {
+            "adapter": asdict(adapter.settings),
+            "num_samples": len(drafter),
+            "samples": _fingerprint(*train, *validation),
+        },
     )
+
+
+def _fingerprint(*ids: Tensor) -> str:
+    return content_checksum({"ids": [rows.tolist() for rows in ids]})
 
 
 def rank_tokens(adapter: TokenAdapter, drafter: Tensor, count: int = 5, batch_size: int = 16) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from egptlib._sealed import content_checksum
+from egptlib._whole import check_fields
 from egptlib.adapters._batches import ahead, flat, predictions
 from egptlib.adapters._files import save_adapter
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
@@ -42,6 +44,12 @@ class LossSettings:
     kl: float = 1.0
     same_position: float = 0.0
     depths: int = 5
+
+    def __post_init__(self) -> None:
+        weights = dict.fromkeys(("mse", "cosine", "token", "kl"), "[0, inf)")
+        check_fields(self, "loss setting", **weights, same_position="[0, 1]", depths=1)
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError("loss settings: expected one of mse, cosine, token, kl to weigh something")
 
 
 def loss_terms(
@@ -227,12 +235,18 @@ def train_from_store(
     steps = -(-len(states) // settings.batch_size)
     if rows_of is not None:
         steps = -(-int(states.lengths.sum()) // rows_per_step(states, settings.batch_size))
-    told = learner.description | {"num_samples": len(states)}
+    told = learner.description | {"num_samples": len(states), "samples": _fingerprint(states, held)}
 
     def figures() -> Row:
         return learner.judged(held).figures()
 
     return fit(learner.objective, batches, steps, figures, learner.save_best, settings, folder, told)
+
+
+def _fingerprint(*parts: HiddenStates) -> str:
+    """Tells samples from others: by what their folder depends on, and the scene, question and length of each."""
+    keys = [[(m.get("scene"), m.get("question")) for m in part.metadata()] for part in parts]
+    return content_checksum({"of": [(p.config, own, p.lengths.tolist()) for p, own in zip(parts, keys, strict=True)]})
 
 
 def shuffled(

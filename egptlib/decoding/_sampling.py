@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from egptlib._whole import whole
+from egptlib._whole import number, whole
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Sampling:
             )
         if self.top_k is not None and whole(self.top_k, "top_k") < 1:
             raise ValueError(f"top_k: expected at least 1 or None, found {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected a number in (0, 1], found {self.top_p}")
+        number(self.top_p, "top_p", "(0, 1]")
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits [..., V] to the probabilities that are drawn from, float32 [..., V]."""

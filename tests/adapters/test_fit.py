@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from egptlib._sealed import read_sealed, write_sealed
 from egptlib.adapters import FitSettings
 from egptlib.adapters._build import write_tensors
-from egptlib.adapters._fit import Fit, fit
+from egptlib.adapters._fit import Fit, fit, new_optimiser, train_step
 
 EPOCHS, STEPS = 3, 7
 
@@ -109,7 +109,9 @@ def test_every_step_is_that_of_the_formulas(tmp_path: Path, settings: FitSetting
 
 @pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"learning_rate": -1e-3}, {"warmup": 1.0}, {"warmup": -0.1}])
 def test_a_rate_and_a_warm_up_that_cannot_be_are_refused_each_by_itself(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"got .*{next(iter(wrong.values()))}"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(wrong))}: expected a number in .*, found {next(iter(wrong.values()))}"
+    ):
         FitSettings(**wrong)  # type: ignore[arg-type]
     assert FitSettings(learning_rate=1e-9, warmup=0.0).warmup == 0
 
@@ -152,16 +154,26 @@ def test_what_a_training_cannot_do_is_said(tmp_path: Path) -> None:
     for name in ("epochs", "batch_size", "patience"):
         one: dict[str, Any] = {name: 1}
         assert getattr(FitSettings(**one), name) == 1
-        with pytest.raises(ValueError, match=f"training setting {name}: expected at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"training setting {name}: expected at least 1, found 0"):
             FitSettings(**(one | {name: 0}))
         with pytest.raises(ValueError, match=f"training setting {name}: expected a whole number, found 2.5"):
             FitSettings(**(one | {name: 2.5}))
-    with pytest.raises(ValueError, match="expected learning_rate > 0"):
+    with pytest.raises(ValueError, match=r"learning_rate: expected a number in \(0, inf\), found nan"):
         FitSettings(learning_rate=float("nan"))
     with pytest.raises(ValueError, match=r"^monitor 'mean_acceptance_length': expected one of top1, mse$"):
         trained(tmp_path / "a", [{"top1": 1.0, "mse": 1.0}])
     with pytest.raises(ValueError, match=rf"^{tmp_path}/b: the loss is (inf|nan) in epoch 1; lower learning_rate$"):
         trained(tmp_path / "b", [{"top1": 1.0}], learning_rate=1e38)
+    assert trained(tmp_path / "a", [{"top1": 1.0}], monitor="top1").history  # what never had an epoch binds nobody
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/n: nothing to train on$"):
+        fit(Line(), batches, 0, lambda: {}, lambda folder, row: None, FitSettings(), tmp_path / "n", {})
+    assert not (tmp_path / "n").exists()
+    line, rows = Line(), batches(1)[0]
+    line.matrix.register_hook(lambda gradient: gradient * math.inf)
+    before, optimiser = line.bias.detach().clone(), new_optimiser(list(line.parameters()), FitSettings())
+    with pytest.raises(FloatingPointError, match=r"the gradient's norm is (inf|nan)"):
+        train_step(line, rows, optimiser, torch.device("cpu"), 1.0, 0.1)
+    assert torch.equal(line.bias, before)
     (tmp_path / "c").mkdir()
     write_tensors(tmp_path / "c/state.safetensors", {"weight.other": torch.ones(2)})
     with pytest.raises(ValueError, match=r"state\.safetensors: not the state of this training \('weight.matrix'\)"):
@@ -186,6 +198,21 @@ def test_an_interrupt_between_the_state_and_the_history_costs_no_row(
         trained(tmp_path, figures, monitor="mse", lower_is_better=True)
     again = trained(tmp_path, figures, monitor="mse", lower_is_better=True)
     assert read_sealed(tmp_path / "history.json") == {"epochs": again.history} and len(again.history) == 2
+
+
+def test_a_part_that_is_never_used_keeps_no_run_from_going_on(tmp_path: Path) -> None:
+    """A level of one's own may hold a parameter that had no gradient: its run could be started, but not continued."""
+
+    def run(name: str, figures: list[dict[str, float]]) -> Tensor:
+        line, rows, settings = Line(), iter(figures), FitSettings(epochs=2, monitor="top1")
+        line.register_parameter("unused", nn.Parameter(torch.full((2, 2), 7.0)))
+        fit(line, batches, STEPS, lambda: next(rows), lambda *_: None, settings, tmp_path / name, {})
+        return line.matrix
+
+    whole = run("whole", [{"top1": 0.1}, {"top1": 0.2}])
+    with pytest.raises(StopIteration):
+        run("stopped", [{"top1": 0.1}])
+    assert torch.equal(run("stopped", [{"top1": 0.2}]), whole)
 
 
 @pytest.mark.parametrize(("lower", "best"), [(False, 2), (True, 3)])

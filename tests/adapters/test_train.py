@@ -1,12 +1,15 @@
 """Training: loss terms against their formulas, resume to the same curve, every level learns, judged where unseen."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -18,6 +21,7 @@ from egptlib.adapters import (
     LEVELS,
     VARIANTS,
     FitSettings,
+    LoraSettings,
     LossSettings,
     SteppingHead,
     TokenAdapter,
@@ -45,9 +49,22 @@ from egptlib.adapters import (
 from egptlib.adapters._batches import ahead, flat, predictions
 from egptlib.adapters._table import _told
 from egptlib.adapters._token_folds import IDENTITY
-from egptlib.adapters._train import Objective, StateLoss, loss_terms, rows_per_step, shuffled, weighed
+from egptlib.adapters._train import (
+    Objective,
+    StateLoss,
+    _fingerprint,
+    loss_terms,
+    rows_per_step,
+    shuffled,
+    weighed,
+)
 from egptlib.hidden_states import Head as SavedHead
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter, PromptRows
+from egptlib.models.midi._drafter import DrafterSettings
+from egptlib.models.midi._training import MidiSettings
+from egptlib.models.mini._language import LanguageSettings
+from egptlib.models.mini._towers import TowerSettings
+from egptlib.models.mini._training import MiniSettings
 from egptlib.recorded import open_recorded
 
 HIDDEN, VOCAB = 16, 12
@@ -175,9 +192,14 @@ def test_a_training_is_told_its_steps_what_it_trains_on_and_what_it_is_judged_by
     train_adapter(adapter, states, tmp_path, FitSettings(batch_size=5, seed=2), LossSettings(kl=0.0))
     (objective, batches, steps, validate, save, settings, folder, description), own = told
     assert settings == FitSettings() and folder == tmp_path
+    samples_told = description.pop("samples")
     assert description == {
         "adapter": adapter.settings.to_dict(), "loss": asdict(LossSettings()), "num_samples": len(part)
     }  # fmt: skip
+    assert samples_told != own[7]["samples"] != _fingerprint(*split_by_sequence(states)[::-1])
+    assert samples_told == _fingerprint(states[:31], states[40:]) != _fingerprint(states[1:32], states[40:])
+    anew = replace(states, config=states.config | {"target_weights": "others"})
+    assert samples_told != _fingerprint(anew[:31], anew[40:])
     assert objective.settings == LossSettings() and torch.equal(objective.lm_head, head)
     assert validate() == judge(adapter, held, head, gammas=(5,)).figures()
     save(tmp_path / "best", {"top1": 0.5})
@@ -324,6 +346,14 @@ def test_a_run_that_was_stopped_gives_the_same_curve(states: HiddenStates, tmp_p
     told = r"this run was started with adapter \{'level': 'L5', .*, not \{'level': 'L1', .*; give another folder"
     with pytest.raises(ValueError, match=told):
         train_adapter(create_adapter("L1", HIDDEN, **SMALL), states, tmp_path / "whole", FitSettings(epochs=4))
+    whole_again = (
+        create_adapter("L5", HIDDEN, **SMALL),
+        states[::-1],
+        tmp_path / "whole",
+        FitSettings(epochs=4, batch_size=8),
+    )
+    with pytest.raises(ValueError, match="this run was started with samples"):
+        train_adapter(*whole_again, LossSettings(depths=2))
     assert new_run_folder(tmp_path, "L1") != new_run_folder(tmp_path, "L1")
 
 
@@ -407,6 +437,61 @@ def test_two_processes_train_one_adapter(states: HiddenStates, tmp_path: Path) -
     assert not torch.equal(alone.state_dict()["norm.weight"], ours["norm.weight"])
 
 
+@pytest.mark.parametrize("level", ["L1", "E3"])
+def test_answers_of_one_token_and_of_none_are_judged_or_told(tmp_path: Path, level: str) -> None:
+    with HiddenStateWriter(tmp_path) as writer:
+        for number, length in enumerate((0, 1, 3)):
+            rows, ids = torch.randn(length, HIDDEN), torch.zeros(length, dtype=torch.long)
+            told = {"scene": str(number), "question": "q"}
+            writer.add(rows, rows, ids, ids, target_layers=rows[:, None].expand(-1, 2, -1), metadata=told)
+    states, head = HiddenStates.open(tmp_path), torch.randn(VOCAB, HIDDEN)
+    adapter = create_adapter(level, HIDDEN, **SMALL)
+    assert len(judge(adapter, states, head).answers) == 3
+    for part in (states[:1], states[:0]) + (states[:2],) * (level == "E3"):
+        with pytest.raises(
+            ValueError, match=f"{tmp_path}: none of {len(part)} answers is long enough to judge {level}"
+        ):
+            judge(adapter, part, head)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train_adapter(adapter, states[:0], tmp_path / "run", lm_head=head, validation=states)
+
+
+WRONG_SETTINGS: list[tuple[Any, str, dict[str, Any]]] = [
+    (FitSettings, "training", {"clip": 0, "weight_decay": math.nan, "learning_rate": math.inf, "seed": 1.5}),
+    (LossSettings, "loss", {"mse": -1, "kl": math.nan, "same_position": 1.5, "depths": 0}),
+    (TokenAdapterSettings, "token adapter", {"vocab_size": 0, "num_layers": -1, "max_positions": 2.5, "dropout": 1}),
+    (LoraSettings, "LoRA", {"rank": 1.5, "alpha": -2, "dropout": "0.1"}),
+    (
+        partial(create_adapter, "E3S", HIDDEN, num_heads=2),
+        "adapter",
+        {"drafter_size": 0, "num_source_layers": 0, "num_kv_heads": 1.5, "draft_vocab": -1, "rope_theta": 0,
+         "norm_eps": math.nan, "scale": math.inf, "source_layers": [1, 2.5, 3], "drafted": 4},
+    ),
+    (LanguageSettings, "training", {"epochs": 0, "batch_size": 2.5, "questions": 0, "blank_share": 2}),
+    (partial(TowerSettings, (0,)), "training", {"epochs": 0, "shift": -1}),
+    (MiniSettings, "training", {"windows": 0}),
+    (MidiSettings, "training", {"rank": 0}),
+    (DrafterSettings, "training", {"drafted": 0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "kind", "fields"), WRONG_SETTINGS)
+def test_every_setting_that_cannot_be_is_one_error(make: Any, kind: str, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        with pytest.raises(ValueError, match=f"^{kind} setting {name}: expected "):
+            make(**{name: value})
+
+
+def test_settings_are_kept_as_plain_numbers_and_weigh_something() -> None:
+    kept = FitSettings(epochs=np.int64(2), learning_rate=np.float32(0.5), clip=2)  # type: ignore[arg-type]
+    assert [type(value) for value in (kept.epochs, kept.learning_rate, kept.clip)] == [int, float, float]
+    assert create_adapter("L1", HIDDEN, scale=1).settings.scale == 1.0  # a whole number could not be learned
+    with pytest.raises(ValueError, match="expected one of mse, cosine, token, kl to weigh something"):
+        LossSettings(0, 0, 0, 0)
+    with pytest.raises(ValueError, match="num_heads 8 does not divide hidden_size 20"):
+        TokenAdapterSettings(hidden_size=20)
+
+
 def test_baselines_against_plain_counting(states: HiddenStates) -> None:
     train, validation = split_by_sequence(states)
     rows = {row.name: row for row in judge_baselines(validation, train, states.target_head.lm_head)}
@@ -435,6 +520,13 @@ def test_the_token_adapter_learns_resumes_and_is_saved(tmp_path: Path) -> None:
     assert result.best["top1"] > 0.99
     adapter = TokenAdapter.load(tmp_path)
     assert judge_token_adapter(adapter, *ids)["top1"] == pytest.approx(result.best["top1"])
+    others = ids[0].flip(0), ids[1].flip(0)
+    with pytest.raises(ValueError, match="this run was started with samples"):  # as many, but others
+        train_token_adapter(TokenAdapter(small), others, ids, tmp_path, settings)
+    for wrong, found in ((torch.full((1, 9), 3), "9 of up to 3"), (torch.tensor([[9, 2]]), "2 of up to 9")):
+        with pytest.raises(ValueError, match=f"token adapter: expected up to 8 ids below 9, found {found}"):
+            adapter(wrong)  # 9 stands for an end, and was taken for one
+    assert TokenAdapter(small, num_layers=2).settings == replace(small, num_layers=2)
     changed = ids[0].clone()
     changed[:, 4:] = 0
     torch.testing.assert_close(adapter(changed)[:, :4], adapter(ids[0])[:, :4])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from egptlib._whole import check_fields
 from egptlib.models._batch import BatchReader
 from egptlib.models._checkpoint import read_config
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT, EventGPTConfig
@@ -47,6 +48,9 @@ class DrafterSettings:
     inner: int = 768  # width inside a layer's feed-forward part
     drafted: int = 1_024  # tokens that its head writes
     language: LanguageSettings = field(default_factory=lambda: LanguageSettings(epochs=6, batch_size=8))
+
+    def __post_init__(self) -> None:
+        check_fields(self, "training setting", seed=None, sequences=1, layers=1, inner=1, drafted=1)
 
 
 def drafter_config(base: Path, settings: DrafterSettings) -> EventGPTConfig:

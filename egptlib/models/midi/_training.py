@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write, data_root, read_json, write_json
+from egptlib._whole import check_fields
 from egptlib.models._pair_file import MIDI_FOLDER, made_pair, pair_settings
 from egptlib.models._prompts import VIDEO_TOKEN, tokenize_video_llava, video_llava_prompt
 from egptlib.models._video_llava import VideoModel
@@ -70,6 +71,9 @@ class MidiSettings:
     reminder: LanguageSettings = field(
         default_factory=lambda: LanguageSettings(epochs=1, batch_size=4, questions=3, learning_rate=5e-4)
     )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "training setting", seed=None, windows=1, rank=1, sequences=1, answered=1)
 
 
 def train_midi(

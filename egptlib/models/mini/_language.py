@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from egptlib._paths import atomic_write
+from egptlib._whole import check_fields
 from egptlib.models._trimmed import answer_loss
 from egptlib.models.mini._optim import batches, update, warm_cosine
 
@@ -32,6 +33,10 @@ class LanguageSettings:
     weight_decay: float = 0.05
     blank_share: float = 0.1  # scenes shown blank, so that "blind" is a state the model knows
     seed: int = 21
+
+    def __post_init__(self) -> None:
+        check_fields(self, "training setting", epochs=1, batch_size=1, questions=1, seed=None,
+                     learning_rate="(0, inf)", weight_decay="[0, inf)", blank_share="[0, 1]")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from egptlib._whole import check_fields
 from egptlib.models._eventgpt import pool_spatio_temporal
 from egptlib.models.mini._data import NO_VALUE, normalise
 from egptlib.models.mini._optim import batches, update, warm_cosine
@@ -38,6 +39,10 @@ class TowerSettings:
     weight_decay: float = 0.05
     shift: int = 4
     seed: int = 11
+
+    def __post_init__(self) -> None:
+        check_fields(self, "training setting", epochs=1, batch_size=1, shift=0, seed=None,
+                     learning_rate="(0, inf)", weight_decay="[0, inf)")  # fmt: skip
 
 
 def event_tokens(features: Tensor) -> Tensor:

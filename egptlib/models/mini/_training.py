@@ -25,6 +25,7 @@ from transformers import VideoLlavaForConditionalGeneration
 from transformers.utils import logging
 
 from egptlib._paths import atomic_write, data_root, write_json
+from egptlib._whole import check_fields
 from egptlib.models._eventgpt import EVENT_PLACEHOLDER, EventGPT
 from egptlib.models._pair_file import MINI_FOLDER, pair_settings
 from egptlib.models._prompts import (
@@ -64,6 +65,10 @@ class MiniSettings:
     target: LanguageSettings = field(
         default_factory=lambda: LanguageSettings(epochs=1, batch_size=8, learning_rate=8e-4)
     )
+
+    def __post_init__(self) -> None:
+        counts = ("train_sequences", "test_sequences", "windows", "told_windows")
+        check_fields(self, "training setting", seed=None, **dict.fromkeys(counts, 1))
 
 
 def train_mini(
