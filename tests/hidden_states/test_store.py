@@ -199,6 +199,16 @@ def test_smaller_dtypes(tmp_path: Path, dtype: str) -> None:
     assert stored.overlap is not None and stored.overlap.dtype == torch.float32
 
 
+def test_views_of_a_tensor_are_stored_as_they_read(tmp_path: Path) -> None:
+    """Transposed, and every second column or row: not as the bytes lie in memory."""
+    drafter, target, ids = torch.randn(4, 6).T, torch.randn(6, 8)[:, ::2], torch.arange(12)[::2]
+    with HiddenStateWriter(tmp_path) as writer:
+        writer.add(drafter, target, ids, metadata={"scene": "a", "question": "?"})
+    found = HiddenStates.open(tmp_path)[0]
+    for stored, view in ((found.drafter_hidden, drafter), (found.target_hidden, target), (found.token_ids, ids)):
+        torch.testing.assert_close(stored, view, rtol=0, atol=0, check_dtype=False)
+
+
 def test_a_stop_between_chunk_and_index_counts_nothing_and_is_repaired(tmp_path: Path) -> None:
     """The chunk file is there, the index is the older one: as after a crash between the two."""
     samples = [make_sample(i) for i in range(4)]
