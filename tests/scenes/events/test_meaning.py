@@ -105,6 +105,18 @@ def test_nanoseconds_since_1970_and_whole_floats(tmp_path: Path, read: Reader) -
     np.testing.assert_array_equal(read(tmp_path, events | {"t": events["t"].astype(float)})["t"], events["t"])
 
 
+def test_windows_of_unsigned_nanoseconds_begin_where_they_should(tmp_path: Path) -> None:
+    """Ten events a microsecond: numpy looks unsigned times up in float64, which here tells 256 ns apart."""
+    start, t = 1_732_000_000_000_000_000, np.arange(0, 1_000_000, 100)
+    events = random_events(len(t)) | {"t": (start + t).astype("u8")}
+    as_h5(tmp_path, events)
+    for first, stop in ((50, 75), (123, 124), (990, 2000)):
+        inside = (t >= first * 1000) & (t < stop * 1000)
+        found = load_events(tmp_path / "a.h5", start // 1000 + first, start // 1000 + stop)
+        np.testing.assert_array_equal(found["t"], (start + t[inside]) // 1000)
+        np.testing.assert_array_equal(found["x"], events["x"][inside])
+
+
 def test_a_unit_that_is_given_is_taken(tmp_path: Path) -> None:
     events = random_events(50)
     for unit, times in {"s": events["t"] / 1e6, "ms": events["t"] / 1e3, "ns": events["t"] * 1000}.items():
