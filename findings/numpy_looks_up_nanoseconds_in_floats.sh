@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Expected: np.searchsorted(t, start) finds the first row with t >= start, as the mask does, where all are whole numbers.
 # Happens: uint64 and int64 have only float64 in common for numpy 2.4.6, so an unsigned column (ROS, HDF5) looked up with a
-#   signed time, or with a plain Python number, is compared in float64: nanoseconds since 1970 are told apart 256 ns
-#   apart only, and the window begins up to that much too early. Comparisons (t >= start) are exact, arithmetic with
+#   signed time, or with a plain Python number, is compared in float64, where nanoseconds since 1970 come in
+#   steps of 256, and the window begins up to that much too early. Comparisons (t >= start) are exact, arithmetic with
 #   Python numbers too. np.concatenate of a signed and an unsigned part gives floats, whose times are rounded for good.
 # Meets it: who cuts event streams of epoch nanoseconds into windows by searchsorted: neighbouring windows share or lose
 #   events, and counts differ from a mask's by a few.

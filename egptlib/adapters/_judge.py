@@ -160,7 +160,7 @@ def judge_states(
             labels = moved(ids, offset)
             best = torch.zeros((*valid.shape, 5), dtype=torch.long, device=valid.device)
             logits = F.linear(aligned[valid].to(lm_head.dtype), lm_head)
-            likeliest = logits.topk(5, dim=-1).indices
+            likeliest = ranked(logits, 5)
             best[valid] = likeliest if tokens is None else tokens[likeliest]
             match = (best[..., 0] == labels) & valid
             columns.append(match)
@@ -190,6 +190,12 @@ def judge_states(
         num_parameters=num_parameters,
         answers=tuple(acceptance_counts(match, reference_gamma(gammas)) for match in matches),
     )
+
+
+def ranked(logits: Tensor, count: int) -> Tensor:
+    """The `count` likeliest tokens of each row, of equals the earlier, as `argmax` has it: `topk` has no such order."""
+    ids = logits.topk(count, dim=-1).indices.sort(dim=-1).values
+    return ids.gather(-1, logits.gather(-1, ids).argsort(dim=-1, descending=True, stable=True))
 
 
 def _first(matches: Sequence[Tensor]) -> float:

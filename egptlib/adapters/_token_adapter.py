@@ -18,7 +18,7 @@ from egptlib._whole import check_fields
 from egptlib.adapters._build import fill, read_tensors
 from egptlib.adapters._files import SETTINGS, WEIGHTS, kept_in, read_form, write_files
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
-from egptlib.adapters._judge import Judgement, judge_tokens
+from egptlib.adapters._judge import Judgement, judge_tokens, ranked
 from egptlib.adapters._layers import Layer
 
 FORMAT = "egptlib token adapter"
@@ -167,7 +167,7 @@ def rank_tokens(adapter: TokenAdapter, drafter: Tensor, count: int = 5, batch_si
     """The adapter's `count` likeliest target tokens at each position, best first: int64 [samples, positions, count]."""
     adapter.eval()
     with torch.no_grad():
-        return torch.cat([adapter(rows).topk(count, dim=-1).indices for rows in drafter.split(batch_size)])
+        return torch.cat([ranked(adapter(rows), count) for rows in drafter.split(batch_size)])
 
 
 def judge_token_adapter(adapter: TokenAdapter, drafter: Tensor, target: Tensor, batch_size: int = 64) -> Row:
@@ -184,7 +184,7 @@ def judge_token_adapter(adapter: TokenAdapter, drafter: Tensor, target: Tensor, 
             told = labels >= 0
             logits = adapter.lm_head(adapter.hidden(ids)[told]).float()
             loss += F.cross_entropy(logits, labels[told], reduction="sum").item()
-            best = logits.topk(min(NUM_RANKS, logits.shape[1]), dim=-1).indices
+            best = ranked(logits, min(NUM_RANKS, logits.shape[1]))
             guesses.append(torch.full((*labels.shape, NUM_RANKS), NOTHING, device=labels.device))
             guesses[-1][told, : best.shape[1]] = best
     return {"validation_loss": loss / int((target >= 0).sum()), **score_guesses(torch.cat(guesses), target)}

@@ -78,7 +78,7 @@ def grow(first: Tensor, read: Read, shape: TreeShape, depth: int, sampler: Sampl
             for p, token in zip(ps, own, strict=True)
             if weight * p >= shape.min_confidence and p > 0
         ]
-        found.sort(key=lambda each: -each[0])
+        found.sort(key=lambda each: (-each[0], *each[1:]))  # of equals the earlier, as argmax: topk has no order
         if not sampler.greedy:
             counts = [sum(row == other for _, other, _ in found[:room]) for row in range(len(frontier))]
             found = [

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egptlib.adapters import Majority, acceptance_length, length_gain
-from egptlib.adapters._judge import by_depth, judge_tokens
+from egptlib.adapters._judge import by_depth, judge_states, judge_tokens
+from egptlib.hidden_states import HiddenStates, HiddenStateWriter
 from egptlib.metrics import token_acceptance
 
 
@@ -83,3 +85,14 @@ def test_the_recorded_two_percent_is_bos(shared: Path) -> None:
     assert kept["positional_matches"] == 546 + 800  # one match a sample that nobody predicted
     dropped = token_acceptance([[1, *row] for row in ours], [[1, *row] for row in theirs], bos_token_id=1)
     assert dropped == without
+
+
+def test_the_targets_own_states_are_always_right(tmp_path: Path) -> None:
+    """With bfloat16's many equal logits too: the first of five is the token that decoding takes."""
+    torch.manual_seed(0)
+    weights, rows = torch.randn(500, 16).bfloat16(), torch.randn(200, 16).bfloat16()
+    ids = F.linear(rows, weights).argmax(dim=-1)
+    with HiddenStateWriter(tmp_path) as writer:
+        writer.add(rows, rows, ids, metadata={"scene": "a", "question": "?"})
+    found = judge_states("own", lambda batch: [(0, batch.target_hidden)], HiddenStates.open(tmp_path), weights, (5,))
+    assert found.top1 == found.top5 == 1.0

@@ -397,3 +397,12 @@ def test_acceptance_by_rank_is_the_drafters_own(target: TextModel, drafter: Text
     told = round_tokens(out)
     draft = next(e.info for e in out.events if e.stage == "draft")
     assert sorted(told[0].accepted + told[0].rejected) == sorted(draft["tokens"])
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_of_equals_a_tree_drafts_the_chains_token_first(width: int) -> None:
+    """bfloat16 logits are often equal; verification takes `argmax`, the first of them."""
+    logits = torch.zeros(1000, dtype=torch.bfloat16)
+    logits[[7, 19, 36]] = 20.0
+    best = grow(logits, lambda *_: torch.empty(0), TreeShape(4, 1, width), 1, Sampler(), frozenset()).tokens[:3]
+    assert best[0] == 7 and best == sorted(best) and set(best) <= {7, 19, 36}
