@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from egptlib.measuring import record_agreement
 from egptlib.models import EventModel, Model, Pair, Vocabulary, match_vocabularies
 from egptlib.models._batch import GAMMA, BatchReader, Reading
 from egptlib.models._rows import Rows
+from egptlib.models._tracks import LookUp, RowDraft
 from egptlib.models.mini import _sizes as mini
 from egptlib.scenes import Scene, frame_indices
 from egptlib.traces import Trace
@@ -207,6 +208,32 @@ def test_layers_are_those_of_transformers(pair: Pair, tmp_path: Path) -> None:
         assert sample.drafter_layers.shape == (len(ids), 1, pair.drafter.hidden_size)
     with pytest.raises(ValueError, match="has layers 1 to 2"):
         extract(pair, Scenes(1), tmp_path / "other", layers={"drafter": (3,)})
+
+
+def test_states_of_drafts_that_are_all_kept(pair: Pair) -> None:
+    """They are the answer's, also in the first pass, for which transformers' assisted `generate` gives the prompt's."""
+    scene, question, target = make_scene(1), make_scene(1).questions[0], pair.target
+    prompt = target.see(target.encode(scene, question))
+    plain, drafted = BatchReader(target), BatchReader(target)
+    (expected,) = plain.answer(plain.prompts([[prompt]]), LENGTH)
+    drafts = Noting([expected.token_ids.tolist()])
+    (found,) = drafted.answer(drafted.prompts([[prompt]]), LENGTH, drafts)
+    assert found.token_ids.tolist() == expected.token_ids.tolist() and drafts.counts[0] > 3
+    states, _ = published_forward(target, scene, question, found.token_ids)
+    torch.testing.assert_close(found.hidden, states, rtol=1e-3, atol=1e-4)
+
+
+class Noting(LookUp):
+    """Notes how many tokens it drafts."""
+
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        super().__init__(texts)
+        self.counts = list[int]()
+
+    def propose(self, answers: Mapping[int, Sequence[int]], counts: Mapping[int, int]) -> dict[int, RowDraft]:
+        drafts = super().propose(answers, counts)
+        self.counts += [len(draft.tokens) for draft in drafts.values()]
+        return drafts
 
 
 def test_the_head_gives_the_tokens_back(pair: Pair, tmp_path: Path) -> None:
