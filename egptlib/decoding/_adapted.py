@@ -216,7 +216,9 @@ class HeadDrafter(ModelDrafter):
                 places = self.vocabulary.places([*known, tokens[-1]])[first + shift :]
                 given = torch.stack([self.rows[place] for place in places])
             else:
-                given = torch.stack(self._watched[name][first : len(tokens)])
+                if len(watched := self._watched[name]) < len(tokens):
+                    raise ValueError(f"{self.name}: nobody hands it the target's states beside the target; see `then=`")
+                given = torch.stack(watched[first : len(tokens)])
             rows.append(given.to(self._place))
         return rows
 

@@ -114,6 +114,9 @@ def as_drafter(drafter: Drafter | Model, target: Model, matching: Matching = "to
             2 there). Both keep the target's output.
     """
     if not isinstance(drafter, Model):
+        parts = ("name", "device", "start", "propose")
+        if isinstance(drafter, type) or not all(hasattr(drafter, part) for part in parts):
+            raise ValueError(f"drafter {drafter!r:.50}: expected a model, or an object with {', '.join(parts)}")
         return drafter
     if matching == "text":
         return RetokenizedDrafter(drafter, target)
@@ -134,7 +137,10 @@ def propose(
         else:
             # At 0 nothing stops a draft, and nobody need ask at each token.
             stop = length.stop if getattr(length, "min_confidence", 1.0) > 0 else None
-            draft = drafter.propose(tokens, count, sampler, stop).first(count)
+            draft = drafter.propose(tokens, count, sampler, stop)
+            if not isinstance(draft, Draft):
+                raise ValueError(f"{drafter.name}: expected propose() to give a Draft, found {draft!r:.50}")
+            draft = draft.first(count)
         info.update(drafted=len(draft.tokens), tokens=list(draft.tokens))
         if draft.parents is not None:
             info["parents"] = list(draft.parents)

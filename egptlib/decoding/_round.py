@@ -128,6 +128,8 @@ def verify(
         The rule's verdict, the last states [n + 1, H], and those after the layers asked for [n + 1, layers, H]. Of a
         tree, whose other nodes are forgotten, those of the path that is kept.
     """
+    if draft.tokens and not 0 <= min(draft.tokens) <= max(draft.tokens) < target.vocab_size:
+        raise ValueError(f"draft: expected ids of {target.name}, 0 to {target.vocab_size - 1}, found {draft.tokens}")
     before = None if unread else (state.logits, state.hidden[0, -1:], layer_states(state)[-1:])
     parents = None
     if draft.parents is not None:  # the unread token is the root

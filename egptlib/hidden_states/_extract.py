@@ -178,7 +178,7 @@ def extract(pair: Pair, scenes: Sequence[Scene], out: str | os.PathLike[str], **
     if isinstance(scenes, list | tuple):
         counts = Counter(scene.id for scene in scenes)
         if again := [f"{count} of {id!r}" for id, count in counts.items() if count > 1]:
-            raise ValueError(f"scenes: expected one of each id, found {', '.join(again[:3])}")
+            raise ValueError(f"scenes: expected one of each id, found {', '.join(again[:3])}; `id=` names one")
     fewest = getattr(scenes, "num_questions", settings.num_questions)
     if settings.questions is None and fewest < settings.num_questions:
         log.info(
@@ -337,7 +337,7 @@ def _configuration(
 
     config: dict[str, Any] = {"path": path, "max_new_tokens": max_new_tokens, "pair": pair.name}
     config["layers"] = {side: list(numbers) for side, numbers in layers.items()}
-    quantization = getattr(pair.target.module.config, "quantization_config", None)
+    quantization = getattr(getattr(pair.target.module, "config", None), "quantization_config", None)
     config["quantization"] = None if quantization is None else str(getattr(quantization, "quant_method", quantization))
     if rules := pair.target.rule_settings:
         config["generation_config"] = rules

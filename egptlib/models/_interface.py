@@ -34,7 +34,7 @@ class Model(ABC):
 
     Attributes:
         name: how reports call it.
-        module: the transformers model.
+        module: the transformers model, or a module with its `get_input_embeddings` and `get_output_embeddings`.
         tokenizer: its tokenizer.
         preprocessor: images to pixel values; None where the model has its own way.
         language_model: the part between embeddings and logits; it ends with the final norm.
@@ -47,11 +47,20 @@ class Model(ABC):
         if missing := [part for part in ("layers", "norm") if not hasattr(language_model, part)]:
             kind = type(language_model).__name__
             raise ValueError(f"{name}: not usable: its language model {kind} has no {' and no '.join(missing)}")
+        embeddings: list[Any] = [
+            getattr(module, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")
+        ]
+        if None in embeddings:
+            raise ValueError(
+                f"{name}: not usable: expected get_input_embeddings() and get_output_embeddings() of its module "
+                f"{type(module).__name__} to give its token embedding and its lm head"
+            )
         self.name, self.module, self.tokenizer = name, module, tokenizer
         self.preprocessor: Any = preprocessor
         self.language_model = language_model
-        self.lm_head: nn.Linear = module.get_output_embeddings()
-        self.token_embedding: nn.Embedding = module.get_input_embeddings()
+        self.lm_head: nn.Linear
+        self.token_embedding: nn.Embedding
+        self.token_embedding, self.lm_head = embeddings
         self.final_norm: nn.Module = language_model.norm  # type: ignore[assignment]
         self.eos_token_ids = end_token_ids(module, tokenizer)
         self._lean: LeanLlama | None = None
@@ -116,7 +125,7 @@ class Model(ABC):
     @property
     def precision(self) -> str:
         """Of its weights: "nf4", "int8", another quantization's name, or the dtype."""
-        quantization = getattr(self.module.config, "quantization_config", None)
+        quantization = getattr(getattr(self.module, "config", None), "quantization_config", None)
         return precision_of(quantization) or str(self.dtype).removeprefix("torch.")
 
     @property
@@ -132,9 +141,12 @@ class Model(ABC):
         """A prompt, seen where it is given as `Inputs`.
 
         Raises:
-            ValueError: it lacks what the model's class hands to its language model besides embeddings.
+            ValueError: it has another shape, or lacks what the class hands to its language model besides embeddings.
         """
         prompt = Prompt.of(self.embed(inputs) if isinstance(inputs, Inputs) else inputs)
+        found, expected = list(getattr(prompt.embeds, "shape", ())), self.token_embedding.embedding_dim
+        if len(found) != 3 or found[::2] != [1, expected]:
+            raise ValueError(f"{self.name}: expected `embed` to give [1, T, {expected}], found {found}")
         check_given(self.module, self.language_model, prompt.given)
         return prompt
 
@@ -194,7 +206,7 @@ class Model(ABC):
     @property
     def rule_settings(self) -> dict[str, Any]:
         """The fields of the checkpoint's generation_config.json that change what it says."""
-        settings = self.module.generation_config
+        settings = getattr(self.module, "generation_config", None)
         return {name: getattr(settings, name) for name in active_fields(settings, APPLIED)}
 
     def rules(self, prompt: Prompt) -> Rules | None:

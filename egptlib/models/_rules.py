@@ -88,7 +88,7 @@ def generation_rules(module: Any, ids: Tensor | None, length: int, device: torch
     Raises:
         ValueError: a field that cannot be followed here; it is named.
     """
-    settings = module.generation_config
+    settings: Any = getattr(module, "generation_config", None)
     if refused := active_fields(settings, REFUSED):
         field = refused[0]
         raise ValueError(

@@ -203,6 +203,6 @@ def layers_taken(model: nn.Module, taken: dict[int, Tensor]) -> Iterator[None]:
 
 def end_token_ids(module: Any, tokenizer: Any) -> frozenset[int]:
     """What ends an answer: the tokens of the generation_config, else the tokenizer's."""
-    ids = module.generation_config.eos_token_id if module.generation_config is not None else None
+    ids = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     ids = tokenizer.eos_token_id if ids is None else ids
     return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)

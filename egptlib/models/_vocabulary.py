@@ -199,7 +199,9 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 
 def first_ids_shared(count: int, drafter: Model, target: Model) -> Vocabulary:
-    """The vocabulary of two models to whom the first `count` ids mean the same."""
+    """The vocabulary of two models to whom the first `count` ids mean the same; ValueError where one has fewer."""
+    if not 0 < count <= (most := min(drafter.vocab_size, target.vocab_size)):
+        raise ValueError(f"vocabulary: expected 1 to {most} first ids that both models have, found {count}")
     return _between(torch.arange(count)[:, None].expand(-1, 2), drafter, target)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from egptlib.adapters import create_adapter
 from egptlib.decoding import (
     AdaptiveLength,
     CascadeDrafter,
@@ -22,6 +24,7 @@ from egptlib.decoding import (
     FixedLength,
     Fuzzy,
     Generation,
+    HeadDrafter,
     ModelDrafter,
     NgramDrafter,
     Recorder,
@@ -47,7 +50,7 @@ from egptlib.decoding._rules import Lossless
 from egptlib.decoding._stream import _after
 from egptlib.decoding._trees import draw_different
 from egptlib.metrics import Costs
-from egptlib.models import shared_vocabulary
+from egptlib.models import Pair, shared_vocabulary
 
 from .conftest import EOS, VOCAB, TextModel, make_model, plain
 
@@ -162,6 +165,60 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
     plainly = Settings()
     assert (plainly.length.gamma, plainly.max_new_tokens, plainly.sampler.greedy) == (5, 50, True)
     assert type(plainly.rule) is Lossless and not FixedLength(0).pays(9) and FixedLength(1).pays(9)
+
+
+def test_what_a_newcomers_own_parts_lack_is_one_line(target: TextModel, drafter: TextModel) -> None:
+    """A module of one's own that is no model of transformers answers; what is no drafter or no draft says so."""
+
+    class Own(nn.Module):
+        def __init__(self, told: bool):
+            super().__init__()
+            self.model, self.head = target.module.model, target.module.lm_head
+            if told:
+                self.get_input_embeddings = lambda: self.model.embed_tokens
+                self.get_output_embeddings = lambda: self.head
+
+    prompt, lines = [5, 9, 4], dict[str, Any]()
+    own = TextModel(Own(True), target.tokenizer, "own")
+    answer = speculative_generate(own, drafter, prompt, "", max_new_tokens=9).token_ids.tolist()
+    assert answer == plain(target, prompt, 9) and own.precision == "float32" and not own.rule_settings
+
+    def proposing(draft: Any) -> Any:
+        drafts = SequenceDrafter()
+        drafts.propose = lambda *_: draft  # type: ignore[method-assign]
+        return lambda: speculative_generate(target, drafts, prompt, "")
+
+    def embedding(cut: Any) -> Any:
+        other = TextModel(target.module, target.tokenizer, "own")
+        other.embed = lambda inputs: cut(target.embed(inputs))  # type: ignore[method-assign]
+        return lambda: other.greedy(prompt, "")
+
+    head: Any = create_adapter("B1", hidden_size=32, num_heads=4, ffn_dim=64)
+    alone = HeadDrafter(drafter, head, target, shared_vocabulary(drafter, target))
+    asked = "expected a model, or an object with name, device, start, propose"
+    lines |= {
+        "own: not usable: expected get_input_embeddings() and get_output_embeddings() of its module Own to give its "
+        "token embedding and its lm head": lambda: TextModel(Own(False), target.tokenizer, "own"),
+        f"drafter 'EventGPT': {asked}": lambda: speculative_generate(target, "EventGPT", prompt, ""),  # type: ignore[arg-type]
+        f"drafter {NgramDrafter!r:.50}: {asked}": lambda: speculative_generate(target, NgramDrafter, prompt, ""),  # type: ignore[arg-type]
+        "sequence: expected propose() to give a Draft, found [5, 9]": proposing([5, 9]),
+        "draft: expected ids of target, 0 to 23, found [5, 24]": proposing(Draft([5, 24])),
+        "draft: expected ids of target, 0 to 23, found [-1]": proposing(Draft([-1])),
+        "own: expected `embed` to give [1, T, 32], found [3, 32]": embedding(lambda embeds: embeds[0]),
+        "own: expected `embed` to give [1, T, 32], found [1, 3, 31]": embedding(lambda embeds: embeds[..., 1:]),
+        "own: expected `embed` to give [1, T, 32], found []": embedding(lambda embeds: None),
+        f"vocabulary: expected 1 to {VOCAB} first ids that both models have, found 25": lambda: Pair(
+            "mine",
+            drafter,
+            target,
+            VOCAB + 1,  # type: ignore[arg-type]
+        ),
+        "B1 head: nobody hands it the target's states beside the target; see `then=`": lambda: alone.propose(
+            [5], 2, Sampler()
+        ),
+    }
+    for line, call in lines.items():
+        assert refusal(call) == line
 
 
 def test_an_empty_draft_and_an_empty_answer() -> None:
