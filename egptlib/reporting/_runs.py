@@ -281,16 +281,17 @@ def newest_runs(folders: Sequence[Path]) -> list[Path]:
     return sorted(folder for _, folder in newest.values())
 
 
-def collect(root: str | os.PathLike[str]) -> "DataFrame":
+def collect(root: str | os.PathLike[str] | None = None) -> "DataFrame":
     """Return one row per run below `root`: run, notebook, state, seconds, starred, then parameters and metrics.
 
-    A metric whose name is also a parameter's keeps its name with ``metric_`` in front. A run with a damaged file is
-    left out, with a warning that names it.
+    Without `root`, of the runs that the verbs list. A metric whose name is also a parameter's keeps its name with
+    ``metric_`` in front. A run with a damaged file is left out, with a warning that names it.
     """
+    root = Path(root or default_root())
     runs, damaged = readable_runs(root)
     for name, why in damaged.items():
         warnings.warn(f"{name} is left out: {why}", stacklevel=2)
-    return run_table(runs, read_stars(Path(root)))
+    return run_table(runs, read_stars(root))
 
 
 def run_table(runs: Sequence[Path], stars: Mapping[str, str]) -> "DataFrame":

@@ -124,7 +124,7 @@ def test_a_file_of_ones_own_is_no_change_of_the_revision(tmp_path: Path, monkeyp
     assert describe_environment()["revision"] == f"{clean}+changes"
 
 
-def test_collect_has_one_row_per_run(tmp_path: Path) -> None:
+def test_collect_has_one_row_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, state, scenes in (("a", "done", 4), ("b", "failed", 8)):
         folder = tmp_path / name
         write_json(folder / "params.json", {"num_scenes": scenes, "dataset": "streets"})
@@ -137,6 +137,8 @@ def test_collect_has_one_row_per_run(tmp_path: Path) -> None:
     assert list(frame["run"]) == ["a", "b"] and list(frame["state"]) == ["done", "failed"]
     assert list(frame["num_scenes"]) == [4, 8] and list(frame["metric_num_scenes"]) == [3, 3]
     assert list(frame["rate"]) == [0.4, 0.8]
+    monkeypatch.setenv("EGPTLIB_RUNS", str(tmp_path))
+    assert collect().equals(frame)  # where the verbs put them, whatever folder one stands in
 
 
 def test_no_runs_at_all_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
