@@ -1,5 +1,6 @@
 """What the columns of a recording mean: polarity, unit of time, coordinates, order. All events pass here."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -21,6 +22,7 @@ _US_PER_UNIT = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 10
 _MINUS_ONE = {-1, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1}  # as it stands in the unsigned types too
 POLARITIES = {0, 1} | _MINUS_ONE  # what a column without a name can be, to be one of polarities
 _NANOSECONDS_FROM = 10**17  # as microseconds 3,170 years: only nanoseconds since 1970 are that many
+_COARSE_US = 500  # steps of a clock that part events of one picture; it draws some 10 ms
 _LONGEST_SECONDS = 10_000  # floats with a fraction that span more may be milli- or microseconds
 
 
@@ -91,6 +93,7 @@ class Survey:
     high: int | float = 0
     is_whole: bool = True
     levels: set[int] = field(default_factory=set)
+    _step: float = 0.0  # between neighbouring numbers of a float column at its largest
     _seen: bool = False
 
     def add(self, t: np.ndarray, p: np.ndarray) -> None:
@@ -102,12 +105,16 @@ class Survey:
         low, high = t.min().item(), t.max().item()
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"{self.name}: field 't' holds values that are not finite")
+        if t.dtype.kind == "f":
+            self._step = max(self._step, float(np.spacing(t.dtype.type(max(-low, high)))))
         self.is_whole &= t.dtype.kind != "f" or not np.any(t % 1)
         self.low, self.high = (min(self.low, low), max(self.high, high)) if self._seen else (low, high)
         self._seen = True
 
     def meaning(self, unit: TimeUnit | None = None, offset: np.ndarray | None = None) -> Meaning:
         """Tell units apart: floats with a fraction are seconds, whole numbers micro- or (since 1970) nanoseconds.
+
+        Warns where short floats (float32 seconds at 12 hours: 3.9 ms) cannot tell times of one picture apart.
 
         Args:
             unit: says so instead.
@@ -125,6 +132,12 @@ class Survey:
             microseconds = int(bound) * times // per
             if any(abs(value) >= 2**63 - 1 for value in (bound, microseconds, microseconds + meaning.offset_us)):
                 raise ValueError(f"{self.name}: field 't' holds {bound}, which is no time in {found}")
+        if self.low < self.high and (step := self._step * times / per) > _COARSE_US:
+            warnings.warn(
+                f"{self.name}: field 't' has steps of {step:,.0f} us at {self.high:g} {found}: events within one have "
+                "one time; write it as float64 or as whole microseconds",
+                stacklevel=2,
+            )
         return meaning
 
     def _unit(self) -> TimeUnit:

@@ -1,5 +1,7 @@
 """What polarities and times mean: the same everywhere events come in, and refused by name where they do not tell."""
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +96,28 @@ def test_float_seconds_keep_their_microseconds(tmp_path: Path, read: Reader, sta
     events = random_events(5000)
     loaded = read(tmp_path, events | {"t": start + events["t"] / 1e6})
     np.testing.assert_array_equal(loaded["t"], round(start * 1e6) + events["t"])
+
+
+@pytest.mark.parametrize("read", [as_dict, as_records, as_h5])
+@pytest.mark.parametrize(
+    ("start", "per", "dtype", "told"),
+    [
+        (43_200, 1, "f4", r"steps of 3,906 us at 43200\.1 s: events within one have one time"),
+        (43_200, 1e6, "f4", r"steps of 4,096 us at 4\.32001e\+10 us"),
+        (2, 1, "f2", "steps of 1,953 us at 2"),
+        (4_000, 1, "f4", ""),
+        (43_200, 1, "f8", ""),
+    ],
+)
+def test_times_in_short_floats_tell_where_they_are_coarse(
+    tmp_path: Path, read: Reader, start: int, per: float, dtype: str, told: str
+) -> None:
+    """float32 seconds at 12 hours put all events of 3.9 ms at one time, and nothing said so."""
+    events = random_events(100) | {"t": ((start + np.linspace(0, 0.1, 100)) * per).astype(dtype)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read(tmp_path, events)
+    assert [bool(re.search(f"field 't' has {told}", str(each.message))) for each in caught] == [True] * bool(told)
 
 
 @pytest.mark.parametrize("read", [as_dict, as_records, as_h5, as_saved])
