@@ -23,10 +23,12 @@ def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]
     The drafter's rows are moved by `adapter.drafter_shift`.
 
     Raises:
-        ValueError: the folder does not hold a field, or the adapter reads with an lm head of its own.
+        ValueError: the folder does not hold a field, its states have other widths, or the adapter reads with an lm
+            head of its own.
     """
     if adapter.settings.draft_vocab:
         raise ValueError(f"adapter {adapter.level} has an lm head of its own, which stored states know nothing of")
+    adapter.check_widths(batch.drafter_hidden.shape[-1], lm_head.shape[1])
     tensors = []
     for name in adapter.inputs:
         if name == "token_states":

@@ -55,6 +55,15 @@ class Adapter(nn.Module, ABC):
             self._read_by = lm_head, lm_head[tokens], tokens  # picked once: a copy at every step would cost more
         return self._read_by[1:]
 
+    def check_widths(self, drafter: int, target: int) -> None:
+        """Raise ValueError unless it was made for states of these widths; the drafter's count where they are read."""
+        s = self.settings
+        if target != s.hidden_size or ("drafter_hidden" in self.inputs and drafter != s.input_size):
+            raise ValueError(
+                f"adapter {self.level}: made for {s.input_size} values of the drafter and {s.hidden_size} of the "
+                f"target (drafter_size, hidden_size); these have {drafter} and {target}"
+            )
+
     @property
     def level(self) -> str:
         return self.settings.level
@@ -84,13 +93,15 @@ def register(level: str, **defaults: Any) -> Callable[[type[Adapter]], type[Adap
 
     Raises:
         ValueError: the name is another class's, or a default does not fit.
-        TypeError: a default is no field of `AdapterSettings`.
+        TypeError: a default is no field of `AdapterSettings`, or the class is no `Adapter`.
     """
     if level in CLASSES or level.startswith("L6"):  # L6 is LoRA on the drafter itself
         raise ValueError(f"adapter level {level!r}: there is one already; take another name")
     AdapterSettings(level, **defaults)
 
     def add(adapter: type[Adapter]) -> type[Adapter]:
+        if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+            raise TypeError(f"adapter level {level!r}: expected a class that is an Adapter, found {adapter!r:.50}")
         CLASSES[level], DEFAULTS[level] = adapter, defaults
         return adapter
 

@@ -27,6 +27,7 @@ class AdapterDrafter(ModelDrafter):
     def __init__(self, model: Model, adapter: Adapter, target: Model, vocabulary: Vocabulary, name: str | None = None):
         if adapter.runs_ahead:
             raise ValueError(f"adapter {adapter.level} runs ahead: expected L1 to L4 here (see HeadDrafter)")
+        adapter.check_widths(model.hidden_size, target.hidden_size)
         super().__init__(model, vocabulary, name or f"{model.name} + {adapter.level}")
         self.adapter, self.lm_head = adapter.eval().to(model.device), target.lm_head
         self._dtype = next(adapter.parameters()).dtype
@@ -69,7 +70,7 @@ class HeadDrafter(ModelDrafter):
             its settings when left out.
 
     Raises:
-        ValueError: other than as many source layers as the head fuses.
+        ValueError: other than as many source layers as the head fuses, or made for other widths.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class HeadDrafter(ModelDrafter):
             source_layers = head.settings.source_layers if wanted else ()
         if len(source_layers) != wanted:
             raise ValueError(f"head {head.level}: source_layers: expected {wanted} numbers, found {len(source_layers)}")
+        head.check_widths(model.hidden_size, target.hidden_size)
         super().__init__(model, vocabulary, name or f"{head.level} head")
         self.head, self.lm_head, self.source_layers = (
             head.eval().to(target.device),

@@ -38,6 +38,7 @@ from egptlib.adapters import (
     new_run_folder,
     order_agreement,
     pad_ids,
+    register,
     score_guesses,
     split_by_sequence,
     tell_order,
@@ -452,6 +453,14 @@ def test_answers_of_one_token_and_of_none_are_judged_or_told(tmp_path: Path, lev
             ValueError, match=f"{tmp_path}: none of {len(part)} answers is long enough to judge {level}"
         ):
             judge(adapter, part, head)
+    with pytest.raises(
+        ValueError, match=f"adapter {level}: made for 4096 values .* and 4096 of .*; these have 16 and 16"
+    ):
+        judge(create_adapter(level, **SMALL), states, head)  # the default width is that of the 7B models
+    with pytest.raises(
+        TypeError, match="adapter level 'OTHER': expected a class that is an Adapter, found <class 'torch"
+    ):
+        register("OTHER")(torch.nn.Linear)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to train on"):
         train_adapter(adapter, states[:0], tmp_path / "run", lm_head=head, validation=states)
 

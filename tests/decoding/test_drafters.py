@@ -175,6 +175,13 @@ def test_an_unfit_adapter_is_named(target: TextModel, drafter: TextModel) -> Non
         head: Any = create_adapter(level, **small)
         with pytest.raises(ValueError, match=f"head {level}: source_layers: expected"):
             HeadDrafter(drafter, head, target, vocabulary, layers)
+    for level, sizes in (("L1", {"hidden_size": 16}), ("L1", {"drafter_size": 16}), ("B1", {"hidden_size": 16})):
+        other: Any = create_adapter(level, **small | sizes)
+        told = (
+            rf"adapter {level}: made for 16 values .* and {sizes.get('hidden_size', 32)} of .*; these have 32 and 32$"
+        )
+        with pytest.raises(ValueError, match=told):
+            (AdapterDrafter if level == "L1" else HeadDrafter)(drafter, other, target, vocabulary)
     unknown: Any = create_adapter("E3", **small)
     with pytest.raises(ValueError, match="layers: target has layers 1 to 3, found 4"):
         speculative_generate(target, HeadDrafter(drafter, unknown, target, vocabulary, (1, 2, 4)), [5], "")
