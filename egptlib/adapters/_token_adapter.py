@@ -112,7 +112,8 @@ class _TokenObjective(nn.Module):
         drafter, target = batch
         told = target >= 0
         logits = self.adapter.lm_head(self.adapter.hidden(drafter)[told])  # [told, vocab]: none for padding
-        return {"loss": F.cross_entropy(logits.float(), target[told].long())}
+        loss = F.cross_entropy(logits.float(), target[told].long(), reduction="sum")
+        return {"loss": loss / told.sum().clamp_min(1)}  # a batch in which the target says nothing teaches nothing
 
 
 def pad_ids(rows: Sequence[Sequence[int]] | Sequence[Tensor], length: int) -> Tensor:
@@ -134,9 +135,14 @@ def train_token_adapter(
     """Train on (drafter ids, target ids), each [samples, positions] (see `pad_ids`), or go on where `folder` stands.
 
     The best epoch is that of the most accepted tokens on `validation`; history has loss, top-1 and top-5 of both.
+
+    Raises:
+        ValueError: no token of the target in one of the two; or see `fit`.
     """
     settings = settings or FitSettings(learning_rate=5e-4, monitor="accepted_prefix")
     drafter, target = train
+    if not all((said >= 0).any() for _, said in (train, validation)):
+        raise ValueError(f"{folder}: nothing to train on, or nothing to judge by: the target says nothing")
     size = settings.batch_size
 
     def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
@@ -167,7 +173,9 @@ def rank_tokens(adapter: TokenAdapter, drafter: Tensor, count: int = 5, batch_si
     """The adapter's `count` likeliest target tokens at each position, best first: int64 [samples, positions, count]."""
     adapter.eval()
     with torch.no_grad():
-        return torch.cat([ranked(adapter(rows), count) for rows in drafter.split(batch_size)])
+        kept = min(count, adapter.settings.vocab_size)
+        best = torch.cat([ranked(adapter(rows), kept) for rows in drafter.split(batch_size)])
+        return F.pad(best, (0, count - kept), value=NOTHING)
 
 
 def judge_token_adapter(adapter: TokenAdapter, drafter: Tensor, target: Tensor, batch_size: int = 64) -> Row:

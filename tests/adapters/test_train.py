@@ -38,6 +38,7 @@ from egptlib.adapters import (
     new_run_folder,
     order_agreement,
     pad_ids,
+    rank_tokens,
     register,
     score_guesses,
     split_by_sequence,
@@ -535,6 +536,13 @@ def test_the_token_adapter_learns_resumes_and_is_saved(tmp_path: Path) -> None:
     for wrong, found in ((torch.full((1, 9), 3), "9 of up to 3"), (torch.tensor([[9, 2]]), "2 of up to 9")):
         with pytest.raises(ValueError, match=f"token adapter: expected up to 8 ids below 9, found {found}"):
             adapter(wrong)  # 9 stands for an end, and was taken for one
+    silent = pad_ids([[], [1, 2]], 6)  # alone in a batch of one, the first made the loss no number
+    two = FitSettings(epochs=1, batch_size=1, monitor="accepted_prefix")
+    told = train_token_adapter(TokenAdapter(small), (silent, silent), ids, tmp_path / "few", two)
+    assert math.isfinite(told.best["loss"])
+    with pytest.raises(ValueError, match="the target says nothing"):
+        train_token_adapter(TokenAdapter(small), ids, (silent[:1], silent[:1]), tmp_path / "none", two)
+    assert (rank_tokens(TokenAdapter(small, vocab_size=3), silent)[..., 3:] == -1).all()
     assert TokenAdapter(small, num_layers=2).settings == replace(small, num_layers=2)
     changed = ids[0].clone()
     changed[:, 4:] = 0
