@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from egptlib._whole import whole
+from egptlib._whole import number, whole
 from egptlib.metrics import Costs, DraftLength
 
 __all__ = ["AdaptiveLength", "DraftLength", "FixedLength"]
@@ -63,8 +63,9 @@ class AdaptiveLength:
     ):
         if whole(gamma, "gamma") < 1 or not 0 < alpha < 1:
             raise ValueError(f"expected gamma of at least 1 and alpha in (0, 1), found {gamma} and {alpha}")
-        self.costs, self.gamma, self.weight = costs, gamma, weight
-        self.min_confidence, self.margin = min_confidence, margin
+        self.costs, self.gamma, self.weight = costs, gamma, number(weight, "weight", "(0, inf)")
+        self.min_confidence = number(min_confidence, "min_confidence", "[0, 1]")
+        self.margin = number(margin, "margin", "(-inf, inf)")
         self._prior = alpha
         self._kept, self._reached = alpha * weight, weight
         self._answer_length: float | None = None

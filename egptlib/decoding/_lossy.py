@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egptlib._whole import whole
+from egptlib._whole import number, whole
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._rules import Verdict, match_choices, reject
 from egptlib.decoding._sampling import Sampler
@@ -69,6 +69,7 @@ class Typical(LossyRule):
     """Keep a token with p(x) > min(epsilon, delta exp(-H(p))) (Medusa, Cai et al. 2024, section 2.3.1)."""
 
     def __init__(self, epsilon: float = 0.09, delta: float = 0.3):
+        epsilon, delta = number(epsilon, "epsilon", "[0, inf)"), number(delta, "delta", "[0, inf)")
         self.epsilon, self.delta, self.name = epsilon, delta, f"typical {epsilon:g}, {delta:g} (lossy)"
 
     def passes(self, draft: Draft, logits: Tensor, hidden: Tensor) -> Tensor:
@@ -103,7 +104,8 @@ class Deferral:
     lossless = False
 
     def __init__(self, alpha: float = 0.1):
-        self.alpha, self.name = alpha, f"deferral {alpha:g} (lossy)"
+        self.alpha = number(alpha, "alpha", "(-inf, inf)")
+        self.name = f"deferral {alpha:g} (lossy)"
 
     def __call__(self, draft: Draft, logits: Tensor, hidden: Tensor, sampler: Sampler) -> Verdict:
         if not draft.tokens:

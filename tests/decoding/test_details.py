@@ -104,6 +104,12 @@ def test_every_refused_setting_says_what_was_expected_and_found(target: TextMode
         "expected gamma of at least 1 and alpha in (0, 1), found 0 and 0.5": lambda: AdaptiveLength(costs, 0, 0.5),
         "expected gamma of at least 1 and alpha in (0, 1), found 1 and 0": lambda: AdaptiveLength(costs, 1, 0),
         "expected gamma of at least 1 and alpha in (0, 1), found 1 and 1": lambda: AdaptiveLength(costs, 1, 1),
+        "weight: expected a number in (0, inf), found 0": lambda: AdaptiveLength(costs, weight=0),
+        "min_confidence: expected a number in [0, 1], found 50": lambda: AdaptiveLength(costs, min_confidence=50),
+        "margin: expected a number in (-inf, inf), found nan": lambda: AdaptiveLength(costs, margin=math.nan),
+        "epsilon: expected a number in [0, inf), found nan": lambda: Typical(math.nan),
+        "delta: expected a number in [0, inf), found -1": lambda: Typical(0.1, -1),
+        "alpha: expected a number in (-inf, inf), found '0.1'": lambda: Deferral("0.1"),  # type: ignore[arg-type]
         "temperature: expected a finite number above 0 (greedy is sampling=None), found 0": lambda: Sampling(0),
         "top_k: expected at least 1 or None, found 0": lambda: Sampling(1.0, 0),
         "top_p: expected a number in (0, 1], found 0": lambda: Sampling(1.0, None, 0),
