@@ -273,10 +273,11 @@ def _restore(path: Path, named: list[tuple[str, nn.Parameter]], optimiser: torch
         with torch.no_grad():
             for name, parameter in named:
                 parameter.copy_(tensors[f"weight.{name}"])
-                kinds = (
-                    ("step", "exp_avg", "exp_avg_sq") if f"step.{name}" in tensors else ()
-                )  # none: it had no gradient
-                optimiser.state[parameter] = {kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in kinds}
+                if f"step.{name}" in tensors:  # it had a gradient
+                    optimiser.state[parameter] = {
+                        kind: tensors[f"{kind}.{name}"].to(parameter.device)
+                        for kind in ("step", "exp_avg", "exp_avg_sq")
+                    }
         history: list[Row] = json.loads(bytes(tensors["history"].tolist()))
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: not the state of this training ({error})") from None

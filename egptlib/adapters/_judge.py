@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from egptlib._likeliest import likeliest
 from egptlib.adapters._batches import given, predictions
 from egptlib.adapters._layers import moved
 from egptlib.adapters._levels import Adapter
@@ -160,8 +161,8 @@ def judge_states(
             labels = moved(ids, offset)
             best = torch.zeros((*valid.shape, 5), dtype=torch.long, device=valid.device)
             logits = F.linear(aligned[valid].to(lm_head.dtype), lm_head)
-            likeliest = ranked(logits, 5)
-            best[valid] = likeliest if tokens is None else tokens[likeliest]
+            ids_of = likeliest(logits, 5)
+            best[valid] = ids_of if tokens is None else tokens[ids_of]
             match = (best[..., 0] == labels) & valid
             columns.append(match)
             if offset <= 1:
@@ -190,12 +191,6 @@ def judge_states(
         num_parameters=num_parameters,
         answers=tuple(acceptance_counts(match, reference_gamma(gammas)) for match in matches),
     )
-
-
-def ranked(logits: Tensor, count: int) -> Tensor:
-    """The `count` likeliest tokens of each row, of equals the earlier, as `argmax` has it: `topk` has no such order."""
-    ids = logits.topk(count, dim=-1).indices.sort(dim=-1).values
-    return ids.gather(-1, logits.gather(-1, ids).argsort(dim=-1, descending=True, stable=True))
 
 
 def _first(matches: Sequence[Tensor]) -> float:

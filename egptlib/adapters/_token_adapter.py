@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from egptlib._likeliest import likeliest
 from egptlib._sealed import content_checksum
 from egptlib._whole import check_fields
 from egptlib.adapters._build import fill, read_tensors
 from egptlib.adapters._files import SETTINGS, WEIGHTS, kept_in, read_form, write_files
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
-from egptlib.adapters._judge import Judgement, judge_tokens, ranked
+from egptlib.adapters._judge import Judgement, judge_tokens
 from egptlib.adapters._layers import Layer
 
 FORMAT = "egptlib token adapter"
@@ -174,7 +175,7 @@ def rank_tokens(adapter: TokenAdapter, drafter: Tensor, count: int = 5, batch_si
     adapter.eval()
     with torch.no_grad():
         kept = min(count, adapter.settings.vocab_size)
-        best = torch.cat([ranked(adapter(rows), kept) for rows in drafter.split(batch_size)])
+        best = torch.cat([likeliest(adapter(rows), kept) for rows in drafter.split(batch_size)])
         return F.pad(best, (0, count - kept), value=NOTHING)
 
 
@@ -192,7 +193,7 @@ def judge_token_adapter(adapter: TokenAdapter, drafter: Tensor, target: Tensor, 
             told = labels >= 0
             logits = adapter.lm_head(adapter.hidden(ids)[told]).float()
             loss += F.cross_entropy(logits, labels[told], reduction="sum").item()
-            best = ranked(logits, min(NUM_RANKS, logits.shape[1]))
+            best = likeliest(logits, min(NUM_RANKS, logits.shape[1]))
             guesses.append(torch.full((*labels.shape, NUM_RANKS), NOTHING, device=labels.device))
             guesses[-1][told, : best.shape[1]] = best
     return {"validation_loss": loss / int((target >= 0).sum()), **score_guesses(torch.cat(guesses), target)}

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from egptlib._likeliest import likeliest
 from egptlib._whole import whole
 from egptlib.decoding._drafters import Draft
 from egptlib.decoding._lengths import FixedLength
@@ -70,7 +71,8 @@ def grow(first: Tensor, read: Read, shape: TreeShape, depth: int, sampler: Sampl
     for level in range(min(depth, shape.depth)):
         law = sampler.probabilities(now) if not sampler.greedy else now.float().softmax(dim=-1)
         room = shape.width if sampler.greedy else min(shape.width, shape.size - len(tokens))
-        best, ids = torch.stack(law.double().topk(min(shape.width, law.shape[-1]), dim=-1)).tolist()  # one transfer
+        children = likeliest(law, min(shape.width, law.shape[-1]))
+        best, ids = torch.stack([law.gather(-1, children).double(), children.double()]).tolist()  # one transfer
         before = [joint[node] if node >= 0 else 1.0 for node in frontier]
         found = [
             (weight * p, row, int(token))
@@ -78,7 +80,7 @@ def grow(first: Tensor, read: Read, shape: TreeShape, depth: int, sampler: Sampl
             for p, token in zip(ps, own, strict=True)
             if weight * p >= shape.min_confidence and p > 0
         ]
-        found.sort(key=lambda each: (-each[0], *each[1:]))  # of equals the earlier, as argmax: topk has no order
+        found.sort(key=lambda each: -each[0])
         if not sampler.greedy:
             counts = [sum(row == other for _, other, _ in found[:room]) for row in range(len(frontier))]
             found = [

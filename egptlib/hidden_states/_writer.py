@@ -153,7 +153,7 @@ class HiddenStateWriter:
             OSError: it was time to commit, and that failed (a full disk). The samples not yet committed are kept
                 in memory, and `commit` can be called again.
         """
-        _disk(self)
+        _disk(self)  # refuses where this writer is closed
         try:
             key = sample_key(metadata or {})
         except KeyError as missing:

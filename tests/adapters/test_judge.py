@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from egptlib._likeliest import likeliest
 from egptlib.adapters import Majority, acceptance_length, length_gain
 from egptlib.adapters._judge import by_depth, judge_states, judge_tokens
 from egptlib.hidden_states import HiddenStates, HiddenStateWriter
@@ -85,6 +86,17 @@ def test_the_recorded_two_percent_is_bos(shared: Path) -> None:
     assert kept["positional_matches"] == 546 + 800  # one match a sample that nobody predicted
     dropped = token_acceptance([[1, *row] for row in ours], [[1, *row] for row in theirs], bos_token_id=1)
     assert dropped == without
+
+
+@pytest.mark.parametrize("length", [5, 40, 3000])
+def test_the_likeliest_come_as_a_stable_sort_has_them(length: int) -> None:
+    """Small whole numbers: most rows have equals among the largest, many more than are asked for."""
+    values = torch.randint(4, (300, length), generator=torch.Generator().manual_seed(0)).bfloat16()
+    for count in (1, 2, 5):
+        found, order = likeliest(values, count), values.sort(dim=-1, descending=True, stable=True).indices
+        assert torch.equal(found[:, 0], values.argmax(dim=-1))
+        assert torch.equal(values.gather(-1, found), values.gather(-1, order[:, :count]))
+        assert all(len(set(row)) == count for row in found.tolist())
 
 
 def test_the_targets_own_states_are_always_right(tmp_path: Path) -> None:

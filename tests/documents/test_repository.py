@@ -1,5 +1,6 @@
 """This repository's own papers and documents pass every check."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -37,6 +38,11 @@ def test_the_roadmap_passes_every_check_and_its_index_is_fresh(root: Path) -> No
     roadmap = Roadmap.open(root / "roadmap")
     assert check_roadmap(roadmap, Papers.open(root / "papers"), root) == []
     assert len(roadmap.documents) == 13 and len(roadmap.hypotheses) == 18
+
+
+def test_every_finding_can_be_run(root: Path) -> None:
+    scripts = sorted((root / "findings").iterdir())
+    assert scripts and [script.name for script in scripts if not os.access(script, os.X_OK)] == []
 
 
 def test_an_edited_document_makes_the_index_stale(root: Path, tmp_path: Path) -> None:
