@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from egptlib.models._lean import KeyValues
 from egptlib.models._structure import is_llama
 from egptlib.models._tracks import Proposing, RowDrafter, Tracks, answer_rows
 
@@ -125,12 +124,11 @@ class BatchReader:
             for beginning, rest in prompts.scenes:
                 state = None
                 if len(beginning):
-                    state = self.model.prefill(beginning[None], self.layers if self.whole else (), whole=self.whole)
+                    layers = self.layers if self.whole else ()
+                    state = self.model.prefill(beginning[None], layers, whole=self.whole, room=0)
                     if self.whole:
                         read = torch.stack([state.hidden[0], *state.layers.values()], dim=1).cpu()
                         self._beginnings |= dict.fromkeys(range(number, number + len(rest)), read)
-                if state is not None and isinstance(state.cache, KeyValues):
-                    state.cache.trim()
                 scenes.append((state, dict(enumerate(rest, start=number))))
                 number += len(rest)
             tracks.begin(scenes, self.whole)

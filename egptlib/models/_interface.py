@@ -163,6 +163,7 @@ class Model(ABC):
         layers: Sequence[int] = (),
         after: State | None = None,
         whole: bool = False,
+        room: int = 128,
     ) -> State:
         """Read a prompt, given as `Inputs`, as `Prompt` or as embeddings [1, T, H].
 
@@ -173,6 +174,7 @@ class Model(ABC):
                 again. Its cache is taken over, unless the prompt carries more than embeddings, or another pass filled
                 it (a hook was set in between).
             whole: whether the states of all positions read are given, here alone, and not of the last one.
+            room: memory is taken for so many more positions; where more follow, the cache moves.
 
         Raises:
             ValueError: a layer that the model does not have, an incomplete prompt (`see`), or a
@@ -188,7 +190,7 @@ class Model(ABC):
         if kept is not None:
             embeds = embeds[:, kept.get_seq_length() :]
         if lean is not None:
-            cache: Any = kept or lean.cache(length + 128)
+            cache: Any = kept or lean.cache(length + room)
             hidden = lean(embeds[0], cache, taken, last=not whole)[None]
         else:
             check_length(self.language_model, length)

@@ -8,7 +8,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from egptlib.models import load_pair
 from egptlib.models._batch import BatchReader, Prompts
-from egptlib.models._lean import KeyValues, LeanLlama, Projection, lean_pass
+from egptlib.models._lean import PACKS, KeyValues, LeanLlama, Projection, lean_pass
 from egptlib.models._structure import GROWTH
 
 
@@ -33,6 +33,7 @@ LLAMA3_ROPE = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("packs", [PACKS, not PACKS])
 @pytest.mark.parametrize(
     ("dtype", "changes"),
     [
@@ -43,8 +44,13 @@ LLAMA3_ROPE = {
     ],
 )
 @torch.no_grad()
-def test_it_equals_transformers(dtype: torch.dtype, changes: dict[str, Any]) -> None:
-    """A prompt, single tokens, several at once, buffers that have to grow, and roll-backs."""
+def test_it_equals_transformers(
+    dtype: torch.dtype, changes: dict[str, Any], packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt, single tokens, several at once, buffers that have to grow, roll-backs; as here and on other CPUs."""
+    if packs and not PACKS and dtype == torch.bfloat16:
+        pytest.skip("oneDNN packs bfloat16 for AVX-512 alone")
+    monkeypatch.setattr("egptlib.models._lean.PACKS", packs)
     model = make_llama(dtype, **changes)
     lean = lean_pass(model)
     assert lean is not None
