@@ -1,9 +1,8 @@
 """Many sequences in one pass, each with as many new tokens as it likes, sharing the beginning of their scene.
 
-Projections go over all new tokens of all rows, packed without padding. Attention goes scene by scene: over one copy of
-the beginning for all of its rows (Juravsky et al. 2024, Hydragen), and over what they hold behind it, which stands side
-by side in the order of reading, under a mask that shows a row its own. For the short ends that follow pictures, one
-product over a scene's rows takes a third of the time of one for each row.
+Projections go over all new tokens of all rows, packed without padding. Attention goes scene by scene over one copy of
+the beginning for all of its rows (Juravsky et al. 2024, Hydragen), and over what the rows hold behind it in one batched
+product for all of them, padded to the longest row and to the most new tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egptlib.models._lean import KeyValues, LeanLlama, lean_pass
-from egptlib.models._structure import is_llama
-
-NOBODY = -1
+from egptlib.models._device import ids_on
+from egptlib.models._lean import PACKS, KeyValues, LeanLlama, lean_pass
+from egptlib.models._structure import GROWTH, is_llama
 
 if TYPE_CHECKING:
     from egptlib.models._interface import Model
@@ -34,10 +32,38 @@ class _Layer(NamedTuple):
     mlp: Callable[[Tensor], Tensor]
 
 
+class _Scene(NamedTuple):
+    """Keys and values [key heads, P, d] of a beginning, by layer, and the numbers of the rows that share it."""
+
+    prefix: list[tuple[Tensor, Tensor]]
+    rows: list[int]
+
+
+class _New(NamedTuple):
+    """What is being read, N tokens, at most so many of each row.
+
+    Attributes:
+        positions: int64 [N], in the row's whole sequence.
+        place, at: int64 [N], where the token's keys and values go.
+        places: int64 [R], of the rows that read; None where all do.
+        cells: int64 [N], where the tokens stand in [R * most]; None where they fill it.
+        mask: [key heads * R, most * group, longest row], 0 where a token sees another, -inf elsewhere.
+        sizes: N by scene.
+    """
+
+    positions: Tensor
+    place: Tensor
+    at: Tensor
+    places: Tensor | None
+    cells: Tensor | None
+    mask: Tensor
+    sizes: list[int]
+
+
 class Rows:
     """Rows of several scenes, in the order of `rows`, scene by scene.
 
-    What is forgotten keeps its place until room is needed.
+    Forgetting is setting a number; a row that left keeps its place until room is needed.
 
     Args:
         model: its language model is a Llama. The lean pass's weights are used where it takes the model, the model's own
@@ -59,6 +85,10 @@ class Rows:
         lean = model._lean = lean_pass(decoder, model._lean)  # its copies of the weights are made once
         self._layers = [_own_layer(layer) for layer in decoder.layers] if lean is None else _fused_layers(lean)
         self._scenes: list[_Scene] = []
+        self._held: dict[int, int] = {}  # by row, how many tokens it holds behind its scene's beginning
+        self._places: dict[int, int] = {}  # by row, where in `_own`
+        shape = (2, self._key_heads, 0, 0, self._width)
+        self._own = [torch.empty(shape, dtype=model.dtype, device=model.device) for _ in self._layers]
 
     @property
     def rows(self) -> list[int]:
@@ -73,15 +103,15 @@ class Rows:
                 None: its rows begin with nothing.
             rows: numbers that the rows are to have.
         """
-        shape = (len(self._layers), 2, self._key_heads, 0, self._width)
-        own = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
         if state is None:
-            prefix = [(own[0, 0], own[0, 0])] * len(self._layers)
+            nothing = self._own[0].new_empty(self._key_heads, 0, self._width)
+            prefix = [(nothing, nothing)] * len(self._layers)
         elif isinstance(state.cache, KeyValues):
             prefix = [(keys, values) for keys, values in state.cache.buffer[..., : state.length, :]]
         else:
             prefix = [(layer.keys[0], layer.values[0]) for layer in state.cache.layers]
-        self._scenes.append(_Scene(prefix, own, list(rows)))
+        self._scenes.append(_Scene(prefix, list(rows)))
+        self._held |= dict.fromkeys(rows, 0)
 
     @torch.no_grad()
     def read(self, x: Tensor, counts: Sequence[int]) -> Tensor:
@@ -94,14 +124,12 @@ class Rows:
         Returns:
             [N, 1 + layers, H]: behind the final norm, and before it after the layers asked for.
         """
-        sizes, waiting = [], iter(counts)
-        for scene in self._scenes:
-            sizes.append(scene.take([next(waiting) for _ in scene.rows], self._heads // self._key_heads, x))
-        cos, sin = self._decoder.rotary_emb(x, torch.cat([scene.positions for scene in self._scenes])[None])
+        new = self._take(counts)
+        cos, sin = self._decoder.rotary_emb(x, new.positions[None])
         sin[..., : self._width // 2].neg_()
         cos, sin = cos[0, :, None], sin[0, :, None]  # [N, 1, d]
         both, count = self._heads + self._key_heads, len(x)
-        filling = x.new_zeros(_rounded(count) - count, max(x.shape[1], self._heads * self._width))
+        filling = x.new_zeros((_rounded(count) if PACKS else count) - count, max(x.shape[1], self._heads * self._width))
         x, filling = torch.cat([x, filling[:, : x.shape[1]]]), filling[:, : self._heads * self._width]
         taken = {}
         for number, layer in enumerate(self._layers):
@@ -109,12 +137,7 @@ class Rows:
             qk = states[:, :both]
             qk = torch.addcmul(qk * cos, qk.roll(self._width // 2, -1), sin)  # rolled: the halves change places
             q, k, v = qk[:, : self._heads] * self._scale, qk[:, self._heads :], states[:, both:]
-            mixed = [
-                scene.attend(number, *given)
-                for scene, *given in zip(self._scenes, *(each.split(sizes) for each in (q, k, v)), strict=True)
-                if len(given[0])
-            ]
-            x = x + layer.out(torch.cat([*mixed, filling]))
+            x = x + layer.out(torch.cat([self._attend(number, q, k, v, new), filling]))
             x = x + layer.mlp(x)
             if number + 1 in self.layers:
                 taken[number + 1] = x[:count]
@@ -122,72 +145,97 @@ class Rows:
 
     def forget(self, row: int, count: int) -> None:
         """Forget the last `count` tokens of a row."""
-        scene = self._find(row)
-        scene.owners[np.flatnonzero(scene.owners == row)[-count:]] = NOBODY
+        self._held[row] -= count
 
     def drop(self, row: int) -> None:
         """Let a row leave."""
-        scene = self._find(row)
-        scene.owners[scene.owners == row] = NOBODY
+        scene = next(scene for scene in self._scenes if row in scene.rows)
         scene.rows.remove(row)
-        if not scene.rows:
-            self._scenes.remove(scene)
+        del self._held[row]
+        self._places.pop(row, None)
+        self._scenes = [scene for scene in self._scenes if scene.rows]
 
-    def _find(self, row: int) -> _Scene:
-        return next(scene for scene in self._scenes if row in scene.rows)
-
-
-class _Scene:
-    """The rows of one scene.
-
-    Attributes:
-        prefix: keys and values [key heads, P, d] of the beginning, by layer.
-        own: those behind it, of all rows, [layers, 2, key heads, slot, d]; the first len(owners) slots are in use.
-        owners: int64 [slot], the row whose token a slot holds, or NOBODY; a row's tokens stand in their order.
-        rows: numbers of the rows.
-        positions: int64 [n] of the tokens that are being read.
-    """
-
-    def __init__(self, prefix: list[tuple[Tensor, Tensor]], own: Tensor, rows: list[int]):
-        self.prefix, self.own, self.rows = prefix, own, rows
-        self.owners = np.empty(0, np.int64)
-        self.positions = self._mask = torch.empty(0)
-
-    def take(self, counts: Sequence[int], group: int, x: Tensor) -> int:
-        """Make room for so many tokens of each row, and note what they see; how many they are together."""
-        count = sum(counts)
-        if len(self.owners) + count > self.own.shape[3]:
-            kept = np.flatnonzero(self.owners != NOBODY)
-            room = 3 * (len(kept) + count) // 2
-            own = self.own.new_empty(*self.own.shape[:3], room, self.own.shape[4])
-            own[..., : len(kept), :] = self.own[..., torch.from_numpy(kept).to(own.device), :]
-            self.own, self.owners = own, self.owners[kept]
+    def _take(self, counts: Sequence[int]) -> _New:
+        """Make room for so many tokens of each row, and say where they stand and what they see."""
+        rows, device, group = self.rows, self.model.device, self._heads // self._key_heads
+        longest = max(self._held[row] + count for row, count in zip(rows, counts, strict=True) if count)
+        if not self._places.keys() >= set(rows) or longest > self._own[0].shape[3]:
+            self._make_room(longest)
         # numpy: in small numbers its operations take a fifth of torch's time.
-        new = np.repeat(np.array(self.rows, np.int64), counts)  # [n]
-        self.owners = np.concatenate([self.owners, new])
-        seen = self.owners == new[:, None]  # [n, slot]
-        seen &= np.arange(len(self.owners)) <= np.arange(len(self.owners) - count, len(self.owners))[:, None]
-        mask = np.where(np.tile(seen, (group, 1)), np.float32(0), np.float32(-np.inf))
-        self._mask = torch.from_numpy(mask).to(x.device, x.dtype)
-        self.positions = torch.from_numpy(self.prefix[0][0].shape[1] + seen.sum(1) - 1).to(x.device)
-        return count
+        each = np.array(counts, np.int64)
+        begun = np.array([scene.prefix[0][0].shape[1] for scene in self._scenes for _ in scene.rows])
+        sizes = np.add.reduceat(each, np.cumsum([0, *(len(scene.rows) for scene in self._scenes[:-1])])).tolist()
+        reading = np.flatnonzero(each)  # the others' keys and values are left alone
+        each = each[reading]
+        held, places = (np.array([numbers[rows[i]] for i in reading]) for numbers in (self._held, self._places))
+        nth = np.arange(each.sum()) - np.repeat(each.cumsum() - each, each)  # [N], which of its row's new tokens
+        at, most = np.repeat(held, each) + nth, each.max()
+        seen = np.arange(longest) <= (held[:, None] + np.arange(most))[..., None]  # [row, most, longest]
+        mask = np.where(seen.repeat(group, axis=1), np.float32(0), np.float32(-np.inf))
+        cells = np.repeat(np.arange(len(each)) * most, each) + nth
+        self._held |= {rows[i]: int(count) for i, count in zip(reading, held + each, strict=True)}
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store k and v [n, key heads, d]; what q [n, heads, d], scaled, finds: [n, heads * d]."""
-        n, key_heads, width = k.shape
-        slots = len(self.owners)
-        keys, values = self.own[layer][:, :, :slots]  # [key head, slot, d]
-        keys[:, slots - n :], values[:, slots - n :] = k.transpose(0, 1), v.transpose(0, 1)
-        prefix_keys, prefix_values = self.prefix[layer]
-        q = (
-            q.view(n, key_heads, -1, width).permute(1, 2, 0, 3).reshape(key_heads, -1, width)
-        )  # [key head, group * n, d]
-        common = torch.bmm(q, prefix_keys.transpose(1, 2))
-        weights = torch.cat([common, torch.baddbmm(self._mask, q, keys.transpose(1, 2))], dim=-1)
-        weights = weights.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
-        mixed = torch.bmm(weights[..., : common.shape[-1]], prefix_values)
-        mixed = torch.baddbmm(mixed, weights[..., common.shape[-1] :], values)
-        return mixed.view(key_heads, -1, n, width).permute(2, 0, 1, 3).reshape(n, -1)
+        def there(numbers: np.ndarray) -> Tensor:
+            return torch.from_numpy(numbers).to(device)
+
+        return _New(
+            there(np.repeat(begun[reading], each) + at),
+            there(np.repeat(places, each)),
+            there(at),
+            None if len(places) == self._own[0].shape[2] else there(places),
+            None if len(cells) == len(places) * most else there(cells),
+            there(mask).to(self.model.dtype).repeat(self._key_heads, 1, 1),
+            sizes,
+        )
+
+    def _make_room(self, longest: int) -> None:
+        """Give every row a place, in order, for `longest` tokens and some more; those that left lose theirs."""
+        rows, room = self.rows, self._own[0].shape[3]
+        room = room if longest <= room else longest + min(longest, GROWTH)
+        stay = ids_on(self.model.device, [self._places[row] for row in rows if row in self._places])
+        for number, old in enumerate(self._own):  # one after the other: little is there twice
+            own = self._own[number] = old.new_empty(2, self._key_heads, len(rows), room, self._width)
+            own[:, :, : len(stay), : old.shape[3]] = old.index_select(2, stay)
+            own[:, :, len(stay) :] = own[..., old.shape[3] :, :] = 0  # masked, but not by chance NaN
+        self._places = {row: place for place, row in enumerate(rows)}
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, new: _New) -> Tensor:
+        """Store k and v [N, key heads, d]; what q [N, heads, d], scaled, finds: [N, heads * d]."""
+        (count, key_heads, width), longest = k.shape, new.mask.shape[2]
+        own = self._own[layer]
+        own[0][:, new.place, new.at], own[1][:, new.place, new.at] = k.transpose(0, 1), v.transpose(0, 1)
+        own = own[..., :longest, :]
+        keys, values = (own if new.places is None else own.index_select(2, new.places)).flatten(1, 2)
+        q = q.view(count, key_heads, -1).transpose(0, 1).contiguous()  # [key head, N, group * d]
+        scores = torch.baddbmm(new.mask, self._spread(q, new, width), keys.transpose(1, 2))
+        scores = self._gather(scores, new)  # [key head, N, group * longest]
+        found, weights = [], []
+        parts = (each.split(new.sizes, dim=1) for each in (q, scores))
+        for scene, queries, behind in zip(self._scenes, *parts, strict=True):
+            if queries.shape[1]:
+                prefix_keys, prefix_values = scene.prefix[layer]
+                common = torch.bmm(queries.reshape(key_heads, -1, width), prefix_keys.transpose(1, 2))
+                both = torch.cat([common, behind.reshape(key_heads, -1, longest)], dim=-1)
+                both = both.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+                found.append(torch.bmm(both[..., : common.shape[-1]], prefix_values))
+                weights.append(both[..., common.shape[-1] :])
+        mixed = torch.cat(found, dim=1).view(key_heads, count, -1)
+        spread = self._spread(torch.cat(weights, dim=1).view(key_heads, count, -1), new, longest)
+        mixed = mixed + self._gather(torch.bmm(spread, values), new)
+        return mixed.transpose(0, 1).reshape(count, -1)
+
+    def _spread(self, x: Tensor, new: _New, width: int) -> Tensor:
+        """[key head, N, group * width] to [key head * R, most * group, width], zeros where no token is."""
+        if new.cells is not None:
+            cells = new.mask.shape[0] * new.mask.shape[1] // self._heads
+            x = x.new_zeros(len(x), cells, x.shape[2]).index_copy_(1, new.cells, x)
+        return x.reshape(*new.mask.shape[:2], width)
+
+    def _gather(self, x: Tensor, new: _New) -> Tensor:
+        """The way back."""
+        cells = new.mask.shape[0] * new.mask.shape[1] // self._heads
+        x = x.view(self._key_heads, cells, -1)
+        return x if new.cells is None else x.index_select(1, new.cells)
 
 
 def check_rows(model: Model, layers: Sequence[int] = ()) -> None:

@@ -15,21 +15,29 @@ from .conftest import make_model
 @pytest.mark.parametrize("biases", [False, True])
 @torch.no_grad()
 def test_rows_equal_each_alone(biases: bool) -> None:
-    """Any counts, roll-backs, rows that leave, buffers that grow, a scene that begins with nothing; fused and own."""
+    """Any counts, roll-backs, rows that leave or come later, buffers that grow, a scene that begins with nothing; fused
+    and own."""
     chance, model = random.Random(1), make_model(0, layers=3)
     if biases:  # the lean pass refuses them
         for layer in model.module.model.layers:
             layer.self_attn.q_proj.bias = torch.nn.Parameter(torch.randn(32))
     rows, texts, starts = Rows(model, (1, 3)), dict[int, list[int]](), dict[int, int]()
-    for length, own in ((0, [4, 1, 7]), (5, [0, 2]), (9, [3])):
+
+    def add(length: int, own: list[int]) -> None:
         beginning = [chance.randrange(3, 24) for _ in range(length)]
         embeds = model.token_embedding(torch.tensor([beginning], dtype=torch.long))
         rows.add(model.prefill(Prompt(embeds)) if length else None, own)
-        texts |= {row: list(beginning) for row in own}
-        starts |= dict.fromkeys(own, length)
-    checked = 0
+        texts.update({row: list(beginning) for row in own})
+        starts.update(dict.fromkeys(own, length))
+
+    for length, own in ((0, [4, 1, 7]), (5, [0, 2]), (9, [3])):
+        add(length, own)
+    checked, left = 0, list[int]()
     for turn in range(12):
-        counts = [1 if turn == 4 else chance.randint(0, 4) for _ in rows.rows]
+        if turn in (5, 9):
+            add(turn, [10 * turn, left.pop()])  # a number may be used again
+        many = 30 if turn == 8 else 1 if turn == 4 else 0
+        counts = [many or (chance.randint(0, 4) if row != 2 or turn < 3 else 0) for row in rows.rows]
         new = [[chance.randrange(3, 24) for _ in range(count)] for count in counts]
         for row, tokens in zip(rows.rows, new, strict=True):
             texts[row] += tokens
@@ -48,7 +56,8 @@ def test_rows_equal_each_alone(biases: bool) -> None:
                 rows.forget(row, count)
                 del texts[row][-count:]
         if turn % 4 == 3:
-            rows.drop(chance.choice(rows.rows))
+            left.append(chance.choice(rows.rows))
+            rows.drop(left[-1])
     assert checked > 60
 
 

@@ -244,7 +244,7 @@ def test_a_scenes_beginning_is_read_and_stored_once(
     def noted(self: Rows, state: Any, rows: Any) -> None:
         add(self, state, rows)
         if self.model is target:
-            kept.append(self._scenes[-1])
+            kept.append(self)
             assert self._scenes[-1].prefix[0][0].data_ptr() == state.cache.buffer.data_ptr()
 
     monkeypatch.setattr(Rows, "add", noted)
@@ -254,7 +254,7 @@ def test_a_scenes_beginning_is_read_and_stored_once(
         session.ask_all(["7 8", "9", "7 10 11"], max_new_tokens=20)
     session.ask("9")
     assert read == [200, 1]
-    assert [0 < scene.own.shape[3] < 200 for scene in kept] == [True, True]
+    assert [0 < rows._own[0].shape[3] < 200 for rows in kept] == [True, True]
 
 
 def test_only_what_is_new_is_read(target: TextModel, drafter: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
