@@ -157,25 +157,30 @@ class RowDrafter(Tracks):
 
 
 class LookUp:
-    """Drafts what follows an answer's last tokens in a text much like it (prompt look-up, Saxena 2023).
+    """Drafts what follows an answer's last tokens in texts much like it (prompt look-up, Saxena 2023).
 
     Args:
         texts: token ids by row.
-        most: longest n-gram that is looked for; the longest found counts, where it stands nearest to the same place.
+        most: longest n-gram that is looked for; the longest found counts, in the row's own text before the others',
+            where it stands nearest to the same place.
     """
 
     def __init__(self, texts: Sequence[Sequence[int]], most: int = 3):
         self.texts, self.most = [list(text) for text in texts], most
+        self._followed: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # by n-gram, rows and places behind it
+        for row, text in enumerate(self.texts):
+            for place in range(1, len(text)):
+                for n in range(1, min(place, most) + 1):
+                    self._followed.setdefault(tuple(text[place - n : place]), []).append((row, place))
 
     def propose(self, answers: Mapping[int, Sequence[int]], counts: Mapping[int, int]) -> dict[int, RowDraft]:
-        return {row: RowDraft(self._after(self.texts[row], answer, counts[row])) for row, answer in answers.items()}
+        return {row: RowDraft(self._after(row, answer, counts[row])) for row, answer in answers.items()}
 
-    def _after(self, text: list[int], answer: Sequence[int], count: int) -> list[int]:
+    def _after(self, row: int, answer: Sequence[int], count: int) -> list[int]:
         for n in range(min(self.most, len(answer)), 0, -1):
-            last = list(answer[-n:])
-            if places := [place for place in range(n, len(text)) if text[place - n : place] == last]:
-                place = min(places, key=lambda place: abs(place - len(answer)))
-                return text[place : place + count]
+            if found := self._followed.get(tuple(answer[-n:])):
+                text, place = min(found, key=lambda at: (at[0] != row, abs(at[1] - len(answer)), at))
+                return self.texts[text][place : place + count]
         return []
 
 
