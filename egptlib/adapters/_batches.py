@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from egptlib.adapters._layers import Before, moved
 from egptlib.adapters._levels import Adapter, AttentionAdapter, Head, SteppingHead, token_states
 from egptlib.hidden_states import HiddenBatch, HiddenSample, read_prompt
-
-Item = TypeVar("Item")
 
 
 def given(adapter: Adapter, batch: HiddenBatch, lm_head: Tensor) -> list[Tensor]:
@@ -86,16 +83,6 @@ def flat(parts: Sequence[tuple[HiddenSample, slice]], inputs: Sequence[str]) -> 
     }
     mask = torch.ones(tensors["target_hidden"].shape[:2], dtype=torch.bool)
     return HiddenBatch(**tensors, mask=mask, metadata=[sample.metadata for sample, _ in parts])
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Make the next item in another thread while the present one is used. An error comes out where its item would."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(next, items, end)
-        while (item := waiting.result()) is not end:
-            waiting = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
 
 
 def _field(batch: HiddenBatch, name: str) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from egptlib._ahead import ahead
 from egptlib._sealed import content_checksum
 from egptlib._whole import check_fields
-from egptlib.adapters._batches import ahead, flat, predictions
+from egptlib.adapters._batches import flat, predictions
 from egptlib.adapters._files import save_adapter
 from egptlib.adapters._fit import Fit, FitSettings, Row, fit
 from egptlib.adapters._judge import Judgement, judge

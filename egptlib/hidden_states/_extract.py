@@ -6,14 +6,17 @@ import dataclasses
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
+from egptlib._ahead import ahead
 from egptlib._processes import stop_on_signals
 from egptlib._terminal import progress
 from egptlib._whole import several, whole
@@ -25,12 +28,14 @@ from egptlib.hidden_states._reader import HiddenStates
 from egptlib.hidden_states._samples import Layers, SampleMaker, Seen
 from egptlib.hidden_states._trace import write_trace
 from egptlib.hidden_states._writer import HiddenStateWriter
+from egptlib.scenes import SceneFolder
 
 if TYPE_CHECKING:  # reading stored states must not cost the import of both models
     from egptlib.models import Pair
     from egptlib.scenes import Scene
 
 log = getLogger(__name__)
+READ_AHEAD = 8  # scenes, whose pictures take some 12 MB each
 TokenPath = Literal["target", "free"]
 
 
@@ -197,14 +202,19 @@ def extract(pair: Pair, scenes: Sequence[Scene], out: str | os.PathLike[str], **
         writer.add_heads(target=Head.of(pair.target), drafter=Head.of(pair.drafter))
         run = _Run(maker, writer, Failures(Path(out)), settings)
         known, asked, per_batch = _own_questions(out), range(settings.num_questions), settings.scenes_per_batch
+        batches = [range(first, min(first + per_batch, len(scenes))) for first in range(0, len(scenes), per_batch)]
+        whole = ids and settings.questions is None
+        there = [bool(whole) and all(known[ids[i]].issuperset(asked) for i in numbers) for numbers in batches]
+        read = run.read(scenes, [i for numbers, done in zip(batches, there) if not done for i in numbers], ids)
+        if isinstance(scenes, SceneFolder):  # a user's own may be tied to this thread
+            read = ahead(read, READ_AHEAD)
         bar = progress(total=len(scenes), desc=f"extract ({settings.path})", unit="scene")
-        with bar, stop_on_signals() as stop:
-            for first in range(0, len(scenes), per_batch):
-                numbers = range(first, min(first + per_batch, len(scenes)))
-                if ids and settings.questions is None and all(known[ids[i]].issuperset(asked) for i in numbers):
+        with bar, closing(read), stop_on_signals() as stop:
+            for numbers, done in zip(batches, there):
+                if done:
                     run.num_present += len(asked) * len(numbers)
                 else:
-                    run.batch(scenes, numbers, ids)
+                    run.batch(islice(read, len(numbers)))
                 bar.update(len(numbers))
                 if stop.requested:
                     break
@@ -229,17 +239,31 @@ class _Run:
         self.batch_size = settings.batch_size
         self.num_extracted = self.num_present = self.num_failed = self._in_row = 0
 
-    def batch(self, scenes: Sequence[Scene], numbers: Sequence[int], ids: Sequence[str]) -> None:
-        """Read some scenes and store what is missing of them."""
+    def read(
+        self, scenes: Sequence[Scene], numbers: Sequence[int], ids: Sequence[str]
+    ) -> Generator[tuple[str, Scene | Exception | None]]:
+        """Scenes by name; None for one that was set aside, or the error."""
+        for i in numbers:
+            name, scene = ids[i] if ids else f"number {i}", None
+            try:
+                if self.settings.retry_failed or (name, "") not in self.failures:
+                    scene = scenes[i]
+            except Exception as error:
+                yield name, error
+            else:
+                yield name, scene
+
+    def batch(self, scenes: Iterable[tuple[str, Scene | Exception | None]]) -> None:
+        """Store what is missing of some scenes."""
         rows: list[tuple[Seen, str]] = []
         retry = self.settings.retry_failed
-        for i in numbers:
-            name = ids[i] if ids else f"number {i}"
-            if (name, "") in self.failures and not retry:
+        for name, scene in scenes:
+            if scene is None:
                 self.num_failed += 1
                 continue
             try:
-                scene = scenes[i]
+                if isinstance(scene, Exception):
+                    raise scene
                 asked = (self.settings.questions or scene.questions)[: self.settings.num_questions]
                 seen = self.maker.look(scene, asked[0])
             except Exception as error:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.multiprocessing.spawn import spawn
 
+from egptlib._ahead import ahead
 from egptlib._sealed import read_sealed
 from egptlib.adapters import (
     LEVELS,
@@ -48,7 +50,7 @@ from egptlib.adapters import (
     train_level,
     train_token_adapter,
 )
-from egptlib.adapters._batches import ahead, flat, predictions
+from egptlib.adapters._batches import flat, predictions
 from egptlib.adapters._table import _told
 from egptlib.adapters._token_folds import IDENTITY
 from egptlib.adapters._train import (
@@ -270,7 +272,13 @@ def test_batches_made_ahead_are_the_same_and_so_are_errors() -> None:
         for number in ahead(numbers()):
             seen.append(number)
     assert seen == [1, 2]
-    assert list(ahead(iter("abc"))) == ["a", "b", "c"]
+    for most in (1, 2, 5):
+        assert list(ahead(iter("abc"), most)) == ["a", "b", "c"]
+    made = count()
+    some = ahead(made, 3)
+    assert [next(some), next(some)] == [0, 1]
+    some.close()
+    assert next(made) <= 5  # those two and three more
 
 
 def test_validation_shares_no_sequence(states: HiddenStates) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +30,8 @@ from egptlib.models._batch import GAMMA, BatchReader, Reading
 from egptlib.models._rows import Rows
 from egptlib.models._tracks import LookUp, RowDraft
 from egptlib.models.mini import _sizes as mini
-from egptlib.scenes import Scene, frame_indices
+from egptlib.scenes import Scene, SceneFolder, frame_indices
+from egptlib.scenes.streets._make import make_streets
 from egptlib.traces import Trace
 from tests.hidden_states.conftest import make_scene
 
@@ -234,6 +237,63 @@ class Noting(LookUp):
         drafts = super().propose(answers, counts)
         self.counts += [len(draft.tokens) for draft in drafts.values()]
         return drafts
+
+
+def test_what_followed_the_longest_run_is_looked_up_in_ones_own_text_first() -> None:
+    """Against a search through all texts."""
+    chance = random.Random(2)
+    texts = [[chance.randrange(4) for _ in range(chance.randint(0, 12))] for _ in range(5)]
+    drafts, tokens = LookUp(texts), 0
+    for row in range(5):
+        for length in range(8):
+            answer = [chance.randrange(5) for _ in range(length)]
+            places = [
+                (-n, other != row, abs(place - length), other, place)
+                for n in range(1, min(3, length) + 1)
+                for other, text in enumerate(texts)
+                for place in range(n, len(text))
+                if text[place - n : place] == answer[-n:]
+            ]
+            expected = texts[min(places)[3]][min(places)[4] :][:4] if places else []
+            assert drafts.propose({row: answer}, {row: 4})[row].tokens == expected
+            tokens += len(expected)
+    assert tokens > 40
+
+
+def test_scenes_of_a_folder_are_read_ahead_in_another_thread_and_a_users_own_are_not(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_streets(tmp_path / "streets", "test", 1, seconds=2.0, workers=1)
+    folder = SceneFolder(tmp_path / "streets")
+    damaged, threads = folder.ids[1], list[bool]()
+    read = SceneFolder.__getitem__
+
+    def noted(self: SceneFolder, i: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        scene = read(self, i)
+        if isinstance(scene, Scene) and scene.id == damaged:
+            raise ValueError("its clip is damaged")
+        return scene
+
+    options: dict[str, Any] = {"max_new_tokens": 3, "num_questions": 2, "batch_size": 2}
+    own = [scene for scene in folder if scene.id != damaged]
+    extract(pair, own, tmp_path / "own", **options)
+    monkeypatch.setattr(SceneFolder, "__getitem__", noted)
+    result = extract(pair, folder, tmp_path / "folder", **options)
+    assert (result.num_extracted, result.num_failed, threads) == (4, 1, [False] * 3)
+    assert f'"scene": "{damaged}"' in (tmp_path / "folder" / "failures.jsonl").read_text()
+    for ours, theirs in zip(*(HiddenStates.open(tmp_path / name) for name in ("folder", "own")), strict=True):
+        assert ours.metadata["scene"] == theirs.metadata["scene"]
+        torch.testing.assert_close(ours.target_hidden, theirs.target_hidden, atol=1e-4, rtol=1e-4)
+
+    class Own(Scenes):
+        def __getitem__(self, i: Any) -> Any:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return super().__getitem__(i)
+
+    threads.clear()
+    extract(pair, Own(2), tmp_path / "other", **options)
+    assert threads == [True, True]
 
 
 def test_the_head_gives_the_tokens_back(pair: Pair, tmp_path: Path) -> None:
