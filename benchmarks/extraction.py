@@ -1,4 +1,4 @@
-"""Extraction by this revision and by an earlier one, each in a process of its own, in turns, one thread.
+"""Extraction by this revision and by an earlier one, each in a process of its own, in turns, torch on one thread.
 
     git worktree add EARLIER REVISION
     python benchmarks/extraction.py EARLIER [--scenes 20] [--questions 10] [--repeats 2]

@@ -31,12 +31,13 @@ def read_image(path: str | PathLike[str]) -> np.ndarray:
     path = Path(path)
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)  # as OpenCV does
+            image: Image.Image = file
+            ImageOps.exif_transpose(image, in_place=True)  # as OpenCV does; without `in_place` it copies
             if image.mode.startswith("I;16"):  # convert("RGB") would turn every value above 255 white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             elif image.mode in ("I", "F"):
                 raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}); expected 8 or 16 bits")
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
