@@ -113,6 +113,16 @@ def test_events_before_the_first_time_word_are_left_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_events(path)["t"], events["t"])
 
 
+@pytest.mark.parametrize("end", ["% end\n", ""])
+def test_events_that_begin_as_a_header_line_are_events(tmp_path: Path, end: str) -> None:
+    """A first time word of 0x25, which is "%": bimvee 2.0.0 loses what follows (findings/)."""
+    events = long_recording(300)
+    events["t"] += 0x25 * 64 - events["t"][0]
+    data = evt2(events, EVT2_HEADER + end)
+    assert data[len(EVT2_HEADER + end) :][:4] == bytes([0x25, 0, 0, 0x80])
+    assert_events(write(tmp_path / "a.raw", data), events, None)
+
+
 @pytest.mark.parametrize("line", ["% evt 2.1", "% format EVT21;height=720;width=1280", "% evt 4.0", ""])
 def test_other_encodings_are_refused_by_name(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "a.raw", f"% camera x\n{line}\n% end\n".encode() + bytes(64))
