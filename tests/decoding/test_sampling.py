@@ -105,7 +105,7 @@ def drafters(target: TextModel) -> dict[str, Drafter]:
 @pytest.mark.parametrize(
     ("kind", "gamma", "sampling"),
     [
-        ("model", 1, Sampling(1.0)),
+        pytest.param("model", 1, Sampling(1.0), marks=pytest.mark.slow),
         ("model", 2, Sampling(0.7, top_k=4)),
         ("model", 5, Sampling(1.2, top_p=0.85)),
         ("sequence", 3, Sampling(1.0)),
@@ -180,7 +180,7 @@ def strangers(small: TextModel) -> tuple[TextModel, TextModel]:
     return target, drafter
 
 
-@pytest.mark.parametrize("gamma", [1, 2, 4])
+@pytest.mark.parametrize("gamma", [*(pytest.param(few, marks=pytest.mark.slow) for few in (1, 2)), 4])
 @pytest.mark.parametrize("how", ["intersection", "text"])
 def test_two_vocabularies_keep_the_targets_law(how: str, gamma: int, strangers: tuple[TextModel, TextModel]) -> None:
     """Timor et al. 2502.05202: rejection with the drafter confined to the common tokens (algorithm 4), and drafts that

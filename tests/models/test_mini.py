@@ -156,6 +156,7 @@ def test_patch_labels_say_what_fills_a_patch():
     assert labels.sum() == labels[0, 0].sum() + 1
 
 
+@pytest.mark.slow
 def test_a_tower_learns_and_repeats_itself():
     """Brightness tells one slot: a few steps find it, and the same seed finds the same weights."""
     generator = torch.Generator().manual_seed(0)
