@@ -1,5 +1,7 @@
 """Extraction by this revision and by an earlier one, each in a process of its own, in turns, torch on one thread.
 
+Since 2026-11-30 a second thread reads the next scenes meanwhile.
+
     git worktree add EARLIER REVISION
     python benchmarks/extraction.py EARLIER [--scenes 20] [--questions 10] [--repeats 2]
 

@@ -203,14 +203,14 @@ def extract(pair: Pair, scenes: Sequence[Scene], out: str | os.PathLike[str], **
         run = _Run(maker, writer, Failures(Path(out)), settings)
         known, asked, per_batch = _own_questions(out), range(settings.num_questions), settings.scenes_per_batch
         batches = [range(first, min(first + per_batch, len(scenes))) for first in range(0, len(scenes), per_batch)]
-        whole = ids and settings.questions is None
-        there = [bool(whole) and all(known[ids[i]].issuperset(asked) for i in numbers) for numbers in batches]
-        read = run.read(scenes, [i for numbers, done in zip(batches, there) if not done for i in numbers], ids)
+        own = bool(ids) and settings.questions is None
+        complete = [own and all(known[ids[i]].issuperset(asked) for i in numbers) for numbers in batches]
+        read = run.read(scenes, [i for numbers, done in zip(batches, complete) if not done for i in numbers], ids)
         if isinstance(scenes, SceneFolder):  # a user's own may be tied to this thread
             read = ahead(read, READ_AHEAD)
         bar = progress(total=len(scenes), desc=f"extract ({settings.path})", unit="scene")
         with bar, closing(read), stop_on_signals() as stop:
-            for numbers, done in zip(batches, there):
+            for numbers, done in zip(batches, complete):
                 if done:
                     run.num_present += len(asked) * len(numbers)
                 else:
